@@ -1,0 +1,1 @@
+"""flyball governs machine-learning models in production."""

@@ -1,0 +1,176 @@
+"""Every error that flyball raises on purpose.
+
+FlyballError
+├── DefinitionError            what the user wrote does not make sense (also ValueError), exit 2
+│   ├── UnknownName            a name nobody defined (also KeyError)
+│   ├── DuplicateName          the same name twice
+│   ├── ExpressionError        a derive, where or feature expression does not parse or type
+│   ├── UnitError              "5 apples" is no duration, share or size
+│   └── ConfigError            flyball.toml: unknown, missing or malformed setting
+├── InputError                 a value handed to us is wrong (also ValueError), exit 2
+│   ├── BadRequest             HTTP 4xx on the gateway
+│   └── SourceError            a source misses a column, has a wrong type, is empty, ...
+├── Refused                    a gate, guardrail, freeze or policy said no, exit 1
+├── ConflictError              somebody else was faster
+│   ├── RevisionConflict       compare-and-set lost
+│   └── FenceLost              the lease passed to another actor
+├── IntegrityError             stored bytes are not what was written: digest, torn record
+│   └── Untrusted              an artifact that we did not sign or do not allow
+├── StageFailed                a stage of a run failed; the run can be resumed, exit 3
+├── Unavailable                an outside system failed: port in use, store down, exit 3
+│   └── SchemaTooNew           the control database was written by a newer flyball
+├── DeadlineExceeded           no answer in time (also TimeoutError)
+└── MissingExtra               an optional dependency is not installed (also ImportError), exit 2
+
+`exit_code` is what the command line returns: 1 refused, 2 wrong use, 3 an outside system failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar, Self
+
+__all__ = [
+    "BadRequest",
+    "ConfigError",
+    "ConflictError",
+    "DeadlineExceeded",
+    "DefinitionError",
+    "DuplicateName",
+    "ExpressionError",
+    "FenceLost",
+    "FlyballError",
+    "InputError",
+    "IntegrityError",
+    "MissingExtra",
+    "Refused",
+    "RevisionConflict",
+    "SchemaTooNew",
+    "SourceError",
+    "StageFailed",
+    "Unavailable",
+    "UnitError",
+    "UnknownName",
+    "Untrusted",
+    "nearest",
+]
+
+
+class FlyballError(Exception):
+    """Be the root of every error raised on purpose."""
+
+    exit_code: ClassVar[int] = 3
+
+    def __str__(self) -> str:  # KeyError would print the repr of its argument
+        return str(self.args[0]) if self.args else ""
+
+
+class DefinitionError(FlyballError, ValueError):
+    """Say that a definition does not make sense."""
+
+    exit_code = 2
+
+
+class UnknownName(DefinitionError, KeyError):
+    """Say that a name is not defined, and which known names are near."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> Self:
+        """Build the message from the unknown name and the known ones."""
+        names = sorted(known)
+        close = nearest(name, names)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}."
+        return cls(f"there is no {kind} named {name!r}; {hint}")
+
+
+class DuplicateName(DefinitionError):
+    """Say that one name was given twice."""
+
+
+class ExpressionError(DefinitionError):
+    """Say where an expression does not parse or type."""
+
+
+class UnitError(DefinitionError):
+    """Say that a text is no duration, share, size or margin."""
+
+
+class ConfigError(DefinitionError):
+    """Say what is wrong in flyball.toml, and where the value came from."""
+
+
+class InputError(FlyballError, ValueError):
+    """Say that a value handed to flyball is wrong."""
+
+    exit_code = 2
+
+
+class BadRequest(InputError):
+    """Say why the gateway refuses a request; `status` is the HTTP status, 400 to 499."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SourceError(InputError):
+    """Say what is wrong with a source: missing column, wrong type, empty, unreadable."""
+
+
+class Refused(FlyballError):
+    """Say that a gate, guardrail, freeze or policy does not allow this."""
+
+    exit_code = 1
+
+
+class ConflictError(FlyballError):
+    """Say that another actor was faster."""
+
+
+class RevisionConflict(ConflictError):
+    """Say that the row changed since it was read."""
+
+
+class FenceLost(ConflictError):
+    """Say that a newer lease owner exists; this actor may not write any more."""
+
+
+class IntegrityError(FlyballError):
+    """Say that stored bytes are not the bytes that were written."""
+
+
+class Untrusted(IntegrityError):
+    """Say that an artifact is neither allowed nor signed by this project's registry."""
+
+
+class StageFailed(FlyballError):
+    """Say which stage of which run failed, and how to resume it."""
+
+
+class Unavailable(FlyballError):
+    """Say that something outside of flyball failed: a port, a disk, a store."""
+
+
+class SchemaTooNew(Unavailable):
+    """Say that a newer flyball wrote the control database."""
+
+
+class DeadlineExceeded(FlyballError, TimeoutError):
+    """Say that no answer came in time."""
+
+
+class MissingExtra(FlyballError, ImportError):
+    """Say which extra to install for an optional part."""
+
+    exit_code = 2
+
+    @classmethod
+    def of(cls, part: str, extra: str) -> Self:
+        """Build the message that names the extra."""
+        return cls(f"{part} needs an optional dependency; install it with: pip install 'flyball[{extra}]'")
+
+
+def nearest(name: str, known: Iterable[str], *, n: int = 2) -> list[str]:
+    """Return up to `n` known names that look like `name`, best first."""
+    return difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)

@@ -1,0 +1,49 @@
+"""Checks and their verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+__all__ = ["Check", "GateReport", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """A judged result; badness: BREACHED > INCONCLUSIVE > PASSING."""
+
+    PASSING = "passing"
+    INCONCLUSIVE = "inconclusive"
+    BREACHED = "breached"
+
+    @classmethod
+    def worst(cls, verdicts: list[Verdict]) -> Verdict:
+        """Return the worst of several; no checks at all pass."""
+        order = [cls.PASSING, cls.INCONCLUSIVE, cls.BREACHED]
+        return max(verdicts, key=order.index, default=cls.PASSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One judged item: `value` against `limit`, in words in `text`."""
+
+    name: str
+    verdict: Verdict
+    value: float | None
+    limit: float | None
+    text: str
+    evidence: dict[str, float | str | int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """All checks of a version and the worst verdict."""
+
+    model: str
+    version: str
+    dataset: str
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of all checks."""
+        return Verdict.worst([c.verdict for c in self.checks])

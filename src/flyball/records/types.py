@@ -1,0 +1,98 @@
+"""The rows that flow: predictions, shadow answers, outcomes, pushed events.
+
+All times are int microseconds since 1970 UTC. They travel as msgpack arrays with a tag, so a log frame is a
+list of any of them; `encode` and `decode` are the only way in and out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = ["Event", "Outcome", "Prediction", "Record", "Shadow", "decode", "encode"]
+
+
+class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p"):
+    """One answered row.
+
+    `arm` is the arm the router assigned ("champion", "candidate" or a variant's name); when the assigned arm failed
+    and the champion answered, `fallback` is True and `error` holds the cause; `version` is who answered. `error`
+    without `fallback` means that the caller got an error. `features` are the served values in the order of the
+    assigned version's columns (null as NaN), `statuses` one byte each (features.spec.Status).
+    """
+
+    id: str
+    model: str
+    version: str
+    arm: str
+    table: int
+    unit: str
+    at: int
+    inputs: dict[str, Any]
+    features: list[float]
+    statuses: bytes
+    value: float | list[float] | None
+    error: str | None = None
+    fallback: bool = False
+    stages: tuple[int, int, int, int] = (0, 0, 0, 0)  # microseconds: parse, features, wait in the batcher, model
+    total: int = 0  # microseconds from admission to answer
+    control: bool = False  # unit lies in the control cohort
+    why: str = ""  # how the arm was chosen: "share", "control", "champion", "header", "veto", "kill switch"
+
+
+class Shadow(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """A discarded answer to the same row by the other arm (`id` is the prediction's).
+
+    In a shadow phase `version` is the candidate; in a canary, when the candidate answered, it is the champion ("pair").
+    """
+
+    id: str
+    model: str
+    version: str
+    table: int
+    unit: str
+    at: int
+    value: float | list[float] | None
+    error: str | None = None
+    total: int = 0
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+    """The later truth about a prediction; a higher `revision` replaces a lower one."""
+
+    id: str
+    value: float
+    event: int
+    received: int
+    source: str = "api"
+    revision: int = 0
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, tag="e"):
+    """A batch of rows pushed to a source: raw columns as sent, one arrival, consecutive sequence numbers."""
+
+    source: str
+    sequence: int  # of the first row; row k has sequence + k
+    arrival: int
+    rows: list[dict[str, Any]]
+
+
+Record = Prediction | Shadow | Outcome | Event
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Record])
+
+
+def encode(records: list[Record]) -> bytes:
+    """Return the payload of one log frame."""
+    return _encoder.encode(records)
+
+
+def decode(payload: bytes | memoryview) -> list[Record]:
+    """Return the records of one log frame.
+
+    Raises:
+        msgspec.DecodeError: the payload is not a list of records.
+    """
+    return _decoder.decode(payload)

@@ -1,0 +1,99 @@
+"""The settings of flyball.toml as frozen values; `config.py` reads them and knows where each came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+__all__ = [
+    "ClockSettings", "ControlSettings", "LogSettings", "OnlineSettings", "ProjectSettings", "ServerSettings",
+    "Settings", "TrackingSettings", "TrainingSettings",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectSettings:
+    """What the project is called, where its definitions and its state are (relative to flyball.toml)."""
+
+    name: str = "project"
+    definitions: str = "definitions.py"
+    state: str = ".flyball"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The gateway. `key` is a reference (env:NAME or file:PATH) to the key callers must send, empty for none."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    deadline: timedelta = timedelta(seconds=1)
+    max_body: int = 8_000_000
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """The control process. `database` empty means SQLite in the state folder."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    database: str = ""
+    interval: timedelta = timedelta(seconds=1)
+    lease: timedelta = timedelta(seconds=15)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineSettings:
+    """The online store."""
+
+    store: Literal["lmdb"] = "lmdb"
+    map_size: int = 64_000_000  # bytes to begin with; grows
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The prediction log."""
+
+    mode: Literal["async", "durable", "sync"] = "durable"
+    full: Literal["fail_open", "fail_closed"] = "fail_open"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingSettings:
+    """MLflow. `uri` empty means SQLite and files in the state folder; `off` switches tracking off."""
+
+    uri: str = ""
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """Limits of a stage child."""
+
+    threads: int = 1
+    timeout: timedelta = timedelta(minutes=30)
+    memory: int = 8_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSettings:
+    """Domain time: the machine's, or stepped by POST /v1/clock from `start` (ISO 8601, UTC)."""
+
+    domain: Literal["system", "simulated"] = "system"
+    start: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything flyball.toml can say."""
+
+    project: ProjectSettings = field(default_factory=ProjectSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
+    control: ControlSettings = field(default_factory=ControlSettings)
+    online: OnlineSettings = field(default_factory=OnlineSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    clock: ClockSettings = field(default_factory=ClockSettings)

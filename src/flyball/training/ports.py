@@ -1,0 +1,40 @@
+"""What training needs from outside."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Protocol
+
+from flyball.training.types import Run, RunState, StageRecord
+
+__all__ = ["RunStore"]
+
+
+class RunStore(Protocol):
+    """Keep runs and their journal (control database)."""
+
+    def create(self, run: Run) -> None:
+        """Record a new run in state PENDING."""
+        ...
+
+    def get(self, run: str) -> Run:
+        """Return a run with its stages; raises UnknownName."""
+        ...
+
+    def list(self, model: str | None = None) -> list[Run]:
+        """Return runs, oldest first."""
+        ...
+
+    def record_stage(self, run: str, stage: StageRecord) -> None:
+        """Write a stage's record, replacing an earlier record of the same stage."""
+        ...
+
+    def set_state(
+        self, run: str, state: RunState, *, now: datetime, error: str = "", version: str | None = None
+    ) -> None:
+        """Move a run."""
+        ...
+
+    def note(self, run: str, **values: Any) -> None:
+        """Merge small JSON values into the run's notes (pid of its child, log path)."""
+        ...
