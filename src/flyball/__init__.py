@@ -1,1 +1,89 @@
-"""flyball governs machine-learning models in production."""
+"""flyball governs machine-learning models in production.
+
+Names load on first use, so that `import flyball` costs nothing: no numpy, no Arrow, no database.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Entity": "flyball.features.definitions",
+    "Examples": "flyball.datasets.definitions",
+    "Feature": "flyball.features.definitions",
+    "FeatureView": "flyball.features.definitions",
+    "Field": "flyball.features.definitions",
+    "FlyballError": "flyball.errors",
+    "Label": "flyball.datasets.definitions",
+    "Model": "flyball.definitions",
+    "Params": "flyball.definitions",
+    "ParquetSource": "flyball.features.definitions",
+    "Project": "flyball.project",
+    "Retrain": "flyball.loop.policy",
+    "Rollout": "flyball.rollout.definitions",
+    "TrainingSet": "flyball.datasets.types",
+    "count": "flyball.features.definitions",
+    "day_of_week": "flyball.features.definitions",
+    "gate": "flyball.gates.checks",
+    "guard": "flyball.rollout.definitions",
+    "hour_of_day": "flyball.features.definitions",
+    "max": "flyball.features.definitions",
+    "mean": "flyball.features.definitions",
+    "min": "flyball.features.definitions",
+    "monitor": "flyball.monitoring.definitions",
+    "on": "flyball.loop.policy",
+    "ratio": "flyball.features.definitions",
+    "std": "flyball.features.definitions",
+    "sum": "flyball.features.definitions",
+}
+_MODULES = {"drift": "flyball.monitoring.drift", "experiments": "flyball.experiments", "testing": "flyball.testing"}
+
+__all__ = ["__version__", *sorted([*_HOMES, *_MODULES])]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'flyball' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from flyball import experiments as experiments
+    from flyball import testing as testing
+    from flyball.datasets.definitions import Examples as Examples
+    from flyball.datasets.definitions import Label as Label
+    from flyball.datasets.types import TrainingSet as TrainingSet
+    from flyball.definitions import Model as Model
+    from flyball.definitions import Params as Params
+    from flyball.errors import FlyballError as FlyballError
+    from flyball.features.definitions import Entity as Entity
+    from flyball.features.definitions import Feature as Feature
+    from flyball.features.definitions import FeatureView as FeatureView
+    from flyball.features.definitions import Field as Field
+    from flyball.features.definitions import ParquetSource as ParquetSource
+    from flyball.features.definitions import count as count
+    from flyball.features.definitions import day_of_week as day_of_week
+    from flyball.features.definitions import hour_of_day as hour_of_day
+    from flyball.features.definitions import max as max  # noqa: A004 the field's standard word
+    from flyball.features.definitions import mean as mean
+    from flyball.features.definitions import min as min  # noqa: A004 the field's standard word
+    from flyball.features.definitions import ratio as ratio
+    from flyball.features.definitions import std as std
+    from flyball.features.definitions import sum as sum  # noqa: A004 the field's standard word
+    from flyball.gates.checks import gate as gate
+    from flyball.loop.policy import Retrain as Retrain
+    from flyball.loop.policy import on as on
+    from flyball.monitoring import drift as drift
+    from flyball.monitoring.definitions import monitor as monitor
+    from flyball.project import Project as Project
+    from flyball.rollout.definitions import Rollout as Rollout
+    from flyball.rollout.definitions import guard as guard

@@ -1,0 +1,179 @@
+"""What a project's module says exists: models, and with them views, sources and entities.
+
+The surprise: a `Model` is only a declaration. Its parts belong to the rooms they come from; this module is where one
+name holds them together, above all rooms and below the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Self
+
+from flyball import units
+from flyball.errors import DefinitionError, DuplicateName, UnknownName
+from flyball.features.definitions import FeatureView, Field, ParquetSource, RequestFeature
+from flyball.features.service import compile_service
+from flyball.features.spec import FeatureService, ViewSpec
+from flyball.training.plan import TrainingPlan
+
+if TYPE_CHECKING:
+    from flyball.datasets.definitions import Examples, Label
+    from flyball.gates.checks import GateSpec
+    from flyball.loop.types import RetrainSpec
+    from flyball.monitoring.types import MonitorSpec
+    from flyball.rollout.types import RolloutSpec
+
+__all__ = ["Definitions", "Model", "Params"]
+
+Params = dict[str, Any]
+
+
+class Model:
+    """Declare a model: what it learns from, what must hold before and while it serves, when it retrains.
+
+    Args:
+        name: The model's name, part of URLs.
+        examples: One row per past request.
+        features: Views, fields and request-time expressions, in the order of the matrix's columns.
+        label: What is predicted, and how long after the request it is known.
+        train: `train(data: TrainingSet, params: dict) -> object with predict(X)`.
+        params: Handed to `train`.
+        train_on: How far back from now examples are taken ("7d").
+        holdout: Newest share of the examples by time that no training sees ("20%").
+        gates: Checks a version must pass before it may be exposed.
+        rollout: How a new version is released; the default is shadow for an hour, then 10 % and 50 %.
+        monitors: What is watched while it serves.
+        retrain: When the loop trains by itself; None means never.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        examples: Examples,
+        features: Sequence[FeatureView | Field | RequestFeature],
+        label: Label,
+        train: Callable[[Any, Params], Any],
+        params: Mapping[str, Any] | None = None,
+        train_on: str | timedelta = "7d",
+        holdout: str | float = "20%",
+        gates: Sequence[GateSpec] = (),
+        rollout: RolloutSpec | None = None,
+        monitors: Sequence[MonitorSpec] = (),
+        retrain: RetrainSpec | None = None,
+    ) -> None:
+        if not name.isidentifier():
+            raise DefinitionError(f"model name {name!r} cannot be part of a URL; use letters, digits and underscores")
+        self.name = name
+        self.examples = examples
+        self.features = tuple(features)
+        self.label = label
+        self.train = train
+        self.params: Params = dict(params or {})
+        self.train_on = units.duration(train_on)
+        self.holdout = units.share(holdout)
+        self.gates = tuple(gates)
+        self.rollout = rollout or _default_rollout()
+        self.monitors = tuple(monitors)
+        self.retrain = retrain
+        self.service: FeatureService = compile_service(name, examples.at, self.features, examples.source.spec)
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {len(self.service.columns)} features)"
+
+    @property
+    def views(self) -> tuple[FeatureView, ...]:
+        """The views this model reads."""
+        return tuple(f for f in self.features if isinstance(f, FeatureView))
+
+    @property
+    def plan(self) -> TrainingPlan:
+        """What the training stages need of this model."""
+        return TrainingPlan(
+            model=self.name,
+            examples=self.examples,
+            label=self.label,
+            service=self.service,
+            train=self.train,
+            params=self.params,
+            train_on=self.train_on,
+            holdout=self.holdout,
+            gates=self.gates,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Definitions:
+    """Everything a project defines, by name."""
+
+    models: Mapping[str, Model]
+    views: Mapping[str, FeatureView]
+    sources: Mapping[str, ParquetSource]
+
+    @classmethod
+    def of(cls, objects: Iterable[object]) -> Self:
+        """Collect models and views, and the sources they read.
+
+        Raises:
+            DuplicateName: two different definitions share a name.
+        """
+        models: dict[str, Model] = {}
+        views: dict[str, FeatureView] = {}
+        sources: dict[str, ParquetSource] = {}
+        for thing in objects:
+            if isinstance(thing, Model):
+                _add(models, thing, "model")
+                _add(sources, thing.examples.source, "source")
+                for view in thing.views:
+                    _add(views, view, "feature view")
+            elif isinstance(thing, FeatureView):
+                _add(views, thing, "feature view")
+            elif isinstance(thing, ParquetSource):
+                _add(sources, thing, "source")
+        for view in views.values():
+            _add(sources, view.source, "source")
+        return cls(models, views, sources)
+
+    @classmethod
+    def from_module(cls, module: ModuleType) -> Self:
+        """Collect what a module defines at its top level."""
+        return cls.of(value for name, value in vars(module).items() if not name.startswith("_"))
+
+    def model(self, name: str) -> Model:
+        """Return a model; raises UnknownName with near names."""
+        return _get(self.models, name, "model")
+
+    def view(self, name: str) -> FeatureView:
+        """Return a feature view; raises UnknownName with near names."""
+        return _get(self.views, name, "feature view")
+
+    def source(self, name: str) -> ParquetSource:
+        """Return a source; raises UnknownName with near names."""
+        return _get(self.sources, name, "source")
+
+    @property
+    def view_specs(self) -> tuple[ViewSpec, ...]:
+        """The compiled views in order of their names."""
+        return tuple(self.views[name].spec for name in sorted(self.views))
+
+
+def _add(known: dict[str, Any], thing: Any, kind: str) -> None:
+    """Keep a definition by name; the same definition twice is fine, two of one name are not."""
+    other = known.setdefault(thing.name, thing)
+    if other is not thing and getattr(other, "spec", other) != getattr(thing, "spec", thing):
+        raise DuplicateName(f"two different {kind}s are named {thing.name!r}; rename one of them")
+
+
+def _get(known: Mapping[str, Any], name: str, kind: str) -> Any:
+    if name not in known:
+        raise UnknownName.of(kind, name, known)
+    return known[name]
+
+
+def _default_rollout() -> RolloutSpec:
+    from flyball.rollout.definitions import Rollout, guard
+
+    return Rollout(shadow="1h", steps=["10%", "50%"], bake="1h", guardrails=[guard.errors(margin="1pp")])
