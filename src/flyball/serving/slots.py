@@ -1,0 +1,350 @@
+"""The shared map: what all processes of a node see of each other, in one memory-mapped file.
+
+Header: the routing table wanted, domain time, the kill switch. Then one slot per worker, written by that worker only:
+who it is, which table it serves, its veto, its counters. The surprise: nothing here is locked. Every field is one
+aligned 8-byte store, every slot has one writer, and totals go on from where the last owner of the slot stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+from pathlib import Path
+
+import xxhash
+
+from flyball.errors import IntegrityError, Unavailable
+from flyball.units import from_micros
+
+__all__ = ["ARMS", "BUCKET_COUNT", "ArmTotals", "MapClock", "SharedMap", "Slot", "Veto", "VetoReason", "bucket_of",
+           "bucket_upper", "quantile"]  # fmt: skip
+
+_MAGIC = 0x6C61626C6C796C66  # "flyllbal", little-endian
+_LAYOUT = 2
+_HEADER = 64  # words of 8 bytes
+_WORDS = 256  # words per slot
+ARMS = ("champion", "candidate")
+BUCKET_COUNT = 96  # four latency buckets per doubling, from 1 µs to 8 s
+
+# header words
+_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, _H_TIME, _H_KILL = range(6)
+# slot words
+_PID, _GENERATION, _HEARTBEAT, _ACK, _VETO, _VETO_REASON, _VETO_MODEL, _SHADOW_SENT, _SHADOW_DROPPED, _LOG_DROPPED = (
+    range(10)
+)
+_ARM = 16  # first word of the first arm
+_ARM_WORDS = 8 + BUCKET_COUNT
+_REQUESTS, _ROWS, _ERRORS, _FALLBACKS, _MICROS, _BUCKETS = 0, 1, 2, 3, 4, 8
+
+
+class VetoReason(IntEnum):
+    """Why a worker removed candidate traffic by itself."""
+
+    NONE = 0
+    FAILURES = 1
+    HOST_GONE = 2
+    LOAD_FAILED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Veto:
+    """A worker's veto: under which table, why, and of which model (`model_hash` of its name)."""
+
+    table: int
+    reason: VetoReason
+    model: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTotals:
+    """One arm's totals in one slot; `micros` is the sum of latencies, `buckets` their histogram."""
+
+    requests: int
+    rows: int
+    errors: int
+    fallbacks: int
+    micros: int
+    buckets: tuple[int, ...]
+
+
+class Slot:
+    """One worker's part of the map. Only its owner writes; anyone reads."""
+
+    __slots__ = ("_words", "index")
+
+    def __init__(self, words: memoryview, index: int) -> None:
+        """Wrap the `_WORDS` words of slot `index`."""
+        self._words = words
+        self.index = index
+
+    def claim(self, pid: int | None = None) -> int:
+        """Become the owner: a new generation with nothing acknowledged and no veto; totals stay. Return it."""
+        words = self._words
+        words[_ACK] = 0
+        words[_VETO] = words[_VETO_REASON] = words[_VETO_MODEL] = 0
+        words[_GENERATION] += 1
+        words[_HEARTBEAT] = time.monotonic_ns()
+        words[_PID] = os.getpid() if pid is None else pid
+        return int(words[_GENERATION])
+
+    def release(self) -> None:
+        """Leave the slot: nobody lives here until the next claim."""
+        self._words[_PID] = 0
+
+    @property
+    def pid(self) -> int:
+        """The owner's process, 0 when the slot is free."""
+        return int(self._words[_PID])
+
+    @property
+    def generation(self) -> int:
+        """How many owners the slot has had."""
+        return int(self._words[_GENERATION])
+
+    @property
+    def heartbeat(self) -> int:
+        """The owner's last sign of life, monotonic nanoseconds."""
+        return int(self._words[_HEARTBEAT])
+
+    def beat(self) -> None:
+        """Give a sign of life."""
+        self._words[_HEARTBEAT] = time.monotonic_ns()
+
+    @property
+    def acknowledged(self) -> int:
+        """The version of the routing table that the worker serves."""
+        return int(self._words[_ACK])
+
+    def acknowledge(self, table: int) -> None:
+        """Say that every request from now on is served under `table`."""
+        self._words[_ACK] = table
+
+    @property
+    def veto(self) -> Veto | None:
+        """The worker's veto, if it has one."""
+        words = self._words
+        if words[_VETO_REASON] == 0:
+            return None
+        return Veto(int(words[_VETO]), VetoReason(words[_VETO_REASON]), int(words[_VETO_MODEL]))
+
+    def set_veto(self, table: int, reason: VetoReason, model: str) -> None:
+        """Say that this worker removed the candidate traffic of `model`."""
+        self._words[_VETO] = table
+        self._words[_VETO_MODEL] = model_hash(model)
+        self._words[_VETO_REASON] = int(reason)
+
+    def clear_veto(self) -> None:
+        """Take the veto back."""
+        self._words[_VETO_REASON] = 0
+
+    def count(self, arm: int, micros: int, rows: int, *, error: bool = False, fallback: bool = False) -> None:
+        """Count one request of an arm (0 champion, 1 candidate) that took `micros`."""
+        words, base = self._words, _ARM + arm * _ARM_WORDS
+        words[base] += 1
+        words[base + _ROWS] += rows
+        words[base + _MICROS] += micros
+        words[base + _BUCKETS + bucket_of(micros)] += 1
+        if error:
+            words[base + _ERRORS] += 1
+        if fallback:
+            words[base + _FALLBACKS] += 1
+
+    def count_shadow(self, *, sent: int = 0, dropped: int = 0) -> None:
+        """Count shadow rows sent and dropped."""
+        self._words[_SHADOW_SENT] += sent
+        self._words[_SHADOW_DROPPED] += dropped
+
+    def count_log_dropped(self, records: int) -> None:
+        """Count records that the log could not take."""
+        self._words[_LOG_DROPPED] += records
+
+    @property
+    def shadow_sent(self) -> int:
+        """Shadow rows sent."""
+        return int(self._words[_SHADOW_SENT])
+
+    @property
+    def shadow_dropped(self) -> int:
+        """Shadow rows dropped under pressure."""
+        return int(self._words[_SHADOW_DROPPED])
+
+    @property
+    def log_dropped(self) -> int:
+        """Records that the log could not take."""
+        return int(self._words[_LOG_DROPPED])
+
+    def totals(self, arm: int) -> ArmTotals:
+        """Return one arm's totals."""
+        base = _ARM + arm * _ARM_WORDS
+        w = self._words[base : base + _ARM_WORDS].tolist()
+        return ArmTotals(w[0], w[_ROWS], w[_ERRORS], w[_FALLBACKS], w[_MICROS], tuple(w[_BUCKETS:]))
+
+
+class SharedMap:
+    """The mapped file: header and slots."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        """Wrap mapped memory; use `create`, `open` or `in_memory`."""
+        self._memory = memory
+        self._words = memoryview(memory).cast("q")
+        self._slots = [
+            Slot(self._words[_HEADER + i * _WORDS : _HEADER + (i + 1) * _WORDS], i) for i in range(len(self))
+        ]
+
+    @classmethod
+    def create(cls, path: Path, *, slots: int = 32) -> SharedMap:
+        """Open the map at `path`, or make it; a map of another layout or with fewer slots is replaced.
+
+        A map that is kept keeps its totals, its wanted table and its domain time.
+        """
+        with contextlib.suppress(FileNotFoundError, IntegrityError, Unavailable):
+            found = cls.open(path)
+            if len(found) >= slots:
+                return found
+            found.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+        words = [0] * _HEADER
+        words[_H_MAGIC], words[_H_LAYOUT], words[_H_SLOTS] = _MAGIC, _LAYOUT, slots
+        with fresh.open("wb") as file:
+            file.write(b"".join(w.to_bytes(8, "little") for w in words) + bytes(slots * _WORDS * 8))
+        fresh.rename(path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> SharedMap:
+        """Open an existing map.
+
+        Raises:
+            Unavailable: there is no map at `path`.
+            IntegrityError: the file is no map of this layout.
+        """
+        try:
+            file = path.open("r+b")
+        except FileNotFoundError as error:
+            raise Unavailable(f"there is no shared map at {path}; start the node with: flyball up") from error
+        with file:
+            head = file.read(24)
+            magic, layout, slots = (int.from_bytes(head[i : i + 8], "little") for i in (0, 8, 16))
+            size = os.fstat(file.fileno()).st_size
+            if magic != _MAGIC or layout != _LAYOUT or size != (_HEADER + slots * _WORDS) * 8:
+                raise IntegrityError(f"{path} is no shared map of layout {_LAYOUT}; remove it while nothing runs")
+            return cls(mmap.mmap(file.fileno(), size))
+
+    @classmethod
+    def in_memory(cls, *, slots: int = 1) -> SharedMap:
+        """Make a map that only this process sees; for tests and temporary projects."""
+        memory = mmap.mmap(-1, (_HEADER + slots * _WORDS) * 8)
+        memory[16:24] = slots.to_bytes(8, "little")
+        return cls(memory)
+
+    def __len__(self) -> int:
+        return int(self._words[_H_SLOTS])
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    def slot(self, index: int) -> Slot:
+        """Return slot `index`."""
+        return self._slots[index]
+
+    @property
+    def table_version(self) -> int:
+        """The routing table that every worker shall serve, 0 for none."""
+        return int(self._words[_H_TABLE])
+
+    @table_version.setter
+    def table_version(self, version: int) -> None:
+        self._words[_H_TABLE] = version
+
+    @property
+    def domain_time(self) -> int:
+        """Simulated domain time in µs, 0 for the machine's time."""
+        return int(self._words[_H_TIME])
+
+    @domain_time.setter
+    def domain_time(self, at: int) -> None:
+        self._words[_H_TIME] = at
+
+    @property
+    def kill_switch(self) -> bool:
+        """Whether all candidate traffic is off."""
+        return bool(self._words[_H_KILL])
+
+    @kill_switch.setter
+    def kill_switch(self, on: bool) -> None:
+        self._words[_H_KILL] = int(on)
+
+    def vetoes(self, model: str, *, table: int | None = None) -> list[str]:
+        """Say which live workers vetoed the candidate of `model` (under `table`), and why, one sentence each."""
+        mine = [(s, s.veto) for s in self._slots if s.pid]
+        return [
+            f"worker {s.index}: {v.reason.name.lower().replace('_', ' ')}"
+            for s, v in mine
+            if v is not None and v.model == model_hash(model) and (table is None or v.table == table)
+        ]
+
+    def close(self) -> None:
+        """Unmap."""
+        for slot in self._slots:
+            slot._words.release()
+        self._words.release()
+        self._memory.close()
+
+
+class MapClock:
+    """Tell the map's domain time, or the machine's when the map has none."""
+
+    def __init__(self, shared: SharedMap) -> None:
+        """Read from `shared`."""
+        self._words = shared._words
+
+    def now(self) -> datetime:
+        """Return domain time."""
+        at = self._words[_H_TIME]
+        return from_micros(at) if at else datetime.now(UTC)
+
+    def micros(self) -> int:
+        """Return domain time in µs."""
+        return int(self._words[_H_TIME]) or time.time_ns() // 1000
+
+    def monotonic(self) -> float:
+        """Return the machine's monotonic seconds."""
+        return time.monotonic()
+
+
+def model_hash(model: str) -> int:
+    """Return the 63-bit number that stands for a model's name in a slot."""
+    return xxhash.xxh3_64_intdigest(model) >> 1
+
+
+def bucket_of(micros: int) -> int:
+    """Return the histogram bucket of a latency; four per doubling, the last takes everything longer."""
+    if micros < 4:
+        return max(micros, 0)
+    shift = micros.bit_length() - 3
+    return min((shift << 2) + (micros >> shift), BUCKET_COUNT - 1)
+
+
+def bucket_upper(bucket: int) -> int:
+    """Return the first latency (µs) above a bucket."""
+    if bucket < 4:
+        return bucket + 1
+    shift = (bucket >> 2) - 1
+    return ((bucket & 3) + 5) << shift
+
+
+def quantile(buckets: tuple[int, ...] | list[int], share: float) -> int:
+    """Return the upper end (µs) of the bucket in which the `share` quantile lies, 0 when nothing was counted."""
+    wanted, seen = share * sum(buckets), 0
+    for bucket, count in enumerate(buckets):
+        seen += count
+        if count and seen >= wanted:
+            return bucket_upper(bucket)
+    return 0
