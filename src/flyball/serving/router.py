@@ -36,14 +36,14 @@ KILLED = Assignment("champion", "kill switch")
 
 def bucket(salt: str, unit: str) -> int:
     """Return a unit's bucket in [0, BUCKETS)."""
-    return int(_hash(salt + unit)) % BUCKETS
+    return int(_hash((salt + unit).encode())) % BUCKETS
 
 
 def assign(route: ModelRoute, unit: str, *, veto: bool = False, kill: bool = False) -> Assignment:
     """Return the arm of `unit`; `veto` and `kill` take candidate units to the champion."""
     if route.candidate is None:
         return CHAMPION
-    cell = _hash(route.salt + unit) % BUCKETS
+    cell = _hash((route.salt + unit).encode()) % BUCKETS
     if cell < route.candidate_cut:
         if kill:
             return KILLED

@@ -321,7 +321,7 @@ class MapClock:
 
 def model_hash(model: str) -> int:
     """Return the 63-bit number that stands for a model's name in a slot."""
-    return xxhash.xxh3_64_intdigest(model) >> 1
+    return xxhash.xxh3_64_intdigest(model.encode()) >> 1
 
 
 def bucket_of(micros: int) -> int:
