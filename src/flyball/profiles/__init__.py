@@ -1,1 +1,1 @@
-
+"""Mergeable column profiles and distances between them (pure)."""
