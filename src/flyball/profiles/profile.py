@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
