@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
-__all__ = ["Check", "GateReport", "Verdict"]
+from flyball.units import Margin
+
+__all__ = ["Check", "GateReport", "GateSpec", "Verdict"]
 
 
 class Verdict(StrEnum):
@@ -47,3 +50,19 @@ class GateReport:
     def verdict(self) -> Verdict:
         """The worst verdict of all checks."""
         return Verdict.worst([c.verdict for c in self.checks])
+
+
+@dataclass(frozen=True, slots=True)
+class GateSpec:
+    """One wanted check, as plain data; made by the namespace `gate`.
+
+    kind "champion": `metric` no worse than the champion's by more than `margin`; "metric": `metric` within
+    [minimum, maximum]; "latency": p99 of a single-row call at most `maximum` seconds; "size": artifact at most
+    `maximum` bytes; "bounds": every holdout prediction within [minimum, maximum].
+    """
+
+    kind: Literal["champion", "metric", "latency", "size", "bounds"]
+    metric: str = ""
+    margin: Margin = Margin()
+    minimum: float | None = None
+    maximum: float | None = None
