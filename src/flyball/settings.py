@@ -31,6 +31,7 @@ class ServerSettings:
     deadline: timedelta = timedelta(seconds=1)
     max_body: int = 8_000_000
     key: str = ""
+    host_memory: int = 4_000_000_000  # bytes of private memory of a host process, 0 for no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class ControlSettings:
     database: str = ""
     interval: timedelta = timedelta(seconds=1)
     lease: timedelta = timedelta(seconds=15)
+    key: str = ""  # reference to the key that callers of the admin API must send, empty for none
 
 
 @dataclass(frozen=True, slots=True)

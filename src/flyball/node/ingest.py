@@ -1,0 +1,233 @@
+"""The process that is the only writer of the local online store and of the ingest log.
+
+Run as `python -m flyball.node.ingest --project P`. Pushes that arrive while one commit runs are committed together by
+the next; each is acknowledged after the log has it and the cells are written. It serves `push`, `attach`,
+`materialize`, `flush` and `info` on its socket. The surprise: it needs neither user code nor the control database.
+`flyball apply` leaves the views as plain data in views.json, and that file is what a restart begins from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flyball.errors import UnknownName
+from flyball.features.spec import ViewSpec
+from flyball.node.ipc import Call, Server
+from flyball.node.process import Beats, die_with_parent, failed, log
+from flyball.node.running import write_atomically
+from flyball.units import from_micros
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from flyball.layout import Layout
+
+__all__ = ["IngestProcess", "main", "read_views", "write_views"]
+
+_GROUP = 256  # pushes in one commit at most
+
+
+def read_views(layout: Layout) -> tuple[ViewSpec, ...]:
+    """Return the views that were applied last, none before the first apply."""
+    try:
+        return msgspec.json.decode((layout.state / "views.json").read_bytes(), type=tuple[ViewSpec, ...])
+    except FileNotFoundError:
+        return ()
+
+
+def write_views(layout: Layout, views: Sequence[ViewSpec]) -> None:
+    """Record the applied views, atomically and durably."""
+    write_atomically(layout.state / "views.json", msgspec.json.encode(list(views), order="deterministic"), durable=True)
+
+
+@dataclass(slots=True)
+class _Push:
+    source: str
+    rows: list[dict[str, Any]]
+    arrival: int
+    answer: asyncio.Future[dict[str, Any]]
+
+
+class IngestProcess:
+    """Put concurrent pushes into groups and run everything that writes on one thread.
+
+    Args:
+        layout: The project's paths.
+        open_ingest: Makes the `Ingest` from the applied views; called on the writing thread.
+        materialize: `materialize(ingest, view, until, full, progress)`; called on the writing thread.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        open_ingest: Callable[[tuple[ViewSpec, ...]], Any],
+        materialize: Callable[..., Any],
+        now: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._layout = layout
+        self._open = open_ingest
+        self._materialize = materialize
+        self._now = now
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._views: dict[str, ViewSpec] = {}
+        self._queue: list[_Push] = []
+        self._wake = asyncio.Event()
+        self.pushes = 0
+        self.groups = 0
+
+    async def start(self) -> None:
+        """Open log and store, replay what the cells miss, begin to accept."""
+        views = read_views(self._layout)
+        self._views = {v.name: v for v in views}
+        self._ingest = await self._write(self._open, views)
+        self._task = asyncio.get_running_loop().create_task(self._commit_for_ever())
+
+    async def close(self) -> None:
+        """Write what is queued, then close."""
+        while self._queue:
+            await asyncio.sleep(0.001)
+        self._task.cancel()
+        await self._write(getattr(self._ingest, "close", lambda: None))
+
+    def handlers(self) -> dict[str, Any]:
+        """Return the methods of the socket."""
+        return {
+            "push": self.push, "attach": self.attach, "materialize": self.materialize, "flush": self.flush,
+            "info": self.info,
+        }  # fmt: skip
+
+    async def push(self, body: list[Any], _: Call) -> dict[str, Any]:
+        """Accept rows: [source, rows, arrival µs or None] -> accepted, rejected, sequence of the first row."""
+        source, rows, arrival = body
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Push(source, rows, arrival or self._now(), answer))
+        self._wake.set()
+        return await answer
+
+    async def attach(self, body: bytes, _: Call) -> list[str]:
+        """Apply these views (JSON) from now on; return their names."""
+        views = msgspec.json.decode(body, type=tuple[ViewSpec, ...])
+        for view in views:
+            await self._write(self._ingest.attach, view)
+            self._views[view.name] = view
+        log("views attached", views=[f"{v.name}:{v.digest}" for v in views])
+        return sorted(self._views)
+
+    async def materialize(self, body: dict[str, Any], call: Call) -> dict[str, Any]:
+        """Bring a view's online rows up to `until` (µs): {view, until, full} -> the result as a dict."""
+        view = self._views.get(body["view"])
+        if view is None:
+            raise UnknownName.of("feature view", body["view"], self._views)
+        loop = asyncio.get_running_loop()
+
+        def progress(*done: Any) -> None:
+            loop.call_soon_threadsafe(call.progress, [_plain(d) for d in done])
+
+        until = body.get("until")
+        started = time.monotonic()
+        result = await self._write(
+            lambda: self._materialize(
+                self._ingest, view, None if until is None else from_micros(until), body.get("full", False), progress
+            )
+        )
+        log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
+        return dict(_plain(result))
+
+    async def flush(self, _: Any, __: Call) -> None:
+        """Return when everything pushed so far is written."""
+        while self._queue:
+            await asyncio.sleep(0.001)
+        await self._write(lambda: None)
+
+    async def info(self, _: Any, __: Call) -> dict[str, Any]:
+        """Say how it is."""
+        return {"pid": os.getpid(), "views": sorted(self._views), "pushes": self.pushes, "groups": self.groups}
+
+    async def _write(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def _commit_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            group, self._queue = self._queue[:_GROUP], self._queue[_GROUP:]
+            if not self._queue:
+                self._wake.clear()
+            if group:
+                self.groups += 1
+                self.pushes += len(group)
+                results = await self._write(self._commit, group)
+                for push, result in zip(group, results, strict=True):
+                    _settle(push.answer, result)
+
+    def _commit(self, group: list[_Push]) -> list[Any]:
+        """Commit a group at once; when that is refused, each push by itself, so that only the bad one fails."""
+        try:
+            if len(group) > 1:
+                return list(self._ingest.push_many([(p.source, p.rows, p.arrival) for p in group]))
+        except Exception as error:
+            log("group refused", pushes=len(group), error=str(error))
+        return [self._commit_one(push) for push in group]
+
+    def _commit_one(self, push: _Push) -> Any:
+        try:
+            return self._ingest.push(push.source, push.rows, push.arrival)
+        except Exception as error:
+            return error
+
+
+def _settle(answer: asyncio.Future[dict[str, Any]], result: Any) -> None:
+    if answer.done():
+        return
+    if isinstance(result, BaseException):
+        answer.set_exception(result)
+    else:
+        answer.set_result(dict(_plain(result)))
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
+
+
+async def run(process: IngestProcess, socket: Path) -> None:
+    """Serve until SIGTERM."""
+    beats = Beats()
+    ending = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
+    beats.start()
+    await process.start()
+    server = Server(socket, process.handlers(), failed=failed)
+    await server.start()
+    beats.ready()
+    await ending.wait()
+    await server.close()
+    await process.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line of `python -m flyball.node.ingest`."""
+    parser = argparse.ArgumentParser(prog="flyball.node.ingest")
+    parser.add_argument("--project", type=Path, required=True)
+    parser.add_argument("--environment")
+    given = parser.parse_args(arguments)
+    die_with_parent("ingest")
+    from flyball.config import load
+
+    config = load(given.project, environment=given.environment)
+    asyncio.run(run(_compose(config), config.layout.socket("ingest")))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

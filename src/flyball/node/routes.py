@@ -1,0 +1,175 @@
+"""Change the routing table in force on this node: file, database, shared map, acknowledgements, in this order.
+
+The surprise: a worker that does not acknowledge in time is ended, not waited for. A change is in force when every live
+worker serves it, and a worker that was ended serves nothing until its successor has read the new table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from flyball.errors import FlyballError, RevisionConflict, Unavailable
+from flyball.node.running import read_running, write_atomically
+from flyball.node.tables import read_table, table_file
+from flyball.serving.slots import SharedMap, Slot
+
+if TYPE_CHECKING:
+    from flyball.layout import Layout
+    from flyball.rollout.routing import RoutingTable
+
+__all__ = ["NodeRoutes", "TableStore"]
+
+_FRESH = 5.0  # seconds since a worker's last heartbeat within which it counts as alive
+
+
+class TableStore(Protocol):
+    """Where the committed tables are (the control database)."""
+
+    def current(self) -> RoutingTable:
+        """Return the newest committed table; version 0, empty, when there is none."""
+        ...
+
+    def write(self, table: RoutingTable, *, expected: int, fence: int) -> None:
+        """Compare and set on version and fence."""
+        ...
+
+
+class NodeRoutes:
+    """Implement `rollout.ports.Routes` on one node.
+
+    Args:
+        layout: The project's paths.
+        store: The control database's routing store.
+        patience: Seconds a worker may take to load and acknowledge a new table before it is ended.
+        told: Called with (event, fields) for the log.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        store: TableStore,
+        *,
+        patience: float = 45.0,
+        told: Callable[[str, dict[str, object]], None] = lambda *_: None,
+    ) -> None:
+        self._layout = layout
+        self._store = store
+        self._patience = patience
+        self._told = told
+
+    def current(self) -> RoutingTable:
+        """Return the newest committed table."""
+        return self._store.current()
+
+    def commit(self, table: RoutingTable, *, expected: int, fence: int) -> None:
+        """Make `table` the one in force and return when every live worker of this node serves it.
+
+        Raises:
+            RevisionConflict: the version in force is not `expected`.
+            FenceLost: a newer fence wrote.
+        """
+        if table.version != expected + 1:
+            raise RevisionConflict(f"routing table {table.version} cannot follow {expected}; read the current one again")
+        self._precede(table, expected)
+        self._store.write(table, expected=expected, fence=fence)
+        self._put(table)
+        self._announce(table.version)
+
+    def ensure(self) -> int:
+        """Make this node follow what the database says (after a crash, or a change made elsewhere); return the version."""
+        table = self._store.current()
+        shared = self._map()
+        behind = shared is not None and shared.table_version != table.version
+        if behind or not self._has(table):
+            self._put(table)
+            self._announce(table.version)
+        return table.version
+
+    def _precede(self, table: RoutingTable, expected: int) -> None:
+        """Find out that we are late before a file is touched."""
+        current = self._store.current().version
+        if current != expected:
+            raise RevisionConflict(
+                f"routing table {current} is in force, not {expected}; read it again and repeat the change on top of it"
+            )
+        del table
+
+    def _put(self, table: RoutingTable) -> None:
+        if table.version:
+            write_atomically(table_file(self._layout, table.version), table.to_json(), durable=True)
+
+    def _has(self, table: RoutingTable) -> bool:
+        with contextlib.suppress(FlyballError):
+            return read_table(self._layout, table.version) == table
+        return False
+
+    def _map(self) -> SharedMap | None:
+        with contextlib.suppress(FlyballError):
+            return SharedMap.open(self._layout.map)
+        return None
+
+    def _announce(self, version: int) -> None:
+        shared = self._map()
+        if shared is None:
+            return  # never ran here: the supervisor makes the map, control tells it the version
+        shared.table_version = version
+        supervisor = _supervisor(self._layout)
+        if supervisor:
+            self._await(shared, version, supervisor)
+
+    def _await(self, shared: SharedMap, version: int, supervisor: int) -> None:
+        until = time.monotonic() + self._patience
+        pause = 0.001
+        while late := [slot for slot in _live(shared, supervisor) if slot.acknowledged != version]:
+            if shared.table_version > version:
+                return  # a newer table took its place
+            if time.monotonic() > until:
+                self._end(late, version)
+                return
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.02)
+
+    def _end(self, late: list[Slot], version: int) -> None:
+        for slot in late:
+            pid = slot.pid
+            self._told("worker ended", {"slot": slot.index, "pid": pid, "table": version, "after_s": self._patience})
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _supervisor(layout: Layout) -> int:
+    running = read_running(layout)
+    if running is not None:
+        return running.pid
+    with contextlib.suppress(OSError, ValueError):  # still starting: the lock names it
+        pid = int((layout.state / "run.lock").read_text())
+        return pid if _parent(pid) else 0
+    return 0
+
+
+def _live(shared: SharedMap, supervisor: int) -> list[Slot]:
+    """Return the slots whose worker lives: a child of the supervisor that beat lately."""
+    now = time.monotonic_ns()
+    return [
+        slot
+        for slot in shared
+        if slot.pid and now - slot.heartbeat < _FRESH * 1e9 and _parent(slot.pid) == supervisor
+    ]
+
+
+def _parent(pid: int) -> int:
+    """Return the parent of a process, 0 when it is gone or a zombie."""
+    try:
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError as error:
+        if not Path("/proc/self").exists():  # pragma: no cover
+            raise Unavailable("flyball's node needs /proc, which Linux has; run it there") from error
+        return 0
+    state, parent = rest.split()[:2]
+    return 0 if state == "Z" else int(parent)

@@ -1,0 +1,236 @@
+"""Keep a node's processes alive: workers, ingest, control, and a host per version that is not yet trusted.
+
+Run as `python -m flyball.node.supervisor --project PATH`. It imports no user code and nothing heavy, owns the two
+listening sockets and the lock, and knows nothing about models but the routing table's version references.
+The surprise: it holds no state worth saving. kill -9 takes its children along (they asked the kernel for that), and
+the next one starts from the same files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from flyball.errors import FlyballError
+from flyball.layout import Layout
+from flyball.node.child import Child
+from flyball.node.process import die_with_parent, log
+from flyball.node.running import Running, bind, lock, write_atomically
+from flyball.node.tables import host_name, read_table, untrusted
+from flyball.serving.slots import SharedMap
+
+if TYPE_CHECKING:
+    from flyball.rollout.routing import VersionRef
+    from flyball.settings import Settings
+
+__all__ = ["Supervisor", "main", "serve"]
+
+_TICK = 0.05
+_SLOTS = 32
+_DRAIN = 10.0
+_HOST_SILENCE = 10.0
+_HOST_GRACE = 3.0
+
+
+def serve(project: Path, *, environment: str | None = None) -> int:
+    """Run a node in the foreground until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        Unavailable: a port is in use.
+        Refused: this project runs already.
+    """
+    from flyball.config import load
+
+    config = load(project, environment=environment)
+    return Supervisor(config.root, config.layout, config.settings, environment=environment).run()
+
+
+class Supervisor:
+    """The loop that keeps children alive; `run` returns when it was asked to end.
+
+    Args:
+        root: The project's folder.
+        layout: Its paths.
+        settings: Its settings.
+        environment: Handed to the children, which read the settings themselves.
+    """
+
+    def __init__(self, root: Path, layout: Layout, settings: Settings, *, environment: str | None = None) -> None:
+        self._layout = layout
+        self._settings = settings
+        self._arguments = ["--project", str(root), *(["--environment", environment] if environment else [])]
+        self._hosts: dict[str, Child] = {}
+        self._unneeded: dict[str, float] = {}
+        self._leaving: list[Child] = []
+        self._table = -1
+        self._ending = False
+        self._started = time.time()
+        self._last: Running | None = None
+
+    def run(self) -> int:
+        """Start everything, keep it alive, drain on SIGTERM or SIGINT, return 0."""
+        held = lock(self._layout)
+        wake = self._signals()
+        server, control = self._settings.server, self._settings.control
+        gate = bind(server.host, server.port, setting="server.port")
+        admin = bind(control.host, control.port, setting="control.port")
+        self._map = SharedMap.create(self._layout.map, slots=max(server.workers, _SLOTS))
+        for slot in self._map:
+            slot.release()
+        self._addresses = (gate.getsockname()[:2], admin.getsockname()[:2])
+        logs = self._layout.state / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        (self._layout.state / "run.json").unlink(missing_ok=True)
+        self._workers = [self._worker(slot, gate) for slot in range(server.workers)]
+        self._control = self._child("control", "flyball.node.control", "--fd", str(admin.fileno()), keep=admin)
+        self._ingest = self._child("ingest", "flyball.node.ingest")
+        log("supervisor started", pid=os.getpid(), gateway=self._addresses[0], control=self._addresses[1])
+        gc.freeze()
+        try:
+            while not self._ending:
+                self._turn()
+                select.select([wake], [], [], _TICK)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wake, 4096)
+            self._drain((gate, admin))
+        finally:
+            (self._layout.state / "run.json").unlink(missing_ok=True)
+            os.close(held)
+        return 0
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._watch_table(now)
+        for child in self._children():
+            child.step(now)
+        for child in [c for c in self._leaving if c.gone()]:
+            child.close()
+            self._leaving.remove(child)
+        self._publish()
+
+    def _children(self) -> list[Child]:
+        return [*self._workers, self._control, self._ingest, *self._hosts.values()]
+
+    def _watch_table(self, now: float) -> None:
+        version = self._map.table_version
+        if version != self._table:
+            self._table = version
+            self._follow_table(version, now)
+        for name in [n for n, since in self._unneeded.items() if now - since > _HOST_GRACE and self._acknowledged()]:
+            del self._unneeded[name]
+            self._retire(self._hosts.pop(name))
+
+    def _follow_table(self, version: int, now: float) -> None:
+        try:
+            wanted = {host_name(r.digest): r for r in untrusted(read_table(self._layout, version))}
+        except FlyballError as error:
+            log("routing table unreadable", version=version, error=str(error))
+            return
+        for name, ref in wanted.items():
+            self._unneeded.pop(name, None)
+            if name not in self._hosts:
+                self._hosts[name] = self._host(name, ref)
+        self._unneeded.update({name: now for name in self._hosts if name not in wanted})
+        log("routing table followed", version=version, hosts=sorted(wanted))
+
+    def _acknowledged(self) -> bool:
+        slots = [self._map.slot(i) for i in range(len(self._workers))]
+        return all(s.acknowledged == self._map.table_version and s.pid for s in slots)
+
+    def _retire(self, host: Child) -> None:
+        host.leave()
+        self._leaving.append(host)
+
+    def _publish(self) -> None:
+        if self._last is None and not self._all_ready():
+            return
+        children = {child.name: child.pid for child in self._children()}
+        restarts = {child.name: child.restarts for child in self._children() if child.restarts}
+        (host, port), (control_host, control_port) = self._addresses
+        running = Running(
+            os.getpid(), host, port, control_host, control_port, self._started, len(self._workers), children, restarts
+        )
+        if running != self._last:
+            write_atomically(self._layout.state / "run.json", msgspec.json.encode(running))
+            if self._last is None:
+                log("node ready", after_s=round(time.time() - self._started, 2))
+            self._last = running
+
+    def _all_ready(self) -> bool:
+        ready = all(child.ready for child in (*self._workers, self._control, self._ingest))
+        return ready and self._acknowledged()
+
+    def _drain(self, sockets: tuple[socket.socket, ...]) -> None:
+        log("supervisor ends", pid=os.getpid())
+        for sock in sockets:
+            sock.close()
+        first, then = self._workers, [self._control, *self._hosts.values(), *self._leaving, self._ingest]
+        for group in (first, then):  # workers still need ingest and hosts while they finish
+            for child in group:
+                child.leave()
+            until = time.monotonic() + _DRAIN
+            while not all(child.gone() for child in group) and time.monotonic() < until:
+                time.sleep(0.01)
+            for child in group:
+                if not child.gone():
+                    log("child did not leave in time", child=child.name)
+                    child.kill()
+                child.close()
+
+    def _worker(self, slot: int, gate: socket.socket) -> Child:
+        arguments = ("--slot", str(slot), "--fd", str(gate.fileno()))
+        return self._child(f"w{slot}", "flyball.node.worker", *arguments, keep=gate)
+
+    def _host(self, name: str, ref: VersionRef) -> Child:
+        arguments = ("--path", ref.path, "--digest", ref.digest)
+        return self._child(name, "flyball.node.host", *arguments, silence=_HOST_SILENCE)
+
+    def _child(
+        self, name: str, module: str, *arguments: str, keep: socket.socket | None = None, silence: float = 30.0
+    ) -> Child:
+        return Child(
+            name, module, [*self._arguments, *arguments], logs=self._layout.state / "logs",
+            keep=() if keep is None else (keep.fileno(),), silence=silence,
+        )  # fmt: skip
+
+    def _signals(self) -> int:
+        ours, theirs = os.pipe()
+        os.set_blocking(ours, False)
+        os.set_blocking(theirs, False)
+        signal.set_wakeup_fd(theirs, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        return ours
+
+    def _end(self, *_: object) -> None:
+        self._ending = True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line of `python -m flyball.node.supervisor`."""
+    parser = argparse.ArgumentParser(prog="flyball.node.supervisor", description=__doc__)
+    parser.add_argument("--project", type=Path, required=True)
+    parser.add_argument("--environment")
+    given = parser.parse_args(arguments)
+    die_with_parent("supervisor")
+    try:
+        return serve(given.project, environment=given.environment)
+    except FlyballError as error:
+        sys.stderr.write(f"flyball: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

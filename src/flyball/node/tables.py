@@ -1,0 +1,59 @@
+"""What a routing table means for a node: its file, its hosts' names, and how to read it.
+
+The surprise: readers never ask a database. The shared map says which version is wanted, and the file of that version
+is complete before the map says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from flyball.errors import IntegrityError, Unavailable
+from flyball.layout import Layout
+from flyball.rollout.routing import RoutingTable, VersionRef
+
+__all__ = ["host_name", "read_table", "table_file", "untrusted"]
+
+
+def host_name(digest: str) -> str:
+    """Return the name of the process, socket and log file of the host of an artifact."""
+    return f"host-{digest[:16]}"
+
+
+def table_file(layout: Layout, version: int) -> Path:
+    """Return where a routing table lies."""
+    return layout.routing / f"{version:012d}.json"
+
+
+def read_table(layout: Layout, version: int) -> RoutingTable:
+    """Return a routing table by version; 0 is the empty one.
+
+    Raises:
+        Unavailable: there is no such file.
+        IntegrityError: it is no routing table of that version.
+    """
+    if version == 0:
+        return RoutingTable(version=0, fence=0, written=0)
+    path = table_file(layout, version)
+    try:
+        table = RoutingTable.from_json(path.read_bytes())
+    except OSError as error:
+        raise Unavailable(f"routing table {version} cannot be read from {path} ({error.strerror})") from error
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"{path} is no routing table ({error}); it was changed after it was written") from error
+    if table.version != version:
+        raise IntegrityError(f"{path} holds routing table {table.version} instead of {version}")
+    return table
+
+
+def untrusted(table: RoutingTable) -> Iterator[VersionRef]:
+    """Yield every version of the table that needs a host, once per digest."""
+    seen: set[str] = set()
+    for route in table.models.values():
+        for ref in (route.champion, route.candidate, *route.warm):
+            if ref is not None and not ref.trusted and ref.digest not in seen:
+                seen.add(ref.digest)
+                yield ref
