@@ -1,0 +1,149 @@
+"""A worker's prediction log: one frame per event-loop turn, however many rows were answered in it.
+
+Modes: `async` answers before the bytes are written; `durable` (default) answers after one write per turn, which
+survives kill -9, and a thread makes them survive power loss every 20 ms; `sync` answers after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+from flyball.errors import Unavailable
+from flyball.records.segment import SegmentWriter
+from flyball.records.types import Record, encode
+from flyball.serving.slots import Slot
+
+__all__ = ["LogWriter"]
+
+_SYNC_EVERY = 0.02
+
+
+class LogWriter:
+    """Write one worker's records.
+
+    `full` says what a full disk means: "fail_open" counts the records it loses in the worker's slot,
+    "fail_closed" makes `write` raise Unavailable, which callers see as 503.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mode: Literal["async", "durable", "sync"] = "durable",
+        full: Literal["fail_open", "fail_closed"] = "fail_open",
+        slot: Slot | None = None,
+        rotate_bytes: int = 64 << 20,
+    ) -> None:
+        """Write segments into `folder` (log/w<slot>)."""
+        self._segments = SegmentWriter(folder, rotate_bytes=rotate_bytes)
+        self._mode = mode
+        self._full = full
+        self._slot = slot
+        self._pending: list[Record] = []
+        self._turn: asyncio.Future[None] | None = None
+        self._unsynced: list[asyncio.Future[None]] = []
+        self._syncing = False
+        self._thread: ThreadPoolExecutor | None = None
+
+    @property
+    def pending(self) -> int:
+        """Records taken and not yet written."""
+        return len(self._pending)
+
+    def put(self, records: list[Record], *, durable: bool = False) -> asyncio.Future[None] | None:
+        """Take records for this turn's frame; await the future, if there is one, before answering.
+
+        `durable` asks for at least the promise of "durable" whatever the mode (outcomes).
+        """
+        loop = asyncio.get_running_loop()
+        self._pending += records
+        if self._turn is None or self._turn.get_loop() is not loop:
+            self._turn = loop.create_future()
+            loop.call_soon(self._flush, loop, self._turn)
+        return self._turn if durable or self._mode != "async" else None
+
+    def note(self, records: list[Record]) -> None:
+        """Take records that nobody waits for (shadow answers); a loss is counted."""
+        waited = self.put(records)
+        if waited is not None:
+            waited.add_done_callback(_seen)
+
+    def close(self) -> None:
+        """Write what is pending, sync, close."""
+        if self._pending:
+            self._append()
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+        self._segments.close()
+
+    def _flush(self, loop: asyncio.AbstractEventLoop, turn: asyncio.Future[None]) -> None:
+        self._turn = None
+        failure = self._append()
+        if failure is not None and self._full == "fail_closed":
+            if not turn.done():
+                turn.set_exception(failure)
+            turn.exception()  # in async mode nobody waits
+            return
+        if self._mode == "sync" and failure is None:
+            self._unsynced.append(turn)
+        elif not turn.done():
+            turn.set_result(None)
+        if not self._syncing and failure is None:
+            self._syncing = True
+            loop.call_later(_SYNC_EVERY if self._mode != "sync" else 0.0, self._start_sync, loop)
+
+    def _append(self) -> Unavailable | None:
+        records, self._pending = self._pending, []
+        if not records:
+            return None
+        try:
+            self._segments.append(encode(records))
+        except OSError as error:
+            if self._slot is not None:
+                self._slot.count_log_dropped(len(records))
+            failure = Unavailable(
+                f"the prediction log took no record: {error.strerror or error}; make room on its disk"
+            )
+            failure.__cause__ = error
+            return failure
+        return None
+
+    def _start_sync(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="flyball-log")
+        waiting, self._unsynced = self._unsynced, []
+        loop.run_in_executor(self._thread, self._sync).add_done_callback(lambda done: self._synced(loop, waiting, done))
+
+    def _sync(self) -> OSError | None:
+        try:
+            self._segments.sync()
+        except OSError as error:  # the segment was rotated meanwhile: closing it has synced it
+            return None if error.errno == 9 else error
+        return None
+
+    def _synced(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        waiting: list[asyncio.Future[None]],
+        done: asyncio.Future[OSError | None],
+    ) -> None:
+        error = done.result() if not done.cancelled() else None
+        for turn in waiting:
+            if turn.done():
+                continue
+            if error is not None and self._full == "fail_closed":
+                turn.set_exception(Unavailable(f"the prediction log was not synced: {error}"))
+            else:
+                turn.set_result(None)
+        self._syncing = bool(self._unsynced)
+        if self._syncing:
+            self._start_sync(loop)
+
+
+def _seen(done: asyncio.Future[None]) -> None:
+    if not done.cancelled():
+        done.exception()
