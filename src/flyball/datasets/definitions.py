@@ -22,6 +22,11 @@ class Source(Protocol):
     """Be anything that compiles to a `SourceSpec`, such as a ParquetSource."""
 
     @property
+    def name(self) -> str:
+        """The source's name."""
+        ...
+
+    @property
     def spec(self) -> SourceSpec:
         """The source as plain data."""
         ...
@@ -32,14 +37,14 @@ class Examples:
     """Past requests, one per accepted row of a source.
 
     Attributes:
-        source: The source's spec; None for examples from the prediction log.
+        source: Where the rows come from, rows pushed to it included.
         at: Column that is T, the request's time.
         unit: Column that names the randomised unit; None makes each request its own unit.
         where: Expression; rows for which it is not true are left out.
         derive: (column, expression) pairs applied in order before `where`; an existing column is replaced.
     """
 
-    source: SourceSpec | None
+    source: Source
     at: str
     unit: str | None
     where: str | None
@@ -47,7 +52,7 @@ class Examples:
 
     def __init__(
         self,
-        source: Source | SourceSpec | None,
+        source: Source,
         *,
         at: str,
         unit: str | None = None,
@@ -59,23 +64,15 @@ class Examples:
         Raises:
             DefinitionError: `source` is neither a source nor its spec, or `at` is empty.
         """
-        spec = source if source is None or isinstance(source, SourceSpec) else getattr(source, "spec", None)
-        if source is not None and not isinstance(spec, SourceSpec):
-            raise DefinitionError(
-                f"Examples need a source, got {type(source).__name__}; pass a ParquetSource or use Examples.from_log()"
-            )
+        if not isinstance(getattr(source, "spec", None), SourceSpec):
+            raise DefinitionError(f"Examples need a source, got {type(source).__name__}; pass a ParquetSource")
         if not at:
             raise DefinitionError("Examples need at=, the column that holds the time of the request")
-        object.__setattr__(self, "source", spec)
+        object.__setattr__(self, "source", source)
         object.__setattr__(self, "at", at)
         object.__setattr__(self, "unit", unit)
         object.__setattr__(self, "where", where)
         object.__setattr__(self, "derive", tuple((derive or {}).items()))
-
-    @classmethod
-    def from_log(cls, *, at: str = "__at") -> Examples:
-        """Take the prediction log joined with its outcomes, with the feature values that were served."""
-        return cls(None, at=at)
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -21,14 +21,14 @@ class DatasetStore(Protocol):
         """Return a manifest by digest or unique prefix; raises UnknownName."""
         ...
 
-    def list(self, model: str) -> list[DatasetManifest]:
-        """Return a model's manifests, oldest first."""
-        ...
-
     def poisoned(self, model: str) -> list[tuple[datetime, datetime]]:
         """Return the stretches marked as not to be trained on."""
         ...
 
     def poison(self, model: str, start: datetime, end: datetime, *, reason: str) -> None:
         """Mark a stretch."""
+        ...
+
+    def list(self, model: str) -> list[DatasetManifest]:
+        """Return a model's manifests, oldest first."""
         ...

@@ -48,7 +48,7 @@ class TrainingSet:
     """
 
     def __init__(self, table: pa.Table, manifest: DatasetManifest, feature_names: tuple[str, ...]) -> None:
-        """Wrap a snapshot table: feature columns, `__label` (float64), `__at` (int64 µs), `__part` (0 train, 1 holdout)."""
+        """Wrap a table: feature columns, `__label` (float64), `__at` (int64 µs), `__part` (0 train, 1 holdout)."""
         self.table = table
         self.manifest = manifest
         self.feature_names = feature_names

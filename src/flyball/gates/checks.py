@@ -18,7 +18,7 @@ from flyball.gates.types import Check, GateReport, GateSpec, Verdict
 from flyball.registry.evaluation import HIGHER_IS_BETTER, Evaluation, metrics_of, require_metric
 from flyball.units import Margin, duration, margin, size
 
-__all__ = ["MIN_CALLS", "MIN_ROWS", "Facts", "gate", "judge"]
+__all__ = ["MIN_CALLS", "MIN_ROWS", "Facts", "GateSpec", "gate", "judge"]
 
 MIN_ROWS = 200  # holdout rows below which a quality check decides nothing
 MIN_CALLS = 300  # timed calls below which a p99 decides nothing
@@ -38,7 +38,7 @@ class gate:  # noqa: N801 a namespace that users read as fb.gate.latency(...)
         return GateSpec("champion", metric=require_metric(metric), margin=_margin(margin))
 
     @staticmethod
-    def metric(name: str, *, max: float | None = None, min: float | None = None) -> GateSpec:  # noqa: A002 the users' words
+    def metric(name: str, *, max: float | None = None, min: float | None = None) -> GateSpec:
         """Demand that a holdout metric lies in [min, max]; at least one of them."""
         if max is None and min is None:
             raise DefinitionError(f"gate.metric({name!r}) has no limit; give max=, min= or both")
@@ -112,7 +112,9 @@ def _against(name: str, spec: GateSpec, seen: Evaluation, champion: np.ndarray) 
     mine = metrics_of(seen.y, seen.candidate, classifier=seen.classifier).get(spec.metric, math.nan)
     theirs = metrics_of(seen.y, champion, classifier=seen.classifier).get(spec.metric, math.nan)
     if not (math.isfinite(mine) and math.isfinite(theirs)):
-        text = f"{spec.metric} is {_show(mine)} for the candidate and {_show(theirs)} for champion {seen.champion_version}"
+        text = (
+            f"{spec.metric} is {_show(mine)} for the candidate and {_show(theirs)} for champion {seen.champion_version}"
+        )
         return Check(name, Verdict.INCONCLUSIVE, None, None, text, {"rows": seen.paired})
     low, high = paired_difference(spec.metric, seen.y, seen.candidate, champion, classifier=seen.classifier)
     if spec.metric == "bias":
@@ -175,7 +177,12 @@ def _size(spec: GateSpec, found: int) -> Check:
 
 def _bounds(spec: GateSpec, seen: Evaluation) -> Check:
     low, high = spec.minimum or 0.0, spec.maximum or 0.0
-    evidence: dict[str, float | str | int | None] = {"rows": seen.rows, "low": seen.low, "high": seen.high, "bad": seen.bad}
+    evidence: dict[str, float | str | int | None] = {
+        "rows": seen.rows,
+        "low": seen.low,
+        "high": seen.high,
+        "bad": seen.bad,
+    }
     if seen.bad:
         text = f"{seen.bad} of {seen.rows} holdout predictions are NaN or infinite"
         return Check("bounds", Verdict.BREACHED, None, None, text, evidence)
@@ -198,5 +205,3 @@ def _margin(given: str | float | Margin) -> Margin:
 
 def _show(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
-
-

@@ -1,0 +1,183 @@
+"""Build an immutable training set: examples, their features as known at T, the split by time, the digest.
+
+The surprise: between the parts lies an embargo. A training example's label must be known before the first holdout
+request is made, else the holdout would judge a model that could not have existed yet.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from flyball.datasets.definitions import Examples, Label
+from flyball.datasets.examples import ExampleRows, read_examples
+from flyball.datasets.files import content_digest, write_dataset
+from flyball.datasets.types import DatasetManifest, TrainingSet
+from flyball.errors import SourceError
+from flyball.features.ports import OfflineEngine
+from flyball.features.spec import FeatureService, digest_of
+from flyball.layout import Layout
+from flyball.units import from_micros, micros
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["MIN_HOLDOUT", "MIN_TRAIN", "build_snapshot", "holdout_rows", "split"]
+
+MIN_TRAIN, MIN_HOLDOUT = 20, 5  # rows below which there is nothing to learn or to judge
+_NOTHING, _TRAIN, _HOLDOUT = -1, 0, 1
+
+
+def build_snapshot(
+    engine: OfflineEngine,
+    *,
+    examples: Examples,
+    label: Label,
+    service: FeatureService,
+    train_on: timedelta,
+    holdout: float,
+    until: datetime,
+    code: str,
+    layout: Layout,
+    poisoned: tuple[tuple[datetime, datetime], ...] = (),
+    join: Literal["as_known", "as_corrected"] = "as_known",
+) -> TrainingSet:
+    """Build, write and return a training set; the same inputs give the same digest and the same file.
+
+    Args:
+        engine: Moves the rows.
+        examples: The past requests.
+        label: Their later truth.
+        service: The features to look up, in matrix order.
+        train_on: How far back from `until` requests are taken.
+        holdout: Newest share of the examples by T that no training sees, in (0, 1).
+        until: The domain time we look back from.
+        code: Digest of the project's code.
+        layout: Where to write.
+        poisoned: Stretches that are left out.
+        join: "as_known" replays what online serving would have answered.
+
+    Raises:
+        SourceError: too few examples, a missing column, a label before its request.
+    """
+    start = until - train_on
+    rows = read_examples(engine, examples, label, service, start=start, until=until, poisoned=poisoned)
+    parts, holdout_from = split(rows.at, rows.known, holdout)
+    _require_enough(parts, rows, service.model, label, start, until)
+    kept = parts != _NOTHING
+    rows = rows.take(np.flatnonzero(kept))
+    table = _table(engine, rows, service, parts[kept], join)
+    digest = content_digest(table)
+    path = write_dataset(table, digest, layout)
+    manifest = DatasetManifest(
+        digest=digest, model=service.model, rows=table.num_rows,
+        train_rows=int((parts == _TRAIN).sum()), holdout_rows=int((parts == _HOLDOUT).sum()),
+        features=digest_of(service), label=label.column, code=code, join=join, start=start, end=until,
+        holdout_from=from_micros(holdout_from), embargo=micros(label.matures), immature=rows.immature,
+        rejected=rows.rejected, poisoned=poisoned, path=path.relative_to(layout.state).as_posix(),
+    )  # fmt: skip
+    return TrainingSet(table, manifest, service.names)
+
+
+def split(at: np.ndarray, known: np.ndarray, holdout: float) -> tuple[np.ndarray, int]:
+    """Return each row's part and the first T of the holdout.
+
+    Args:
+        at: T per row, int64 µs, ascending.
+        known: When the row's label was known, int64 µs.
+        holdout: Newest share of the rows, in (0, 1); rows of one T stay together.
+
+    Returns:
+        Parts (0 train, 1 holdout, -1 neither: their label was not known when the holdout began), and that time.
+    """
+    if not len(at):
+        return np.empty(0, dtype=np.int8), 0
+    first = min(len(at) - 1, max(0, len(at) - round(len(at) * holdout)))
+    begin = int(at[first])
+    parts = np.where(at >= begin, _HOLDOUT, np.where(known <= begin, _TRAIN, _NOTHING))
+    return parts.astype(np.int8), begin
+
+
+def holdout_rows(
+    engine: OfflineEngine,
+    data: TrainingSet,
+    service: FeatureService,
+    *,
+    examples: Examples,
+    label: Label,
+    rows: np.ndarray,
+) -> pa.Table:
+    """Return another service's features for some holdout rows of a training set, in their order.
+
+    The champion may read other features than the candidate; it is judged on the same requests nevertheless.
+
+    Args:
+        engine: Moves the rows.
+        data: The candidate's training set.
+        service: The features to look up, the champion's.
+        examples: The definitions of the candidate's examples, whose rows must carry the service's inputs.
+        label: The candidate's label.
+        rows: Positions within the holdout.
+
+    Raises:
+        SourceError: an input of the service is no column of the examples, or rows are gone.
+    """
+    import pyarrow.compute as pc
+
+    from flyball.features.offline import service_history
+
+    manifest = data.manifest
+    part = data.table.filter(pc.equal(data.table.column("__part"), _HOLDOUT)).take(rows)
+    found = read_examples(
+        engine, examples, label, service, start=manifest.start, until=manifest.end, poisoned=manifest.poisoned
+    )
+    wanted = zip(part.column("__at").to_pylist(), part.column("__sequence").to_pylist(), strict=True)
+    place = {key: i for i, key in enumerate(zip(found.at.tolist(), found.sequence.tolist(), strict=True))}
+    try:
+        same = found.take(np.array([place[key] for key in wanted], dtype=np.int64))
+    except KeyError as error:
+        raise SourceError(
+            f"the source changed: the example of {error.args[0]} is gone; build a new training set"
+        ) from error
+    return service_history(engine, same.requests, service, same.at, join=manifest.join)
+
+
+def _table(
+    engine: OfflineEngine,
+    rows: ExampleRows,
+    service: FeatureService,
+    parts: np.ndarray,
+    join: Literal["as_known", "as_corrected"],
+) -> pa.Table:
+    """Return the canonical table: sorted by (at, unit, event, sequence), fixed schema, one chunk, no metadata."""
+    import pyarrow as pa
+
+    from flyball.features.offline import service_history
+
+    features = service_history(engine, rows.requests, service, rows.at, join=join)
+    columns = {name: features.column(name) for name in service.names}
+    columns |= {
+        "__at": pa.array(rows.at, pa.int64()),
+        "__label": pa.array(rows.label, pa.float64()),
+        "__unit": pa.array(rows.unit, pa.string()),
+        "__event": pa.array(rows.event, pa.int64()),
+        "__sequence": pa.array(rows.sequence, pa.int64()),
+        "__part": pa.array(parts, pa.int8()),
+    }
+    order = np.lexsort((rows.sequence, rows.event, rows.unit.astype(str), rows.at))
+    return pa.table(columns).take(order).combine_chunks().replace_schema_metadata(None)
+
+
+def _require_enough(
+    parts: np.ndarray, rows: ExampleRows, model: str, label: Label, start: datetime, until: datetime
+) -> None:
+    train, held = int((parts == _TRAIN).sum()), int((parts == _HOLDOUT).sum())
+    if train >= MIN_TRAIN and held >= MIN_HOLDOUT:
+        return
+    raise SourceError(
+        f"model {model!r} has {train} examples to train on and {held} to hold out between {start} and {until}, "
+        f"at least {MIN_TRAIN} and {MIN_HOLDOUT} are needed ({rows.immature} have no known {label.column!r} yet, "
+        f"{rows.poisoned} are poisoned, {rows.rejected} were rejected); check the source, or widen train_on"
+    )
