@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from flyball.monitoring.types import Alert, DriftWindow, PerformanceWindow
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from flyball.monitoring.types import Alert, DriftWindow, PerformanceWindow
 
 __all__ = ["MonitorStore"]
 

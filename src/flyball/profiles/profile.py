@@ -24,7 +24,7 @@ from flyball.errors import InputError, IntegrityError, UnknownName
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BINS", "CATEGORIES", "BinMismatch", "ColumnProfile", "Edges", "Profile", "edges_of"]
+__all__ = ["BINS", "CATEGORIES", "BinMismatch", "ColumnProfile", "Edges", "Profile", "edges_of", "fold_column"]
 
 BINS = 256
 CATEGORIES = 32
@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class BinMismatch(InputError):  # noqa: N818 the name says it, as in flyball.errors
+class BinMismatch(InputError):
     """Say that two profiles were made on different edges."""
 
 
@@ -103,7 +103,7 @@ class Profile:
         data = np.asarray(matrix, dtype=np.float64)
         if data.ndim != 2 or data.shape[1] != len(edges):
             raise InputError(f"the matrix has shape {data.shape}, but the profile has {len(edges)} columns")
-        columns = tuple(_fold_column(e, data[:, i]) for i, e in enumerate(edges))
+        columns = tuple(fold_column(e, data[:, i]) for i, e in enumerate(edges))
         return cls(tuple(edges), columns, data.shape[0])
 
     @property
@@ -180,7 +180,8 @@ def edges_of(name: str, column: Floats) -> Edges:
     return Edges(name, "number", np.unique(picks), center, scale, sd)
 
 
-def _fold_column(edges: Edges, column: Floats) -> ColumnProfile:
+def fold_column(edges: Edges, column: Floats) -> ColumnProfile:
+    """Summarise one float64 column of shape (n,); NaN is null."""
     ordered = np.sort(column)  # NaN last
     ordered = ordered[: int(np.searchsorted(ordered, np.nan))]
     nulls = len(column) - len(ordered)
