@@ -16,7 +16,7 @@ from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.features.definitions import FeatureView, Field, ParquetSource, RequestFeature
 from flyball.features.service import compile_service
-from flyball.features.spec import FeatureService, ViewSpec
+from flyball.features.spec import FeatureService, SourceSpec, ViewSpec
 from flyball.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Model:
         self.rollout = rollout or _default_rollout()
         self.monitors = tuple(monitors)
         self.retrain = retrain
-        self.service: FeatureService = compile_service(name, examples.at, self.features, examples.source.spec)
+        self.service: FeatureService = compile_service(name, examples.at, self.features, examples.source)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.service.columns)} features)"
@@ -111,7 +111,7 @@ class Definitions:
 
     models: Mapping[str, Model]
     views: Mapping[str, FeatureView]
-    sources: Mapping[str, ParquetSource]
+    sources: Mapping[str, SourceSpec]
 
     @classmethod
     def of(cls, objects: Iterable[object]) -> Self:
@@ -122,19 +122,20 @@ class Definitions:
         """
         models: dict[str, Model] = {}
         views: dict[str, FeatureView] = {}
-        sources: dict[str, ParquetSource] = {}
+        sources: dict[str, SourceSpec] = {}
         for thing in objects:
             if isinstance(thing, Model):
                 _add(models, thing, "model")
-                _add(sources, thing.examples.source, "source")
+                if thing.examples.source is not None:
+                    _add(sources, thing.examples.source, "source")
                 for view in thing.views:
                     _add(views, view, "feature view")
             elif isinstance(thing, FeatureView):
                 _add(views, thing, "feature view")
             elif isinstance(thing, ParquetSource):
-                _add(sources, thing, "source")
+                _add(sources, thing.spec, "source")
         for view in views.values():
-            _add(sources, view.source, "source")
+            _add(sources, view.spec.source, "source")
         return cls(models, views, sources)
 
     @classmethod
@@ -150,8 +151,8 @@ class Definitions:
         """Return a feature view; raises UnknownName with near names."""
         return _get(self.views, name, "feature view")
 
-    def source(self, name: str) -> ParquetSource:
-        """Return a source; raises UnknownName with near names."""
+    def source(self, name: str) -> SourceSpec:
+        """Return a source's spec; raises UnknownName with near names."""
         return _get(self.sources, name, "source")
 
     @property

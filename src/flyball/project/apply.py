@@ -1,0 +1,136 @@
+"""`flyball apply`: make the working definitions live.
+
+Order matters: the code snapshot and the new views' rows come first, the record that makes them live last, so that an
+apply that is killed in the middle changes nothing and can simply be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from flyball.errors import DefinitionError
+from flyball.features.spec import ViewSpec, digest_of
+
+if TYPE_CHECKING:
+    from flyball.definitions import Definitions, Model
+    from flyball.project.root import Project
+
+__all__ = ["Change", "Plan", "apply", "plan"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between the working and the applied definitions."""
+
+    kind: Literal["view", "model", "code"]
+    name: str
+    action: Literal["add", "change", "remove"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `apply` changes, or changed."""
+
+    code: str
+    changes: tuple[Change, ...]
+    filled: tuple[str, ...] = ()  # views whose rows were built
+
+    def __bool__(self) -> bool:
+        """Whether anything changes."""
+        return bool(self.changes)
+
+
+def plan(project: Project) -> Plan:
+    """Compare the working definitions with the applied ones."""
+    from flyball.project.runs import working_code
+
+    code = working_code(project)
+    record = None if project.is_temporary else project.database.deployments.applied()
+    old = None if record is None else project.definitions_of(record.code)
+    new = project.working
+    if not new.models and not new.views:
+        where = project.root / project.settings.project.definitions
+        raise DefinitionError(f"{where} defines neither a model nor a feature view; see `flyball init --template eta`")
+    changes = [*_view_changes(old, new), *_model_changes(old, new)]
+    if record is not None and record.code != code and not changes:
+        changes.append(Change("code", "project", "change", "only code changed"))
+    return Plan(code, tuple(changes))
+
+
+def apply(project: Project, *, progress: Progress | None = None) -> Plan:
+    """Apply and return what changed.
+
+    Raises:
+        DefinitionError: nothing is defined, or a definition does not make sense.
+        SourceError: a source is missing, empty, or lacks a column; nothing is applied.
+    """
+    from flyball.project.runs import snapshot_working
+
+    proposed = plan(project)
+    specs = project.working.view_specs
+    for source in project.working.sources.values():
+        project.engine.check(source)
+    code = snapshot_working(project)
+    filled = _fill(project, specs, progress)
+    now = project.clock.now()
+    if not project.is_temporary:
+        project.database.deployments.record_applied(code, now, specs)
+        project.database.audit.record(now, "cli", "applied", code, {"changes": [c.text for c in proposed.changes]})
+    return Plan(code, proposed.changes, tuple(filled))
+
+
+def _fill(project: Project, specs: tuple[ViewSpec, ...], progress: Progress | None) -> list[str]:
+    """Attach the views and build the rows of those that were never built."""
+    project.features.attach(specs)
+    filled = []
+    for spec in specs:
+        if project.features.is_filled(spec):
+            continue
+        tell = None if progress is None else (lambda done, total, name=spec.name: progress(name, done, total))
+        project.features.fill(spec, progress=tell)
+        filled.append(spec.name)
+    return filled
+
+
+def _view_changes(old: Definitions | None, new: Definitions) -> list[Change]:
+    before = {} if old is None else {v.name: v for v in old.view_specs}
+    after = {v.name: v for v in new.view_specs}
+    changes = [Change("view", n, "add", f"view {n} is new ({len(after[n].features)} features)") for n in after.keys() - before.keys()]
+    changes += [Change("view", n, "remove", f"view {n} is gone") for n in before.keys() - after.keys()]
+    for name in sorted(before.keys() & after.keys()):
+        if before[name].digest != after[name].digest:
+            changes.append(Change("view", name, "change", f"view {name}: {_view_difference(before[name], after[name])}"))
+    return sorted(changes, key=lambda c: c.name)
+
+
+def _view_difference(old: ViewSpec, new: ViewSpec) -> str:
+    """Name the parts that differ; the new digest gets its own rows beside the old ones."""
+    names = [f for f in ("entity", "source", "ttl", "features") if getattr(old, f) != getattr(new, f)]
+    return f"{', '.join(names)} changed; {old.digest} -> {new.digest}"
+
+
+def _model_changes(old: Definitions | None, new: Definitions) -> list[Change]:
+    before = {} if old is None else dict(old.models)
+    changes = [Change("model", n, "add", f"model {n} is new") for n in sorted(new.models.keys() - before.keys())]
+    changes += [Change("model", n, "remove", f"model {n} is gone") for n in sorted(before.keys() - new.models.keys())]
+    for name in sorted(before.keys() & new.models.keys()):
+        differing = _model_difference(before[name], new.models[name])
+        if differing:
+            changes.append(Change("model", name, "change", f"model {name}: {', '.join(differing)} changed"))
+    return changes
+
+
+def _model_difference(old: Model, new: Model) -> list[str]:
+    parts = ("service", "examples", "label", "params", "train_on", "holdout", "gates", "rollout", "monitors", "retrain")
+    return [part for part in parts if _plain(getattr(old, part)) != _plain(getattr(new, part))]
+
+
+def _plain(value: object) -> str:
+    return digest_of(msgspec.to_builtins(value, str_keys=True))

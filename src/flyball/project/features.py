@@ -1,0 +1,176 @@
+"""`project.features`: history, online look-up, push, materialization.
+
+Whoever writes the online store does it alone: the ingest process when the project is up, else this process, which then
+holds the writer's lock until `close`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from flyball.errors import UnknownName
+from flyball.features.materialize import MaterializeResult
+from flyball.units import to_micros
+
+if TYPE_CHECKING:
+    from flyball.adapters.lmdb import LMDBStore
+    from flyball.features.ingest import Ingest, PushResult
+    from flyball.features.online import Vectors
+    from flyball.features.spec import ViewSpec
+    from flyball.features.table import Table
+    from flyball.project.root import Project
+
+__all__ = ["FeatureHandle"]
+
+Progress = Callable[[int, int], None]
+
+
+class FeatureHandle:
+    """Read and write features of the applied definitions."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def close(self) -> None:
+        """Let go of the online store and of the writer's lock."""
+        for name in ("_writer", "_reader"):
+            part = self.__dict__.pop(name, None)
+            if part is not None:
+                part.close()
+
+    def views(self) -> list[ViewSpec]:
+        """Return the applied views in order of their names."""
+        return list(self._project.applied.view_specs)
+
+    def history(
+        self,
+        requests: Any,
+        names: Sequence[str],
+        *,
+        at: str,
+        join: Literal["as_known", "as_corrected"] = "as_known",
+    ) -> Table:
+        """Return what online serving would have answered to past requests.
+
+        Args:
+            requests: pandas, polars or Arrow table, or a Parquet path; entity keys and the time column `at`.
+            names: Views ("zone_traffic") and single features ("zone_traffic:trips_1h").
+            at: Column with each request's time; naive times count as UTC.
+            join: "as_known" uses what had arrived by then, "as_corrected" also what came later.
+        """
+        from flyball.features.offline import history, to_requests
+
+        views, chosen = self._select(names)
+        return history(self._project.engine, to_requests(requests), views, chosen, at=at, join=join)
+
+    def online(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None) -> Vectors:
+        """Return the newest values for some entities, as serving sees them now (or at a given time)."""
+        from flyball.features.online import lookup
+
+        views, chosen = self._select(names)
+        moment = to_micros(at or self._project.clock.now())
+        return lookup(self._store(), [dict(row) for row in rows], views, chosen, moment)
+
+    async def aonline(
+        self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None
+    ) -> Vectors:
+        """Return what `online` returns; the embedded store answers without waiting."""
+        return self.online(rows, names, at=at)
+
+    def push(self, source: str, rows: Sequence[Mapping[str, Any]]) -> PushResult:
+        """Append rows to a source: logged durably first, then folded into its views.
+
+        Raises:
+            UnknownName: no such source.
+            SourceError: a row lacks a column or has a wrong type; nothing of the call is kept.
+        """
+        from flyball.features.ingest import PushResult
+        from flyball.node.ipc import call_sync
+
+        self._project.applied.source(source)
+        plain = [dict(row) for row in rows]
+        arrival = to_micros(self._project.clock.now())
+        if self._node_runs():
+            answer = call_sync(self._project.layout.socket("ingest"), "push", [source, plain, arrival])
+            return PushResult(**answer)
+        return self._writer.push(source, plain, arrival)
+
+    def materialize(
+        self, view: str, *, until: datetime | None = None, full: bool = False, progress: Progress | None = None
+    ) -> MaterializeResult:
+        """Bring a view's online rows up to `until` (now by default); `full` rebuilds them.
+
+        Raises:
+            UnknownName: no such view.
+        """
+        from flyball.node.ipc import call_sync
+
+        spec = self._project.applied.view(view).spec
+        limit = to_micros(until or self._project.clock.now())
+        if self._node_runs():
+            body = {"view": view, "until": limit, "full": full}
+            tell = (lambda done: progress(*done)) if progress is not None else None
+            return MaterializeResult(**call_sync(self._project.layout.socket("ingest"), "materialize", body, progress=tell))
+        return self._writer.materialize(self._project.engine, spec, until=limit, full=full, progress=progress)
+
+    def attach(self, views: Sequence[ViewSpec]) -> None:
+        """Let pushes reach these views from now on."""
+        import msgspec
+
+        from flyball.node.ingest import write_views
+        from flyball.node.ipc import call_sync
+
+        write_views(self._project.layout, views)
+        if self._node_runs():
+            body = msgspec.json.encode(list(views), order="deterministic")
+            call_sync(self._project.layout.socket("ingest"), "attach", body)
+        elif "_writer" in self.__dict__:
+            for view in views:
+                self._writer.attach(view)
+
+    def _node_runs(self) -> bool:
+        from flyball.node.running import read_running
+
+        return not self._project.is_temporary and read_running(self._project.layout) is not None
+
+    def _store(self) -> LMDBStore:
+        return self._writer.store if "_writer" in self.__dict__ else self._reader
+
+    @cached_property
+    def _reader(self) -> LMDBStore:
+        from flyball.adapters.lmdb import LMDBStore
+
+        settings = self._project.settings.online
+        if not self._project.layout.online.exists():
+            LMDBStore(self._project.layout.online, settings.map_size).close()
+        return LMDBStore(self._project.layout.online, settings.map_size, readonly=True)
+
+    @cached_property
+    def _writer(self) -> Ingest:
+        from flyball.adapters.ingest_files import FileIngestLog
+        from flyball.adapters.lmdb import LMDBStore
+        from flyball.features.ingest import Ingest
+
+        reader = self.__dict__.pop("_reader", None)  # one environment is opened once per process
+        if reader is not None:
+            reader.close()
+        layout = self._project.layout
+        store = LMDBStore(layout.online, self._project.settings.online.map_size)
+        return Ingest(store, FileIngestLog(layout.ingest), self.views(), clock=self._project.clock)
+
+    def _select(self, names: Sequence[str]) -> tuple[list[ViewSpec], list[str]]:
+        """Split "view" and "view:feature" into views and the chosen feature names."""
+        views: dict[str, ViewSpec] = {}
+        chosen: list[str] = []
+        for name in names:
+            view_name, _, feature = name.partition(":")
+            spec = self._project.applied.view(view_name).spec
+            views[view_name] = spec
+            known = [f.name for f in spec.features]
+            if feature and feature not in known:
+                raise UnknownName.of(f"feature of {view_name}", feature, known)
+            chosen += [n for n in ([feature] if feature else known) if n not in chosen]
+        return list(views.values()), chosen

@@ -1,0 +1,223 @@
+"""One pass of the controller, and `project.loop`.
+
+The surprise: a simulated project's pass waits for the runs it starts, because a step of domain time returns only when
+everything due is done. On the machine's clock a pass never waits.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flyball.errors import ConflictError, FlyballError
+from flyball.records.log import Cursor, follow
+
+if TYPE_CHECKING:
+    from flyball.loop.governor import Governor
+    from flyball.monitoring.collector import Collector
+    from flyball.node.children import StageChild
+    from flyball.profiles.reference import Reference
+    from flyball.project.root import Project
+    from flyball.registry.types import Version
+    from flyball.rollout.reconcile import Reconciler
+    from flyball.rollout.routing import VersionRef
+
+__all__ = ["ControlPass", "LoopHandle"]
+
+
+class LoopHandle:
+    """Turn the loop once, ask why, stop it."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    def once(self) -> list[str]:
+        """Do everything that is due now and return what was done, in words.
+
+        Raises:
+            ConflictError: a controller runs already (`flyball up`), which does this by itself.
+        """
+        project = self._project
+        owner = f"{socket.gethostname()}:{os.getpid()}:once"
+        lease = project.database.leases.acquire("control", owner, timedelta(minutes=5))
+        if lease is None:
+            raise ConflictError("a controller holds the lease and turns the loop itself; see: flyball status")
+        try:
+            return project.control_step(project.clock.now(), lease.fence)
+        finally:
+            project.database.leases.release(lease)
+
+    def why(self, model: str) -> list[dict[str, Any]]:
+        """Tell the story of a model: window that fired, run, gate, rollout, verdict."""
+        from flyball.loop.story import why
+
+        self._project.applied.model(model)
+        return why(self._project.database.loop, model)
+
+    def freeze(self, model: str | None = None, *, reason: str = "frozen by hand") -> None:
+        """Stop the loop for one model, or for all."""
+        self._switch("freeze", model, reason)
+
+    def thaw(self, model: str | None = None) -> None:
+        """Let the loop turn again."""
+        self._switch("thaw", model, "")
+
+    def _switch(self, action: str, model: str | None, reason: str) -> None:
+        project, now = self._project, self._project.clock.now()
+        if model is not None:
+            project.applied.model(model)
+        if action == "freeze":
+            project.database.loop.freeze(model, reason=reason, now=now)
+        else:
+            project.database.loop.thaw(model)
+        project.database.audit.record(now, "cli", action, model or "all models", {"reason": reason})
+
+
+class ControlPass:
+    """Evidence, reconcile, monitors, loop: everything due, in this order, once."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._cursor: Cursor = {}
+        self._children: dict[str, StageChild] = {}
+
+    def step(self, now: datetime, fence: int) -> list[str]:
+        """Do what is due and return what was done, one line each."""
+        did = self._pass(now, fence)
+        while self._waits and self._children:
+            self._wait()
+            did += self._pass(now, fence)
+        return did
+
+    @property
+    def _waits(self) -> bool:
+        return self._project.settings.clock.domain == "simulated"
+
+    def _pass(self, now: datetime, fence: int) -> list[str]:
+        self._reap()
+        batches = follow(self._project.layout.log, self._cursor)
+        did = [f"{e.kind} {e.rollout}: {e.reason}" for e in self._reconciler.step(batches, now, fence)]
+        self._collector.fold(batches)
+        for window in self._collector.close(now):
+            if window.level != "none":
+                did.append(f"DriftFound {window.model} {window.start:%Y-%m-%d}: {window.level}, {window.text}")
+        did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor.step(now, fence)]
+        return did
+
+    # -- what the rooms are given ---------------------------------------------------------------------------------
+
+    @cached_property
+    def _reconciler(self) -> Reconciler:
+        from flyball.project.releases import routes_of
+        from flyball.rollout.reconcile import Reconciler
+
+        project = self._project
+        return Reconciler(
+            store=project.database.rollouts,
+            routes=routes_of(project),
+            log_root=project.layout.log,
+            evidence_root=project.layout.evidence,
+            refs=self._ref,
+            promoted=self._promoted,
+            rolled_back=self._rolled_back,
+        )
+
+    @cached_property
+    def _collector(self) -> Collector:
+        from flyball.monitoring.collector import Collector
+
+        project = self._project
+        return Collector(
+            references=self._reference,
+            specs=lambda: {name: m.monitors for name, m in project.applied.models.items()},
+            store=project.database.monitors,
+        )
+
+    @cached_property
+    def _governor(self) -> Governor:
+        from flyball.loop.governor import Governor
+
+        project = self._project
+        return Governor(
+            store=project.database.loop,
+            monitors=project.database.monitors,
+            runs=project.database.runs,
+            rollouts=project.database.rollouts,
+            launch=self._launch,
+            start_rollout=self._start_rollout,
+            specs=lambda: {n: m.retrain for n, m in project.applied.models.items() if m.retrain is not None},
+        )
+
+    def _ref(self, model: str, version: str) -> VersionRef:
+        from flyball.project.models import ref_of
+
+        return ref_of(self._project.database.versions.get(model, version), trusted=False)
+
+    def _promoted(self, model: str, version: str, now: datetime) -> None:
+        from flyball.registry.types import Lifecycle
+
+        self._project.database.versions.set_lifecycle(model, version, Lifecycle.CHAMPION, now=now)
+        self._mirror(lambda tracker: tracker.set_alias(model, "champion", version))
+
+    def _rolled_back(self, model: str, version: str, now: datetime) -> None:
+        from flyball.registry.types import Lifecycle
+
+        self._project.database.versions.set_lifecycle(model, version, Lifecycle.RETIRED, now=now)
+
+    def _mirror(self, act: Callable[[Any], None]) -> None:
+        """Tell the tracker; the truth is the control database, so a tracker that is away stops nothing."""
+        project = self._project
+        if project.tracker is not None:
+            try:
+                act(project.tracker)
+            except (FlyballError, OSError) as error:
+                project.database.audit.record(project.clock.now(), "control", "mirror failed", "tracker", {"error": str(error)})
+
+    def _reference(self, model: str, version: str) -> Reference | None:
+        from pathlib import Path
+
+        from flyball.profiles.reference import Reference
+
+        found: Version = self._project.database.versions.get(model, version)
+        path = Path(found.path) / "reference.bin"
+        return Reference.from_bytes(path.read_bytes()) if path.exists() else None
+
+    # -- runs -----------------------------------------------------------------------------------------------------
+
+    def _launch(self, model: str, cause: str, trigger: str, now: datetime) -> str:
+        from flyball.project.runs import new_run, run_stages_here, spawn_run
+
+        project = self._project
+        run = new_run(project, model, {}, cause=cause, trigger=trigger)
+        if project.is_temporary:
+            run_stages_here(project, run.id, None)
+        else:
+            self._children[run.id] = spawn_run(project, run.id)
+        return run.id
+
+    def _start_rollout(self, model: str, version: str, cause: str, now: datetime) -> str:
+        from flyball.project.releases import start_rollout
+
+        return start_rollout(self._project, model, version, skip_shadow=False, cause=cause, actor="loop").id
+
+    def _reap(self) -> None:
+        """Record the failure of children that ended without recording it themselves."""
+        from flyball.training.types import RunState
+
+        for run, child in list(self._children.items()):
+            code = child.poll()
+            if code is None:
+                continue
+            del self._children[run]
+            record = self._project.database.runs.get(run)
+            if code not in {0, 1} and record.state in {RunState.PENDING, RunState.RUNNING}:
+                now = self._project.clock.now()
+                self._project.database.runs.set_state(run, RunState.FAILED, now=now, error=child.error())
+
+    def _wait(self) -> None:
+        for child in list(self._children.values()):
+            child.wait()

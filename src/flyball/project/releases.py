@@ -1,0 +1,174 @@
+"""`project.rollout("eta", "v2")`: start, watch, order, explain; and who may change routes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from flyball.errors import ConflictError, Refused, UnknownName
+from flyball.rollout.types import TERMINAL, RolloutEvent, RolloutSpec, RolloutStatus
+
+if TYPE_CHECKING:
+    from flyball.project.root import Project
+    from flyball.rollout.ports import Routes
+
+__all__ = ["RolloutHandle", "exclusive", "routes_of", "start_rollout"]
+
+_PATIENCE = 20.0  # seconds to wait for the controller to let go of its lease
+
+
+class RolloutHandle:
+    """One version's release."""
+
+    def __init__(self, project: Project, model: str, version: str) -> None:
+        self._project = project
+        self.model = model
+        self.version = version
+        project.models[model].version(version)
+
+    @property
+    def current(self) -> tuple[RolloutSpec, RolloutStatus] | None:
+        """The newest rollout of this version, if there is one."""
+        found = [r for r in self._project.database.rollouts.list(self.model) if r[1].candidate == self.version]
+        return found[-1] if found else None
+
+    @property
+    def status(self) -> RolloutStatus:
+        """The newest status; raises UnknownName when it was never started."""
+        found = self.current
+        if found is None:
+            known = [s.candidate for _, s in self._project.database.rollouts.list(self.model)]
+            raise UnknownName.of(f"rollout of {self.model}", self.version, known)
+        return found[1]
+
+    def start(self, *, skip_shadow: bool = False, cause: str = "manual", actor: str = "cli") -> RolloutStatus:
+        """Order the release; the controller carries it out.
+
+        Raises:
+            Refused: no champion to compare with, the gate did not pass.
+            ConflictError: another rollout of the model is under way.
+        """
+        return start_rollout(self._project, self.model, self.version, skip_shadow=skip_shadow, cause=cause, actor=actor)
+
+    def pause(self, reason: str = "") -> RolloutStatus:
+        """Hold the rollout where it is."""
+        return self._order("pause", reason)
+
+    def resume(self, reason: str = "") -> RolloutStatus:
+        """Let a paused rollout go on."""
+        return self._order("run", reason)
+
+    def promote(self, reason: str = "") -> RolloutStatus:
+        """Promote at once, whatever the evidence; the override is recorded."""
+        return self._order("promote", reason)
+
+    def abort(self, reason: str = "") -> RolloutStatus:
+        """Return all traffic to the champion."""
+        return self._order("abort", reason)
+
+    def events(self) -> list[RolloutEvent]:
+        """Return what happened, in order."""
+        return self._project.database.rollouts.events(self.status.id)
+
+    def explain(self) -> dict[str, Any]:
+        """Return limit, e-value, interval and samples of every guardrail, and one sentence each."""
+        from flyball.rollout.explain import explain
+
+        found = self.current
+        if found is None:
+            raise UnknownName.of(f"rollout of {self.model}", self.version, [])
+        return explain(found[0], found[1], self.events())
+
+    def replay(self) -> dict[str, Any]:
+        """Fold the prediction log again from the recorded ranges and return the verdict it gives."""
+        from flyball.rollout.replay import replay
+
+        found = self.current
+        if found is None:
+            raise UnknownName.of(f"rollout of {self.model}", self.version, [])
+        layout = self._project.layout
+        return replay(found[0], layout.log, layout.evidence, found[1].id)
+
+    def watch(self, *, timeout: float = 3600.0, poll: float = 0.5) -> Iterator[RolloutStatus]:
+        """Yield the status each time it changes until the rollout ends or `timeout` seconds passed."""
+        until, seen = time.monotonic() + timeout, -1
+        while time.monotonic() < until:
+            status = self.status
+            if status.revision != seen:
+                seen = status.revision
+                yield status
+            if status.phase in TERMINAL:
+                return
+            time.sleep(poll)
+
+    def _order(self, wanted: str, reason: str) -> RolloutStatus:
+        from flyball.rollout.reconcile import order
+
+        project = self._project
+        now = project.clock.now()
+        status = order(project.database.rollouts, self.status.id, wanted, reason=reason, actor="cli", now=now)
+        project.database.audit.record(now, "cli", f"rollout {wanted}", status.id, {"reason": reason})
+        return status
+
+
+def start_rollout(
+    project: Project, model: str, version: str, *, skip_shadow: bool, cause: str, actor: str
+) -> RolloutStatus:
+    """Record a new rollout of a version that passed its gate."""
+    from flyball.rollout.reconcile import start
+
+    found = project.models[model].version(version)
+    champion = project.models[model].champion
+    if champion is None:
+        raise Refused(
+            f"{model} has no champion to compare {version} with; make one with: flyball model promote {model} {version}"
+        )
+    if found.gate != "passing":
+        raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")
+    now = project.clock.now()
+    status = start(
+        project.database.rollouts,
+        project.definitions_of(found.code).model(model).rollout,
+        model=model,
+        candidate=version,
+        champion=champion.version,
+        now=now,
+        cause=cause,
+        actor=actor,
+        skip_shadow=skip_shadow,
+    )
+    details = {"skip_shadow": skip_shadow, "cause": cause, "champion": champion.version}
+    project.database.audit.record(now, actor, "rollout started", status.id, details)
+    return status
+
+
+def routes_of(project: Project) -> Routes:
+    """Return the routes of the running node; without one, a commit only writes table and database."""
+    from flyball.node.routes import NodeRoutes
+
+    return NodeRoutes(project.layout, project.database.routing)
+
+
+@contextlib.contextmanager
+def exclusive(project: Project) -> Iterator[tuple[Routes, int]]:
+    """Hold the controller's lease for one change of routes made by hand.
+
+    Raises:
+        ConflictError: another actor holds the lease and does not let go.
+    """
+    leases = project.database.leases
+    owner = f"{socket.gethostname()}:{os.getpid()}:cli"
+    until = time.monotonic() + _PATIENCE
+    while (lease := leases.acquire("routes", owner, timedelta(seconds=30))) is None:
+        if time.monotonic() > until:
+            raise ConflictError("another process is changing the routes; try again in a moment")
+        time.sleep(0.05)
+    try:
+        yield routes_of(project), lease.fence
+    finally:
+        leases.release(lease)

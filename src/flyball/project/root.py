@@ -1,0 +1,299 @@
+"""`Project`: open one, and reach its parts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from flyball.clock import Clock, ManualClock, SystemClock
+from flyball.config import Config, load
+from flyball.errors import ConfigError
+from flyball.layout import Layout
+from flyball.settings import Settings
+
+if TYPE_CHECKING:
+    from flyball.adapters.duckdb import DuckDBEngine
+    from flyball.control import Database
+    from flyball.definitions import Definitions
+    from flyball.project.apply import Plan
+    from flyball.project.data import DataHandle
+    from flyball.project.features import FeatureHandle
+    from flyball.project.loop import ControlPass, LoopHandle
+    from flyball.project.models import ModelHandles
+    from flyball.project.monitor import MonitorHandle
+    from flyball.project.releases import RolloutHandle
+    from flyball.registry.ports import Tracker
+    from flyball.training.types import Run
+
+__all__ = ["Project"]
+
+
+class Project:
+    """A project: settings, definitions, stores, and what can be done with them.
+
+    Use `Project.open("flyball.toml")` for a folder and `Project.temporary([...])` in notebooks and tests. Parts are made
+    on first use; `close` (or a with block) releases them.
+    """
+
+    def __init__(self, config: Config, *, objects: Iterable[object] | None = None, now: datetime | None = None) -> None:
+        self.config = config
+        self.objects = None if objects is None else tuple(objects)
+        self._now = now
+        self._applied: tuple[str, Definitions] | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def open(cls, path: str | Path = "flyball.toml", *, environment: str | None = None) -> Self:
+        """Open the project of a flyball.toml or of the folder that holds it.
+
+        Raises:
+            ConfigError: the file is missing or malformed, or has an unknown key.
+        """
+        found = Path(path)
+        return cls(load(found / "flyball.toml" if found.is_dir() else found, environment=environment))
+
+    @classmethod
+    def temporary(
+        cls, objects: Iterable[object], *, root: str | Path | None = None, now: datetime | None = None
+    ) -> Self:
+        """Make a project of definitions, with its state in a folder that goes away with it.
+
+        No process is started and no port is opened: history, train, gate and an in-process gateway
+        (`fb.testing.client(project)`) all run here.
+
+        Args:
+            objects: Models, feature views, sources.
+            root: What the sources' paths are relative to; the present folder by default.
+            now: Freeze domain time, for data of the past.
+        """
+        scratch = tempfile.TemporaryDirectory(prefix="flyball-")
+        config = Config.of(Settings(), root=Path(root or "."), state=Path(scratch.name))
+        project = cls(config, objects=objects, now=now)
+        project._scratch = scratch
+        return project
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Project({self.settings.project.name!r}, root={str(self.root)!r})"
+
+    def close(self) -> None:
+        """Release stores and databases; a temporary project's state is removed."""
+        for name in ("features", "database"):
+            part = self.__dict__.pop(name, None)
+            if part is not None:
+                part.close()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    # -- where and when -------------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of flyball.toml."""
+        return self.config.settings
+
+    @property
+    def root(self) -> Path:
+        """The folder of flyball.toml."""
+        return self.config.root
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything is kept."""
+        return self.config.layout
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the project was made of objects, without a folder."""
+        return self.objects is not None
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Domain time: the machine's, or the simulated one of the shared map or of `[clock] start`."""
+        if self._now is not None:
+            return ManualClock(self._now)
+        if self.settings.clock.domain == "system":
+            return SystemClock()
+        if self.layout.map.exists():
+            from flyball.serving.slots import MapClock, SharedMap
+
+            return MapClock(SharedMap.open(self.layout.map))
+        return ManualClock(_start(self.settings))
+
+    # -- adapters -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def database(self) -> Database:
+        """The control database."""
+        from flyball.control import connect
+
+        self.layout.state.mkdir(parents=True, exist_ok=True)
+        return connect(self.settings.control.database or f"sqlite:///{self.layout.state / 'control.db'}")
+
+    @cached_property
+    def engine(self) -> DuckDBEngine:
+        """The offline engine."""
+        from flyball.adapters.duckdb import DuckDBEngine
+        from flyball.adapters.ingest_files import FileIngestLog
+
+        return DuckDBEngine(self.root, FileIngestLog(self.layout.ingest, readonly=True))
+
+    @cached_property
+    def tracker(self) -> Tracker | None:
+        """MLflow, or None when tracking is switched off."""
+        if not self.settings.tracking.enabled:
+            return None
+        from flyball.adapters.mlflow import MLflowTracker
+
+        uri = self.settings.tracking.uri or f"sqlite:///{self.layout.mlflow / 'mlflow.db'}"
+        return MLflowTracker(uri, self.layout.mlflow / "artifacts")
+
+    # -- definitions ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def working(self) -> Definitions:
+        """The definitions as they stand on disk now (or the objects of a temporary project)."""
+        from flyball.definitions import Definitions
+        from flyball.registry.code import load_definitions
+
+        if self.objects is not None:
+            return Definitions.of(self.objects)
+        return Definitions.from_module(load_definitions(self.root, self.settings.project.definitions))
+
+    @property
+    def applied(self) -> Definitions:
+        """The definitions that are live; an unapplied project's working ones.
+
+        They are read again when another process applied new ones.
+        """
+        record = None if self.is_temporary else self.database.deployments.applied()
+        return self.working if record is None else self.definitions_of(record.code)
+
+    def definitions_of(self, code: str) -> Definitions:
+        """Return the definitions of a code snapshot."""
+        from flyball.definitions import Definitions
+        from flyball.registry.code import load_definitions
+
+        if self.is_temporary:
+            return self.working
+        if self._applied is None or self._applied[0] != code:
+            module = load_definitions(self.layout.code / code, self.settings.project.definitions)
+            self._applied = code, Definitions.from_module(module)
+        return self._applied[1]
+
+    # -- what can be done -----------------------------------------------------------------------------------------
+
+    def apply(self, *, dry_run: bool = False, progress: Any = None) -> Plan:
+        """Make the working definitions live: snapshot the code, fill new feature views, tell the processes.
+
+        Args:
+            dry_run: Only say what would change.
+            progress: Called with (text, done, total) while views are filled.
+        """
+        from flyball.project.apply import apply, plan
+
+        return plan(self) if dry_run else apply(self, progress=progress)
+
+    @cached_property
+    def features(self) -> FeatureHandle:
+        """History, online look-up, push and materialization."""
+        from flyball.project.features import FeatureHandle
+
+        return FeatureHandle(self)
+
+    @cached_property
+    def data(self) -> DataHandle:
+        """Training sets."""
+        from flyball.project.data import DataHandle
+
+        return DataHandle(self)
+
+    @cached_property
+    def models(self) -> ModelHandles:
+        """Models by name: versions, champion, promote, retire, score."""
+        from flyball.project.models import ModelHandles
+
+        return ModelHandles(self)
+
+    @cached_property
+    def loop(self) -> LoopHandle:
+        """The loop: once, why, freeze, thaw."""
+        from flyball.project.loop import LoopHandle
+
+        return LoopHandle(self)
+
+    def train(
+        self,
+        model: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        train_on: str | None = None,
+        cause: str = "manual",
+        progress: Any = None,
+    ) -> Run:
+        """Run all training stages of a model and return the run; its gate may have refused the version.
+
+        Args:
+            model: The model's name.
+            params: Override some of the model's params.
+            train_on: Override how far back examples are taken, such as "9d".
+            cause: Why, for the record.
+            progress: Called with the run after each stage.
+
+        Raises:
+            StageFailed: a stage failed; the message names it and how to resume.
+        """
+        from flyball.project.runs import train
+
+        return train(self, model, params or {}, train_on=train_on, cause=cause, progress=progress)
+
+    def run_stages_here(self, run: str, stage: str | None = None) -> Run:
+        """Run the stages of a run in this process (what a stage child does)."""
+        from flyball.project.runs import run_stages_here
+
+        return run_stages_here(self, run, stage)
+
+    def rollout(self, model: str, version: str) -> RolloutHandle:
+        """Return the newest rollout of a version, or one that can be started."""
+        from flyball.project.releases import RolloutHandle
+
+        return RolloutHandle(self, model, version)
+
+    def monitor(self, model: str) -> MonitorHandle:
+        """Return a model's drift and performance."""
+        from flyball.project.monitor import MonitorHandle
+
+        return MonitorHandle(self, model)
+
+    @cached_property
+    def control(self) -> ControlPass:
+        """One pass of the controller over everything due."""
+        from flyball.project.loop import ControlPass
+
+        return ControlPass(self)
+
+    def control_step(self, now: datetime, fence: int) -> list[str]:
+        """Do what is due at `now`: evidence, reconcile, monitors, loop. Returns what was done, in words."""
+        return self.control.step(now, fence)
+
+
+def _start(settings: Settings) -> datetime:
+    try:
+        start = datetime.fromisoformat(settings.clock.start)
+    except ValueError:
+        start = None
+    if start is None or start.tzinfo is None:
+        raise ConfigError(
+            f"[clock] start is {settings.clock.start!r}; a simulated clock needs a time with a zone, "
+            'such as start = "2020-03-11T04:00:00Z"'
+        )
+    return start
