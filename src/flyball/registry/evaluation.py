@@ -72,13 +72,13 @@ def row_loss(metric: str, y: np.ndarray, answer: np.ndarray) -> np.ndarray:
     """
     match metric:
         case "mae":
-            return np.abs(answer - y)
+            return np.asarray(np.abs(answer - y))
         case "mse":
-            return (answer - y) ** 2
+            return np.asarray((answer - y) ** 2)
         case "bias":
-            return answer - y
+            return np.asarray(answer - y)
         case "accuracy":
-            return (_classes(answer) == y).astype(np.float64)
+            return np.asarray(_classes(answer) == y, dtype=np.float64)
         case "brier":
             return _brier(y, answer)
         case "logloss":
