@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Protocol
 
 from flyball.rollout.routing import RoutingTable
@@ -21,12 +22,19 @@ class RolloutStore(Protocol):
         """Return spec and status; raises UnknownName."""
         ...
 
-    def list(self, model: str | None = None, *, active: bool = False) -> list[tuple[RolloutSpec, RolloutStatus]]:
+    def list(
+        self, model: str | None = None, *, active: bool = False
+    ) -> builtins.list[tuple[RolloutSpec, RolloutStatus]]:
         """Return rollouts, oldest first."""
         ...
 
     def save(
-        self, status: RolloutStatus, *, expected: int, fence: int | None, events: list[RolloutEvent] | None = None
+        self,
+        status: RolloutStatus,
+        *,
+        expected: int,
+        fence: int | None,
+        events: builtins.list[RolloutEvent] | None = None,
     ) -> RolloutStatus:
         """Write status and events in one transaction if the stored revision is `expected` (and `fence` is current).
 
@@ -34,7 +42,7 @@ class RolloutStore(Protocol):
         """
         ...
 
-    def events(self, rollout: str) -> list[RolloutEvent]:
+    def events(self, rollout: str) -> builtins.list[RolloutEvent]:
         """Return a rollout's events in order."""
         ...
 

@@ -35,7 +35,7 @@ class GuardrailSpec:
     """One guardrail: what must not get worse, by how much, judged how.
 
     kind "errors": e-process on unit episodes (margin relative = m of the test, absolute = promotion floor);
-    kind "metric": confidence sequence on `metric` ("mae", "mse", ...) of outcomes; kind "latency": p99 limit in seconds.
+    kind "metric": confidence sequence on `metric` ("mae", "mse") of outcomes; kind "latency": p99 limit in seconds.
     `weight` is its part of the rollout's error budget.
     """
 
@@ -86,7 +86,7 @@ class RolloutStatus:
     share: float = 0.0
     finished: datetime | None = None
     cursor: dict[str, int] = field(default_factory=dict)  # segment -> offset folded so far
-    state: dict[str, Any] = field(default_factory=dict)  # evidence accumulators (JSON)
+    state: dict[str, Any] = field(default_factory=dict)  # latest evidence, for display (JSON)
     bins: int = 0  # bins folded so far
 
 
@@ -132,6 +132,7 @@ class Evidence:
     newest: datetime | None  # T of the newest folded record
     vetoed: str = ""  # a worker's veto and its cause
     incident: bool = False  # both arms fail together
+    mismatch: bool = False  # units arrive in other shares than the table says: hold
 
 
 @dataclass(frozen=True, slots=True)

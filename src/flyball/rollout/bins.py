@@ -1,0 +1,267 @@
+"""Fold log records into closed one-second bins of domain time.
+
+The surprise: a record counts for a rollout by the routing table it was served under, not by the time it arrived, so
+every bin knows the allocation of each count. Late records join the next open bin; an outcome joins its prediction by
+id, and a row with a pair waits for both answers and the outcome, whatever their order in the log.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import xxhash
+
+from flyball.records.log import Batch
+from flyball.records.types import Outcome, Prediction, Shadow
+from flyball.rollout.types import RolloutSpec
+from flyball.units import micros
+
+__all__ = ["CANDIDATE", "CONTROL", "Allocation", "Bin", "Binner", "Counts", "Failure", "Row", "unit_hash"]
+
+CANDIDATE, CONTROL = 0, 1
+SECOND = 1_000_000
+_KEEP_ROWS = 500_000  # rows waiting for an outcome; the oldest go first
+_NOT_RANDOM = frozenset({"header", "veto", "kill switch"})  # assignments that nobody drew
+
+
+class Allocation(msgspec.Struct, frozen=True, array_like=True):
+    """How traffic is split from routing table `table` on, until the next allocation."""
+
+    table: int
+    kind: str  # "shadow", "step" or "off"
+    share: float = 0.0  # of the candidate; in a shadow phase the mirrored share
+    pair: bool = False
+
+    @property
+    def odds(self) -> float:
+        """Candidate answers per control answer, by design; inf when there is no control."""
+        if self.kind == "shadow":
+            return self.share
+        return self.share / (1.0 - self.share) if self.share < 1.0 else float("inf")
+
+
+class Counts(msgspec.Struct, array_like=True):
+    """Counts of one allocation within one bin, per arm as (candidate, control); cohort is the control cohort."""
+
+    requests: list[int]
+    errors: list[int]
+    exposures: list[int]  # a unit counts once per episode
+    fresh: list[int]  # units not seen before in this allocation
+    timed: list[int]  # answers whose latency counts: (candidate, cohort)
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """A failing or slow row of a unit (hash 0: the request is the unit) at time `at`; `rail` indexes the guardrails."""
+
+    allocation: int
+    rail: int
+    arm: int
+    unit: int
+    at: int
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """An outcome with the answers it judges; None where an arm gave none."""
+
+    allocation: int
+    unit: int
+    truth: float
+    candidate: float | None
+    control: float | None
+
+
+class Bin(msgspec.Struct, array_like=True):
+    """One closed second of evidence, in the order it was folded."""
+
+    second: int
+    counts: dict[int, Counts]
+    failures: list[Failure]
+    rows: list[Row]
+    newest: int = 0
+    veto: str = ""
+
+
+class _Waiting(msgspec.Struct):
+    """A prediction that waits for its pair, its outcome or both."""
+
+    allocation: int
+    unit: int
+    arm: int
+    value: float
+    paired: bool
+    other: float | None = None
+    truth: float | None = None
+
+
+class Binner:
+    """Sort the records of one model into bins, and close them.
+
+    Everything is a function of the calls so far, so the same batches at the same times give the same bins.
+    """
+
+    def __init__(self, spec: RolloutSpec, *, model: str, candidate: str) -> None:
+        self._model, self._candidate = model, candidate
+        self._error_rails = [i for i, rail in enumerate(spec.guardrails) if rail.kind == "errors"]
+        self._slow_rails = [
+            (i, round((rail.limit or 0.0) * SECOND)) for i, rail in enumerate(spec.guardrails) if rail.kind == "latency"
+        ]
+        self._joins = any(rail.kind == "metric" for rail in spec.guardrails)
+        self._episode = micros(spec.episode)
+        self._tables: list[int] = []
+        self.allocations: list[Allocation] = []
+        self._open: dict[int, Bin] = {}
+        self._next = -(1 << 62)
+        self._exposed: dict[tuple[int, int], int] = {}
+        self._seen: dict[int, set[int]] = {}
+        self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
+        self._early: OrderedDict[str, float] = OrderedDict()
+        self.dropped = 0
+
+    def allocate(self, allocation: Allocation) -> None:
+        """Count records from `allocation.table` on under a new split."""
+        self._tables.append(allocation.table)
+        self.allocations.append(allocation)
+
+    def fold(self, batches: Iterable[Batch], now: int) -> list[Bin]:
+        """Add records and return the bins that `now` (µs) closes, oldest first."""
+        latest = now // SECOND - 1  # the newest second that this call closes
+        for batch in batches:
+            for record in batch.records:
+                match record:
+                    case Prediction():
+                        self._prediction(record)
+                    case Shadow():
+                        self._shadow(record)
+                    case Outcome():
+                        self._outcome(record, latest)
+                    case _:
+                        pass
+        return self._close(latest)
+
+    def _close(self, latest: int) -> list[Bin]:
+        closed = [self._open.pop(second) for second in sorted(self._open) if second <= latest]
+        self._next = max(self._next, latest + 1)
+        horizon = latest * SECOND - self._episode
+        if len(self._exposed) > 100_000:
+            self._exposed = {key: at for key, at in self._exposed.items() if at > horizon}
+        return closed
+
+    def _bin(self, second: int) -> Bin:
+        second = max(second, self._next)
+        found = self._open.get(second)
+        if found is None:
+            found = self._open[second] = Bin(second, {}, [], [])
+        return found
+
+    def _allocation(self, table: int) -> int:
+        return bisect_right(self._tables, table) - 1
+
+    def _prediction(self, p: Prediction) -> None:
+        index = self._allocation(p.table) if p.model == self._model else -1
+        if index < 0 or self.allocations[index].kind == "off":
+            return
+        into = self._bin(p.at // SECOND)
+        into.newest = max(into.newest, p.at)
+        if p.why in _NOT_RANDOM:
+            if p.why == "veto" and not into.veto:
+                into.veto = f"a worker took the candidate out of traffic (seen at prediction {p.id})"
+            return
+        arm = CANDIDATE if p.arm == "candidate" else CONTROL
+        unit = 0 if p.unit == p.id or not p.unit else unit_hash(p.unit)
+        failed = p.error is not None or p.fallback
+        self._count(into, index, arm, unit, p.at, failed=failed)
+        if self._slow_rails and not failed and (arm == CANDIDATE or p.control):
+            self._latency(into, index, arm, unit, p)
+        if self._joins and not failed and isinstance(p.value, float | int):
+            self._wait(p, index, arm, unit)
+
+    def _shadow(self, s: Shadow) -> None:
+        index = self._allocation(s.table) if s.model == self._model else -1
+        if index < 0:
+            return
+        if self.allocations[index].kind == "shadow" and s.version == self._candidate:
+            into = self._bin(s.at // SECOND)
+            unit = 0 if s.unit == s.id or not s.unit else unit_hash(s.unit)
+            self._count(into, index, CANDIDATE, unit, s.at, failed=s.error is not None)
+        waiting = self._waiting.get(s.id)
+        if waiting is None or not waiting.paired:
+            return
+        if s.error is not None or not isinstance(s.value, float | int):
+            waiting.paired = False
+        else:
+            waiting.other = float(s.value)
+        self._finish(s.id, waiting, s.at // SECOND)
+
+    def _outcome(self, o: Outcome, latest: int) -> None:
+        waiting = self._waiting.get(o.id)
+        if waiting is not None:
+            if waiting.truth is None:  # the first outcome counts: a verdict does not change afterwards
+                waiting.truth = o.value
+                self._finish(o.id, waiting, latest)
+        elif self._joins and self._tables:
+            self._early.setdefault(o.id, o.value)
+            if len(self._early) > _KEEP_ROWS // 10:
+                self._early.popitem(last=False)
+
+    def _count(self, into: Bin, index: int, arm: int, unit: int, at: int, *, failed: bool) -> None:
+        counts = into.counts.get(index)
+        if counts is None:
+            counts = into.counts[index] = Counts([0, 0], [0, 0], [0, 0], [0, 0], [0, 0])
+        counts.requests[arm] += 1
+        counts.exposures[arm] += self._is_exposure(arm, unit, at)
+        counts.fresh[arm] += self._is_fresh(index, unit)
+        if failed:
+            counts.errors[arm] += 1
+            into.failures += [Failure(index, rail, arm, unit, at) for rail in self._error_rails]
+
+    def _latency(self, into: Bin, index: int, arm: int, unit: int, p: Prediction) -> None:
+        into.counts[index].timed[arm] += 1
+        into.failures += [Failure(index, rail, arm, unit, p.at) for rail, limit in self._slow_rails if p.total > limit]
+
+    def _is_exposure(self, arm: int, unit: int, at: int) -> int:
+        if unit == 0:
+            return 1
+        begun = self._exposed.get((arm, unit))
+        if begun is not None and at - begun < self._episode:
+            return 0
+        self._exposed[arm, unit] = at
+        return 1
+
+    def _is_fresh(self, index: int, unit: int) -> int:
+        if unit == 0:
+            return 1
+        seen = self._seen.setdefault(index, set())
+        before = len(seen)
+        seen.add(unit)
+        return len(seen) - before
+
+    def _wait(self, p: Prediction, index: int, arm: int, unit: int) -> None:
+        allocation = self.allocations[index]
+        paired = allocation.kind == "shadow" or (allocation.pair and arm == CANDIDATE)
+        value = float(p.value)  # type: ignore[arg-type]  # the caller checked that it is a number
+        waiting = _Waiting(index, unit, arm, value, paired, truth=self._early.pop(p.id, None))
+        self._waiting[p.id] = waiting
+        if len(self._waiting) > _KEEP_ROWS:
+            self._waiting.popitem(last=False)
+            self.dropped += 1
+        self._finish(p.id, waiting, p.at // SECOND)
+
+    def _finish(self, id: str, row: _Waiting, second: int) -> None:
+        if row.truth is None or (row.paired and row.other is None):
+            return
+        del self._waiting[id]
+        mine, other = (row.value, row.other) if row.arm == CANDIDATE else (row.other, row.value)
+        self._bin(second).rows.append(Row(row.allocation, row.unit, row.truth, mine, other))
+
+
+def unit_hash(unit: str) -> int:
+    """Return a unit's 63-bit hash; never 0, which means that the request is its own unit."""
+    return (xxhash.xxh3_64_intdigest(unit.encode()) >> 1) or 1
+
+
+def newest(bins: Sequence[Bin]) -> int:
+    """Return the newest record time in some bins, 0 when there is none."""
+    return max((b.newest for b in bins), default=0)
