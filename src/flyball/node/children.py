@@ -145,7 +145,7 @@ def _popen(command: Sequence[str], log: Path, threads: int) -> subprocess.Popen[
 
 
 def _from_spawner(work: Callable[[], StageChild]) -> StageChild:
-    global _spawner  # noqa: PLW0603  one thread per process, made when first needed
+    global _spawner
     with _spawner_lock:
         if _spawner is None:
             _spawner = ThreadPoolExecutor(1, thread_name_prefix="spawner")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
+from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Unavailable
 from flyball.node.children import limit_memory
 from flyball.node.ipc import Call, Server, pack_matrix, unpack_matrix
 from flyball.node.process import Beats, die_with_parent, failed, log
@@ -59,7 +59,7 @@ class Host:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._predict: Callable[[np.ndarray], np.ndarray] | None = None
-        self._broken = "the model is still being loaded"
+        self._broken: FlyballError = Unavailable("the model is still being loaded")
         self._busy_since = 0.0
 
     async def start(self) -> None:
@@ -69,7 +69,8 @@ class Host:
             self._predict = await loop.run_in_executor(self._thread, self._load)
         except Exception as error:
             failed("model not loaded", error)
-            self._broken = f"the version cannot be loaded: {error or type(error).__name__}"
+            kind = type(error) if isinstance(error, IntegrityError) else FlyballError
+            self._broken = kind(f"the version cannot be loaded: {error or type(error).__name__}")
         self._task = loop.create_task(self._run())
 
     def alive(self) -> bool:
@@ -79,7 +80,7 @@ class Host:
     async def predict(self, body: list[Any], _: Call) -> list[Any]:
         """Answer one request: [shape, bytes, monotonic deadline] -> [shape, bytes]."""
         if self._predict is None:
-            raise Unavailable(self._broken)
+            raise type(self._broken)(str(self._broken))
         shape, data, until = body
         answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(unpack_matrix([shape, data]), until, answer))
@@ -143,7 +144,7 @@ class Host:
     async def _compute(self, matrix: np.ndarray) -> np.ndarray:
         import numpy as np
 
-        assert self._predict is not None  # noqa: S101  requests are refused before
+        assert self._predict is not None
         self._busy_since = time.monotonic()
         try:
             loop = asyncio.get_running_loop()

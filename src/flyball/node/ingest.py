@@ -26,11 +26,11 @@ from flyball.features.spec import ViewSpec
 from flyball.node.ipc import Call, Server
 from flyball.node.process import Beats, die_with_parent, failed, log
 from flyball.node.running import write_atomically
-from flyball.units import from_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flyball.config import Config
     from flyball.layout import Layout
 
 __all__ = ["IngestProcess", "main", "read_views", "write_views"]
@@ -65,7 +65,8 @@ class IngestProcess:
     Args:
         layout: The project's paths.
         open_ingest: Makes the `Ingest` from the applied views; called on the writing thread.
-        materialize: `materialize(ingest, view, until, full, progress)`; called on the writing thread.
+        engine: Makes the offline engine when something is materialized for the first time.
+        now: Domain time in µs, which stamps arrivals.
     """
 
     def __init__(
@@ -73,12 +74,13 @@ class IngestProcess:
         layout: Layout,
         *,
         open_ingest: Callable[[tuple[ViewSpec, ...]], Any],
-        materialize: Callable[..., Any],
+        engine: Callable[[], Any],
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         self._layout = layout
         self._open = open_ingest
-        self._materialize = materialize
+        self._make_engine = engine
+        self._engine: Any = None
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._views: dict[str, ViewSpec] = {}
@@ -135,13 +137,8 @@ class IngestProcess:
         def progress(*done: Any) -> None:
             loop.call_soon_threadsafe(call.progress, [_plain(d) for d in done])
 
-        until = body.get("until")
         started = time.monotonic()
-        result = await self._write(
-            lambda: self._materialize(
-                self._ingest, view, None if until is None else from_micros(until), body.get("full", False), progress
-            )
-        )
+        result = await self._write(self._materialize, view, body.get("until"), body.get("full", False), progress)
         log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
         return dict(_plain(result))
 
@@ -154,6 +151,12 @@ class IngestProcess:
     async def info(self, _: Any, __: Call) -> dict[str, Any]:
         """Say how it is."""
         return {"pid": os.getpid(), "views": sorted(self._views), "pushes": self.pushes, "groups": self.groups}
+
+    def _materialize(self, view: ViewSpec, until: int | None, full: bool, progress: Callable[..., None]) -> Any:
+        if self._engine is None:
+            self._engine = self._make_engine()
+        until = self._now() if until is None else until
+        return self._ingest.materialize(self._engine, view, until=until, full=full, progress=progress)
 
     async def _write(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -213,6 +216,29 @@ async def run(process: IngestProcess, socket: Path) -> None:
     await ending.wait()
     await server.close()
     await process.close()
+
+
+def _compose(config: Config) -> IngestProcess:
+    from flyball.serving.slots import MapClock, SharedMap
+
+    layout = config.layout
+    clock = MapClock(SharedMap.open(layout.map))
+
+    def open_ingest(views: tuple[ViewSpec, ...]) -> Any:
+        from flyball.adapters.ingest_files import FileIngestLog
+        from flyball.adapters.lmdb import LMDBStore
+        from flyball.features.ingest import Ingest
+
+        store = LMDBStore(layout.online, config.settings.online.map_size)
+        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock)
+
+    def engine() -> Any:
+        from flyball.adapters.duckdb import DuckDBEngine
+        from flyball.adapters.ingest_files import FileIngestLog
+
+        return DuckDBEngine(config.root, FileIngestLog(layout.ingest, readonly=True))
+
+    return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros)
 
 
 def main(arguments: list[str] | None = None) -> int:

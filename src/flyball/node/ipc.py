@@ -72,7 +72,7 @@ class _Link(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a unix stream is one
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -200,7 +200,7 @@ class Client:
         method: str,
         body: Any = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109  the peer is told by nobody; the wait itself is bounded
+        timeout: float | None = None,
         wait: float = 0.0,
         progress: Callable[[Any], None] | None = None,
     ) -> Any:

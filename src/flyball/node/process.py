@@ -43,7 +43,7 @@ def die_with_parent(name: str, *, sig: int = signal.SIGKILL) -> None:
 
     Exits at once when the parent named in the environment is gone already. Without such a parent nothing happens.
     """
-    global _name  # noqa: PLW0603  the name of the process is the process's
+    global _name
     _name = name
     parent = os.environ.get(PARENT)
     if parent is None:

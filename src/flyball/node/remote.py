@@ -1,7 +1,7 @@
 """The worker's side of a host: predict over its socket, with a deadline.
 
-The surprise: waiting for a host to appear is allowed only while a version is warmed. Once it served, a missing host
-is an error at once, so that the request falls back to the champion within its deadline.
+The surprise: it never waits for a host to appear. A missing host is an error at once, so that a request falls back to
+the champion within its deadline; who warms a version asks again until the host is there.
 """
 
 from __future__ import annotations
@@ -21,22 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteHost"]
 
-_APPEAR = 30.0
-
 
 class RemoteHost:
     """Answer predictions of one version by asking its host."""
 
     def __init__(self, layout: Layout, ref: VersionRef) -> None:
         self._client = Client(layout.socket(host_name(ref.digest)), name=f"the host of {ref.version}")
-        self._seen = False
 
     @property
     def connected(self) -> bool:
         """Whether the connection stands now."""
         return self._client.connected
 
-    async def predict(self, matrix: np.ndarray, deadline: float) -> np.ndarray:
+    async def predict(self, matrix: np.ndarray, deadline: float, /) -> np.ndarray:
         """Return the model's answer.
 
         Args:
@@ -45,18 +42,13 @@ class RemoteHost:
 
         Raises:
             DeadlineExceeded: no answer in time.
-            PeerGone: the host is not there.
+            PeerGone: the host is not there (an Unavailable).
             FlyballError: what the host said went wrong.
         """
-        if not self._seen:
-            deadline = max(deadline, time.monotonic() + _APPEAR)
-            await self._client.connect(wait=_APPEAR)
-            self._seen = True
         left = deadline - time.monotonic()
         if left <= 0:
             raise DeadlineExceeded("the candidate's deadline passed before its host was asked")
-        answer = await self._client.call("predict", [*pack_matrix(matrix), deadline], timeout=left)
-        return unpack_matrix(answer)
+        return unpack_matrix(await self._client.call("predict", [*pack_matrix(matrix), deadline], timeout=left))
 
     def close(self) -> None:
         """Hang up."""

@@ -75,14 +75,16 @@ class NodeRoutes:
             FenceLost: a newer fence wrote.
         """
         if table.version != expected + 1:
-            raise RevisionConflict(f"routing table {table.version} cannot follow {expected}; read the current one again")
-        self._precede(table, expected)
+            raise RevisionConflict(
+                f"routing table {table.version} cannot follow {expected}; read the current one again"
+            )
+        self._precede(expected)
         self._store.write(table, expected=expected, fence=fence)
         self._put(table)
         self._announce(table.version)
 
     def ensure(self) -> int:
-        """Make this node follow what the database says (after a crash, or a change made elsewhere); return the version."""
+        """Make this node follow what the database says (after a crash or a change elsewhere); return its version."""
         table = self._store.current()
         shared = self._map()
         behind = shared is not None and shared.table_version != table.version
@@ -91,14 +93,13 @@ class NodeRoutes:
             self._announce(table.version)
         return table.version
 
-    def _precede(self, table: RoutingTable, expected: int) -> None:
+    def _precede(self, expected: int) -> None:
         """Find out that we are late before a file is touched."""
         current = self._store.current().version
         if current != expected:
             raise RevisionConflict(
                 f"routing table {current} is in force, not {expected}; read it again and repeat the change on top of it"
             )
-        del table
 
     def _put(self, table: RoutingTable) -> None:
         if table.version:
@@ -157,9 +158,7 @@ def _live(shared: SharedMap, supervisor: int) -> list[Slot]:
     """Return the slots whose worker lives: a child of the supervisor that beat lately."""
     now = time.monotonic_ns()
     return [
-        slot
-        for slot in shared
-        if slot.pid and now - slot.heartbeat < _FRESH * 1e9 and _parent(slot.pid) == supervisor
+        slot for slot in shared if slot.pid and now - slot.heartbeat < _FRESH * 1e9 and _parent(slot.pid) == supervisor
     ]
 
 

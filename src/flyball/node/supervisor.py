@@ -17,18 +17,20 @@ import signal
 import socket
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from flyball.errors import FlyballError
+from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
 from flyball.node.child import Child
 from flyball.node.process import die_with_parent, log
 from flyball.node.running import Running, bind, lock, write_atomically
 from flyball.node.tables import host_name, read_table, untrusted
 from flyball.serving.slots import SharedMap
+from flyball.units import to_micros
 
 if TYPE_CHECKING:
     from flyball.rollout.routing import VersionRef
@@ -88,6 +90,7 @@ class Supervisor:
         self._map = SharedMap.create(self._layout.map, slots=max(server.workers, _SLOTS))
         for slot in self._map:
             slot.release()
+        self._map.domain_time = self._domain_time()
         self._addresses = (gate.getsockname()[:2], admin.getsockname()[:2])
         logs = self._layout.state / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -203,6 +206,19 @@ class Supervisor:
             name, module, [*self._arguments, *arguments], logs=self._layout.state / "logs",
             keep=() if keep is None else (keep.fileno(),), silence=silence,
         )  # fmt: skip
+
+    def _domain_time(self) -> int:
+        """Go on where simulated time stood, or begin at clock.start; 0 for the machine's time."""
+        clock = self._settings.clock
+        if clock.domain == "system":
+            return 0
+        try:
+            start = to_micros(datetime.fromisoformat(clock.start)) if clock.start else 0
+        except ValueError as error:
+            raise ConfigError(
+                f"clock.start is {clock.start!r}; write ISO 8601, such as 2020-03-11T04:00:00Z"
+            ) from error
+        return max(self._map.domain_time, start)
 
     def _signals(self) -> int:
         ours, theirs = os.pipe()

@@ -1,0 +1,272 @@
+"""The admin API of the control process: JSON in, JSON out; it calls the project's methods and decides nothing.
+
+The surprise: a POST that a browser sends from another site is refused even on loopback. A page somebody has open must
+not be able to start a rollout.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from flyball.errors import (
+    BadRequest,
+    ConflictError,
+    DeadlineExceeded,
+    FlyballError,
+    InputError,
+    Refused,
+    Unavailable,
+    UnknownName,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from flyball.project import Project
+
+__all__ = ["Controller", "create_app"]
+
+_T = TypeVar("_T")
+_ORDERS = ("pause", "resume", "promote", "abort")
+_MAX_BODY = 1_000_000
+
+
+class Controller(Protocol):
+    """What the API needs of the control process."""
+
+    @property
+    def project(self) -> Project:
+        """The open project; raises Unavailable while there is none."""
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """Say how things stand."""
+        ...
+
+    async def work(self, call: Callable[[], _T]) -> _T:
+        """Run something that reads, off the event loop."""
+        ...
+
+    async def order(self, call: Callable[[], _T]) -> _T:
+        """Run something that changes things, between two passes."""
+        ...
+
+    async def set_clock(self, to: datetime) -> dict[str, Any]:
+        """Step simulated domain time and do everything due."""
+        ...
+
+
+class _Clock(msgspec.Struct, forbid_unknown_fields=True):
+    to: datetime
+
+
+class _Start(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    version: str
+    skip_shadow: bool = False
+    reason: str = ""
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
+
+
+_Endpoint = Callable[[Request], Awaitable[Any]]
+
+
+def create_app(control: Controller, *, key: bytes | None = None) -> Starlette:
+    """Return the ASGI application.
+
+    Args:
+        control: The control process.
+        key: What callers must send as `Authorization: Bearer KEY`; None for no key.
+    """
+    api = _Api(control)
+    routes = [
+        ("/health", "GET", api.health),
+        ("/v1/clock", "POST", api.clock),
+        ("/v1/rollouts", "GET", api.rollouts),
+        ("/v1/rollouts", "POST", api.start),
+        ("/v1/rollouts/{id}", "GET", api.rollout),
+        ("/v1/rollouts/{id}/{order}", "POST", api.order),
+        ("/v1/models", "GET", api.models),
+        ("/v1/alerts", "GET", api.alerts),
+        ("/v1/loop/{model}", "GET", api.loop),
+    ]
+    by_path: dict[str, dict[str, _Endpoint]] = {}
+    for path, method, endpoint in routes:
+        by_path.setdefault(path, {})[method] = endpoint
+    return Starlette(
+        routes=[Route(p, _guarded(methods, key), methods=[*methods]) for p, methods in by_path.items()],
+        exception_handlers={HTTPException: _http_error},
+    )
+
+
+class _Api:
+    def __init__(self, control: Controller) -> None:
+        self._control = control
+
+    async def health(self, _: Request) -> Any:
+        return self._control.health()
+
+    async def clock(self, request: Request) -> Any:
+        to = (await _body(request, _Clock)).to
+        return await self._control.set_clock(to if to.tzinfo is not None else to.replace(tzinfo=UTC))
+
+    async def rollouts(self, request: Request) -> Any:
+        model, active = request.query_params.get("model"), request.query_params.get("active") in {"1", "true"}
+        store = self._control.project.database.rollouts
+        found = await self._control.work(lambda: store.list(model, active=active))
+        return [{"spec": spec, "status": status} for spec, status in found]
+
+    async def rollout(self, request: Request) -> Any:
+        store, name = self._control.project.database.rollouts, request.path_params["id"]
+        spec, status = await self._control.work(lambda: store.get(name))
+        return {"spec": spec, "status": status, "events": await self._control.work(lambda: store.events(name))}
+
+    async def start(self, request: Request) -> Any:
+        asked = await _body(request, _Start)
+        project = self._control.project
+        await self._control.order(
+            lambda: project.rollout(asked.model, asked.version).start(
+                skip_shadow=asked.skip_shadow, reason=asked.reason, actor="api"
+            )
+        )
+        found = await self._control.work(lambda: project.database.rollouts.list(asked.model, active=True))
+        return {"spec": found[-1][0], "status": found[-1][1]} if found else {}
+
+    async def order(self, request: Request) -> Any:
+        name, order = request.path_params["id"], request.path_params["order"]
+        if order not in _ORDERS:
+            raise UnknownName.of("order", order, _ORDERS)
+        reason = (await _body(request, _Order)).reason
+        project = self._control.project
+
+        def give() -> Any:
+            _, status = project.database.rollouts.get(name)
+            getattr(project.rollout(status.model, status.candidate), order)(reason=reason, actor="api")
+            return project.database.rollouts.get(name)[1]
+
+        return {"status": await self._control.order(give)}
+
+    async def models(self, request: Request) -> Any:
+        project = self._control.project
+
+        def read() -> dict[str, Any]:
+            return {name: project.database.versions.list(name) for name in project.applied.models}
+
+        return await self._control.work(read)
+
+    async def alerts(self, request: Request) -> Any:
+        text = request.query_params.get("since")
+        since = None if text is None else _time(text)
+        store = self._control.project.database.monitors
+        return await self._control.work(lambda: store.alerts(since=since))
+
+    async def loop(self, request: Request) -> Any:
+        model, store = request.path_params["model"], self._control.project.database.loop
+
+        def read() -> dict[str, Any]:
+            self._control.project.applied.model(model)
+            return {
+                "model": model,
+                "frozen": store.frozen(model),
+                "triggers": store.triggers(model),
+                "story": store.story(model),
+            }
+
+        return await self._control.work(read)
+
+
+def _guarded(methods: dict[str, _Endpoint], key: bytes | None) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        try:
+            if key is not None and request.url.path != "/health":
+                _check_key(request, key)
+            if request.method not in {"GET", "HEAD"}:
+                _check_origin(request)
+            endpoint = methods["GET" if request.method == "HEAD" else request.method]
+            return _json(await endpoint(request))
+        except FlyballError as error:
+            return _json({"error": str(error)}, status_of(error))
+
+    return answer
+
+
+def status_of(error: FlyballError) -> int:
+    """Return the HTTP status of an error."""
+    match error:
+        case BadRequest():
+            return error.status
+        case UnknownName():
+            return 404
+        case InputError():
+            return 400
+        case Refused() | ConflictError():
+            return 409
+        case DeadlineExceeded():
+            return 504
+        case Unavailable():
+            return 503
+        case _:
+            return 500
+
+
+def _check_key(request: Request, key: bytes) -> None:
+    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+    given = sent if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
+    if not hmac.compare_digest(given.encode(), key):
+        raise BadRequest("this API needs its key; send it as Authorization: Bearer KEY", 401)
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse what a browser sends for a page of another site; programs send no Origin."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise BadRequest(
+            f"a page of {origin} may not change things here; use the command line or this server's own pages", 403
+        )
+    if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        raise BadRequest("a page of another site may not change things here", 403)
+
+
+async def _body(request: Request, kind: type[_T]) -> _T:
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > _MAX_BODY:
+            raise BadRequest(f"the body is larger than {_MAX_BODY} bytes", 413)
+    try:
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not what {request.method} {request.url.path} takes: {error}") from error
+
+
+def _time(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadRequest(f"since={text!r} is no time; write ISO 8601, such as 2020-03-11T04:00:00Z") from error
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+def _json(body: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body, enc_hook=str), status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    words = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not allowed here"}
+    headers = error.headers if isinstance(error, HTTPException) else None
+    response = _json({"error": words.get(status, "the request failed")}, status)
+    response.headers.update(headers or {})
+    return response

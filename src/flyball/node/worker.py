@@ -1,0 +1,187 @@
+"""Serve predictions: one worker, one event loop, on the listening socket that all workers share.
+
+Run as `python -m flyball.node.worker --project P --slot K --fd N`. It reads the routing table named by the shared map,
+the online store and artifacts; it writes its log segments and its slot, and never touches the control database. The
+surprise: a push that was sent but not acknowledged is not sent again from here. Only the caller knows whether rows
+that may have arrived should come twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
+from flyball.node.ipc import Client, PeerGone
+from flyball.node.process import Beats, die_with_parent, failed, log
+from flyball.node.tables import read_table
+
+if TYPE_CHECKING:
+    from flyball.config import Config
+    from flyball.features.ports import OnlineStore
+    from flyball.layout import Layout
+    from flyball.rollout.routing import VersionRef
+    from flyball.serving.gateway import Gateway
+
+__all__ = ["Pusher", "main", "run"]
+
+_STORE_WAIT = 30.0
+
+
+class Pusher:
+    """Hand pushed rows to the ingest process and return its acknowledgement."""
+
+    def __init__(self, layout: Layout, *, deadline: float) -> None:
+        self._client = Client(layout.socket("ingest"), name="ingest")
+        self._deadline = deadline
+
+    async def __call__(self, source: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return accepted, rejected and the first row's sequence.
+
+        While ingest restarts, the push waits for it; as long as nothing was sent that is safe.
+
+        Raises:
+            Unavailable: not acknowledged within the deadline; the caller should send the rows again.
+        """
+        until = time.monotonic() + self._deadline
+        try:
+            answer = await self._client.call(
+                "push", [source, rows, None], timeout=self._deadline, wait=max(0.0, until - time.monotonic())
+            )
+        except (PeerGone, DeadlineExceeded) as error:
+            raise Unavailable(
+                f"{len(rows)} rows for {source!r} were not acknowledged ({error}); send them again"
+            ) from error
+        return dict(answer)
+
+
+async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
+    """Serve until SIGTERM, then finish the requests at hand."""
+    from flyball.node.http import GracefulServer
+
+    beats = Beats()
+    beats.start()
+    gateway, close = await _compose(config, slot)
+    server = GracefulServer(gateway, drain=config.settings.server.deadline.total_seconds() + 2.0)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, server.end)
+    watch = loop.create_task(_watch(gateway, config.layout))
+    serving = loop.create_task(server.run(sock))
+    server.when_started(beats.ready)
+    gc.collect()
+    gc.freeze()
+    await serving
+    watch.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await watch
+    await gateway.close()
+    close()
+
+
+async def _watch(gateway: Gateway, layout: Layout) -> None:
+    while True:
+        try:
+            await gateway.watch(lambda version: read_table(layout, version), interval=0.02)
+        except FlyballError as error:
+            failed("watch failed", error)
+            await asyncio.sleep(0.2)
+
+
+async def _compose(config: Config, slot_index: int) -> tuple[Gateway, Callable[[], None]]:
+    from flyball.node.remote import RemoteHost
+    from flyball.serving.gateway import Gateway
+    from flyball.serving.log import LogWriter
+    from flyball.serving.models import ModelCache
+    from flyball.serving.slots import SharedMap
+
+    layout, settings = config.layout, config.settings
+    shared = SharedMap.open(layout.map)
+    shared.slot(slot_index).claim()
+    models = ModelCache(load=_loader(config), connect_host=lambda ref: RemoteHost(layout, ref))
+    writer = LogWriter(layout.log / f"w{slot_index}", mode=settings.log.mode, full=settings.log.full)
+    store = await _open_store(config)
+    gateway = Gateway(
+        shared=shared,
+        slot=slot_index,
+        models=models,
+        store=store,
+        log=writer,
+        key=config.secret(settings.server.key).encode() if settings.server.key else None,
+        max_body=settings.server.max_body,
+        push=Pusher(layout, deadline=settings.server.deadline.total_seconds()),
+    )
+
+    def close() -> None:
+        writer.close()
+        shared.slot(slot_index).release()
+
+    return gateway, close
+
+
+def _loader(config: Config) -> Callable[[VersionRef], Any]:
+    def load(ref: VersionRef) -> Any:
+        from flyball.registry.artifacts import load_version
+
+        path = Path(ref.path)
+        key = config.layout.signing_key
+        return load_version(
+            path if path.is_absolute() else config.root / path,
+            ref.digest,
+            signing_key=key.read_bytes() if key.exists() else b"",
+        )
+
+    return load
+
+
+async def _open_store(config: Config) -> OnlineStore:
+    """Open the online store for reading; ingest makes it, and both start at the same time."""
+    from flyball.adapters.lmdb import LMDBStore
+
+    for pause in _pauses(_STORE_WAIT):
+        try:
+            return LMDBStore(config.layout.online, config.settings.online.map_size, readonly=True)
+        except FlyballError as error:
+            last = error
+            await asyncio.sleep(pause)
+    raise Unavailable(f"the online store did not appear within {_STORE_WAIT:.0f} s ({last}); look into ingest.log")
+
+
+def _pauses(seconds: float) -> Iterator[float]:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        yield 0.02
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line of `python -m flyball.node.worker`."""
+    parser = argparse.ArgumentParser(prog="flyball.node.worker")
+    parser.add_argument("--project", type=Path, required=True)
+    parser.add_argument("--environment")
+    parser.add_argument("--slot", type=int, required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    given = parser.parse_args(arguments)
+    die_with_parent(f"w{given.slot}")
+    import uvloop
+
+    from flyball.config import load
+
+    config = load(given.project, environment=given.environment)
+    sock = socket.socket(fileno=given.fd)
+    sock.setblocking(False)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(config, slot=given.slot, sock=sock))
+    log("worker left")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
