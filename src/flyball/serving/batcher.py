@@ -298,7 +298,7 @@ async def _split_remote(
                 answer = await remote(matrix[start:end], deadline)
             values[start:end] = check_output(answer, end - start, columns).tolist()
         except Exception as error:
-            if isinstance(error, TimeoutError) or isinstance(error, Unavailable):
+            if isinstance(error, TimeoutError | Unavailable):
                 raise  # late or gone: asking again with half the rows cannot help
             if end - start == 1 or tries >= _SPLITS:
                 errors.update(dict.fromkeys(range(start, end), _cause(error)))

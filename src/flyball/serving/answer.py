@@ -1,0 +1,304 @@
+"""From a validated request to logged answers: route, features, model, fallback, log.
+
+The surprise: a caller never learns that a candidate failed. Its rows are answered by the champion within the deadline,
+the failure is written under the candidate's arm, and when failures pile up this worker stops asking the candidate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
+from flyball.records.types import Prediction, Record
+from flyball.serving.batcher import Item
+from flyball.serving.ids import IdMaker
+from flyball.serving.log import LogWriter
+from flyball.serving.plan import Arm, ModelPlan
+from flyball.serving.protocol import Call
+from flyball.serving.router import CANDIDATE, CHAMPION, VETOED, Assignment, assign, mirrored
+from flyball.serving.shadow import ShadowJob, Shadows
+from flyball.serving.slots import MapClock, SharedMap, Slot, VetoReason
+
+__all__ = ["Answer", "Answerer"]
+
+PINNED = Assignment("pinned", "version")
+_ns = time.perf_counter_ns
+_monotonic = time.monotonic
+Value = float | list[float] | None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the caller gets; `jobs` are offered to the shadow queue after the answer is sent."""
+
+    id: str
+    values: list[Any]
+    version: str
+    versions: list[str] | None = None
+    jobs: list[ShadowJob] | None = None
+
+
+@dataclass(slots=True)
+class _Request:
+    """One request under way; times in ns, `features` by reader so that two arms read once if they can."""
+
+    plan: ModelPlan
+    call: Call
+    id: str
+    at: int
+    deadline: float
+    started: int
+    parsed: int
+    values: list[Value]
+    versions: list[str]
+    records: list[Record]
+    jobs: list[ShadowJob]
+    error: str | None = None
+    features: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
+    read: int = 0  # ns spent on reading features
+
+
+class Answerer:
+    """Answer requests of one worker."""
+
+    def __init__(
+        self,
+        *,
+        shared: SharedMap,
+        slot: Slot,
+        log: LogWriter | None,
+        ids: IdMaker,
+        shadows: Shadows,
+        vetoed: Callable[[ModelPlan, VetoReason], None],
+    ) -> None:
+        """Compose; `vetoed` is called at once when this worker removes a plan's candidate traffic."""
+        self._shared = shared
+        self._slot = slot
+        self._log = log
+        self._ids = ids
+        self._shadows = shadows
+        self._vetoed = vetoed
+        self._micros = MapClock(shared).micros
+
+    async def answer(self, plan: ModelPlan, call: Call, started: int, *, pinned: Arm | None = None) -> Answer:
+        """Answer all rows of a request.
+
+        Args:
+            plan: The model's plan; it is not retired while the request runs.
+            call: Validated rows.
+            started: `perf_counter_ns` at admission.
+            pinned: A version the caller asked for by name; kept out of every comparison.
+
+        Raises:
+            BadRequest: a value has a type that the features refuse.
+            DeadlineExceeded: the champion did not answer in time.
+            Unavailable: the online store or the log failed.
+            FlyballError: the champion failed.
+        """
+        plan.inflight += 1
+        try:
+            return await self._answer(plan, call, started, pinned)
+        finally:
+            plan.inflight -= 1
+
+    async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
+        n, pid, parsed = call.n, self._ids.next(), _ns()
+        deadline = _monotonic() + plan.route.deadline - (parsed - started) / 1e9
+        request = _Request(plan, call, pid, self._micros(), deadline, started, parsed, [None] * n, [""] * n, [], [])
+        units = call.units
+        if pinned is not None:
+            await self._serve(request, PINNED, pinned, None)
+        elif isinstance(units, list):
+            await self._serve_many(request, units)
+        else:
+            await self._serve_one(request, self._assign(plan, units or pid), None)
+        if self._log is not None:
+            written = self._log.put(request.records)
+            if written is not None:
+                await written
+        if request.error is not None:
+            raise _failure(request.error)
+        return _answer_of(request)
+
+    def _assign(self, plan: ModelPlan, unit: str) -> Assignment:
+        if plan.route.candidate is None:
+            return CHAMPION
+        return assign(plan.route, unit, veto=plan.vetoed, kill=self._shared.kill_switch)
+
+    async def _serve_many(self, request: _Request, units: list[str]) -> None:
+        groups: dict[Assignment, list[int]] = {}
+        for row, unit in enumerate(units):
+            groups.setdefault(self._assign(request.plan, unit), []).append(row)
+        for assignment, rows in groups.items():
+            await self._serve_one(request, assignment, rows if len(groups) > 1 else None)
+
+    async def _serve_one(self, request: _Request, assignment: Assignment, rows: list[int] | None) -> None:
+        plan = request.plan
+        if assignment is CANDIDATE and plan.candidate is not None:
+            await self._serve(request, CANDIDATE, plan.candidate, rows)
+        else:
+            await self._serve(request, VETOED if assignment is CANDIDATE else assignment, plan.champion, rows)
+
+    async def _serve(self, request: _Request, assignment: Assignment, arm: Arm, rows: list[int] | None) -> None:
+        plan = request.plan
+        try:
+            matrix, statuses = self._features(request, arm, rows)
+        except BadRequest:
+            raise
+        except Exception as error:
+            if assignment is not CANDIDATE:
+                raise _store_failure(error) from error
+            await self._features_failed(request, arm, rows, error)
+            return
+        deadline = request.deadline
+        if assignment is CANDIDATE:
+            deadline = plan.candidate_deadline(deadline)
+        item = await arm.loaded.batcher.submit(matrix, deadline)
+        fallen: dict[int, Value] = {}
+        if assignment is CANDIDATE:
+            self._judge(plan, item)
+            if item.errors is not None:
+                fallen = await self._fall_back(request, item.errors, rows)
+        self._record(request, assignment, arm, rows, matrix, statuses, item, fallen)
+
+    def _features(self, request: _Request, arm: Arm, rows: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+        known = request.features
+        if known is None:
+            known = request.features = {}
+        reader = arm.reader
+        found = known.get(id(reader))
+        if found is None:
+            begin = _ns()
+            found = known[id(reader)] = reader.read(request.call.columns, request.call.n, request.at)
+            request.read += _ns() - begin
+        matrix, statuses = found
+        if arm.pick is not None:
+            matrix, statuses = matrix[:, arm.pick], statuses[:, arm.pick]
+        return (matrix, statuses) if rows is None else (matrix[rows], statuses[rows])
+
+    async def _features_failed(self, request: _Request, arm: Arm, rows: list[int] | None, error: Exception) -> None:
+        """The candidate's own features could not be read: an error of the candidate, the champion answers."""
+        width = len(arm.loaded.service.columns)
+        n = request.call.n if rows is None else len(rows)
+        item = Item(np.full((n, width), np.nan), request.deadline, None)  # type: ignore[arg-type]  # nobody waits
+        item.values = [None] * n
+        item.errors = dict.fromkeys(range(n), f"{type(error).__name__}: {error}"[:500])
+        self._judge(request.plan, item)
+        fallen = await self._fall_back(request, item.errors, rows)
+        statuses = np.full((n, width), 3, dtype=np.uint8)
+        self._record(request, CANDIDATE, arm, rows, item.matrix, statuses, item, fallen)
+
+    async def _fall_back(self, request: _Request, errors: dict[int, str], rows: list[int] | None) -> dict[int, Value]:
+        """Return the champion's answers to the rows (positions in `rows`) that the candidate failed."""
+        bad = list(errors)
+        wanted = bad if rows is None else [rows[k] for k in bad]
+        champion = request.plan.champion
+        try:
+            matrix, _ = self._features(request, champion, wanted)
+        except Exception as error:
+            raise _store_failure(error) from error
+        item = await champion.loaded.batcher.submit(matrix, request.deadline)
+        if item.errors is not None:
+            request.error = next(iter(item.errors.values()))
+        return dict(zip(bad, item.values, strict=True))
+
+    def _judge(self, plan: ModelPlan, item: Item) -> None:
+        if item.gone:
+            self._vetoed(plan, VetoReason.HOST_GONE)
+        elif plan.breaker.record(failed=item.errors is not None):
+            self._vetoed(plan, VetoReason.FAILURES)
+
+    def _record(
+        self,
+        request: _Request,
+        assignment: Assignment,
+        arm: Arm,
+        rows: list[int] | None,
+        matrix: np.ndarray,
+        statuses: np.ndarray,
+        item: Item,
+        fallen: dict[int, Value],
+    ) -> None:
+        call, errors, plan = request.call, item.errors, request.plan
+        features = matrix.tolist()
+        total = (_ns() - request.started) // 1000
+        stages = ((request.parsed - request.started) // 1000, request.read // 1000, item.wait, item.run)
+        width = statuses.shape[1]
+        packed = statuses.tobytes()
+        units = call.units
+        for k in range(len(features)):
+            row = k if rows is None else rows[k]
+            rid = request.id if row == 0 else f"{request.id}#{row}"
+            unit = units[row] if isinstance(units, list) else units or request.id
+            error = errors.get(k) if errors is not None else None
+            value, version = item.values[k], arm.version
+            if k in fallen:
+                value, version = fallen[k], plan.champion.version
+            elif error is not None:
+                request.error = error
+            request.values[row], request.versions[row] = value, version
+            request.records.append(
+                Prediction(
+                    rid,
+                    plan.route.model,
+                    version,
+                    assignment.arm,
+                    plan.table,
+                    unit,
+                    request.at,
+                    {name: column[row] for name, column in call.columns.items()},
+                    features[k],
+                    packed[k * width : (k + 1) * width],
+                    value,
+                    error,
+                    k in fallen and value is not None,
+                    stages,
+                    total,
+                    assignment.control,
+                    assignment.why,
+                )
+            )
+            if error is None and plan.candidate is not None and assignment is not PINNED:
+                self._mirror(request, assignment, row, rid, unit)
+        self._slot.count(arm.index, total, len(features), error=errors is not None, fallback=bool(fallen))
+
+    def _mirror(self, request: _Request, assignment: Assignment, row: int, rid: str, unit: str) -> None:
+        plan = request.plan
+        if assignment is CANDIDATE:
+            other = plan.champion if plan.route.pair else None
+        else:
+            wanted = not plan.vetoed and mirrored(plan.route, unit) and not self._shared.kill_switch
+            other = plan.candidate if wanted else None
+        if other is None:
+            return
+        found = (request.features or {}).get(id(other.reader))
+        matrix = None
+        if found is not None:
+            matrix = found[0][row : row + 1]
+            matrix = matrix if other.pick is None else matrix[:, other.pick]
+        inputs = {name: column[row : row + 1] for name, column in request.call.columns.items()}
+        request.jobs.append(ShadowJob(plan, other, rid, unit, request.at, inputs, matrix))
+
+
+def _answer_of(request: _Request) -> Answer:
+    versions = request.versions
+    first = versions[0]
+    mixed = None if len(versions) == 1 or versions.count(first) == len(versions) else versions
+    return Answer(request.id, request.values, first, mixed, request.jobs or None)
+
+
+def _failure(cause: str) -> FlyballError:
+    if cause.startswith(DeadlineExceeded.__name__):
+        return DeadlineExceeded("the model gave no answer before the request's deadline; send it again or raise it")
+    return FlyballError(f"the model failed: {cause}")
+
+
+def _store_failure(error: Exception) -> FlyballError:
+    if isinstance(error, FlyballError):
+        return Unavailable(f"the features cannot be read: {error}")
+    return Unavailable(f"the features cannot be read: {type(error).__name__}: {error}")

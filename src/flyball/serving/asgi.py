@@ -1,0 +1,123 @@
+"""The few lines of ASGI that the gateway needs: read a body, know the caller, send bytes."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
+
+__all__ = [
+    "Message",
+    "Receive",
+    "Response",
+    "Scope",
+    "Send",
+    "allowed",
+    "error_response",
+    "json",
+    "read_body",
+    "send_response",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+_JSON = b"application/json"
+_encode = msgspec.json.encode
+
+
+@dataclass(slots=True)
+class Response:
+    """Status, body and type; `after` runs when the answer is sent."""
+
+    body: bytes
+    status: int = 200
+    type: bytes = _JSON
+    headers: list[tuple[bytes, bytes]] | None = None
+    after: Callable[[], None] | None = None
+
+
+def json(value: object, status: int = 200) -> Response:
+    """Return a JSON response."""
+    return Response(_encode(value), status)
+
+
+def error_response(error: Exception) -> Response:
+    """Return {"error": text} with the status that fits."""
+    match error:
+        case BadRequest():
+            status = error.status
+        case DeadlineExceeded():
+            status = 504
+        case Unavailable():
+            status = 503
+        case _:
+            status = 500
+    text = str(error) if isinstance(error, FlyballError) else f"internal error: {type(error).__name__}"
+    return json({"error": text}, status)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[bytes, ...] = (_JSON,)) -> bytes:
+    """Return a request's body.
+
+    Raises:
+        BadRequest: 413 for more than `limit` bytes, 415 for another content type, 400 when the caller went away.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            if value not in types and value.partition(b";")[0].strip().lower() not in types:
+                wanted = " or ".join(t.decode() for t in types)
+                raise BadRequest(f"content type {value.decode('latin-1')!r} is not understood; send {wanted}", 415)
+        elif name == b"content-length" and int(value) > limit:
+            raise _too_large(int(value), limit)
+        elif name == b"content-encoding" and value != b"identity":
+            raise BadRequest(f"content encoding {value.decode('latin-1')!r} is not understood; send plain bytes", 415)
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise BadRequest("the caller went away")
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        if len(body) > limit:
+            raise _too_large(len(body), limit)
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the caller went away")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise _too_large(size, limit)
+    return b"".join(parts)
+
+
+async def send_response(send: Send, response: Response) -> None:
+    """Send status, headers and body."""
+    headers = [(b"content-type", response.type), (b"content-length", b"%d" % len(response.body))]
+    if response.headers:
+        headers += response.headers
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body})
+
+
+def allowed(scope: Scope, key: bytes) -> bool:
+    """Return whether the caller sent `key` (Authorization: Bearer, or X-API-Key), compared in constant time."""
+    given = b""
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            given = value[7:].strip()
+        elif name == b"x-api-key":
+            given = value
+    return hmac.compare_digest(given, key)
+
+
+def _too_large(size: int, limit: int) -> BadRequest:
+    return BadRequest(f"the body has {size} bytes or more, at most {limit} are taken; send fewer rows at once", 413)

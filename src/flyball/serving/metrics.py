@@ -1,0 +1,62 @@
+"""Prometheus text from all slots of the shared map: any worker answers for the whole node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flyball.serving.slots import ARMS, ArmTotals, SharedMap, bucket_upper
+
+__all__ = ["render"]
+
+_STEPS = tuple(range(7, 96, 4))  # one bound per doubling, up to 8 s
+_COUNTERS: tuple[tuple[str, str, Callable[[ArmTotals], int]], ...] = (
+    ("flyball_requests_total", "Requests answered, by the arm they were assigned to.", lambda t: t.requests),
+    ("flyball_rows_total", "Rows in those requests.", lambda t: t.rows),
+    ("flyball_errors_total", "Requests in which the assigned arm failed.", lambda t: t.errors),
+    ("flyball_fallbacks_total", "Requests in which the champion answered for the candidate.", lambda t: t.fallbacks),
+)  # fmt: skip
+
+
+def render(shared: SharedMap) -> bytes:
+    """Return the node's metrics in the Prometheus text format, version 0.0.4."""
+    slots = [slot for slot in shared if slot.generation]
+    totals = [(slot.index, arm, slot.totals(index)) for slot in slots for index, arm in enumerate(ARMS)]
+    lines: list[str] = []
+    for name, text, value in _COUNTERS:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+        lines += [f'{name}{{worker="{w}",arm="{arm}"}} {value(t)}' for w, arm, t in totals]
+    lines += _histogram(totals)
+    for name, text, kind, numbers in (
+        ("flyball_shadow_sent_total", "Rows sent to the other arm after the answer.", "counter",
+         [(s.index, s.shadow_sent) for s in slots]),
+        ("flyball_shadow_dropped_total", "Shadow rows dropped under pressure.", "counter",
+         [(s.index, s.shadow_dropped) for s in slots]),
+        ("flyball_log_dropped_total", "Records the prediction log could not take.", "counter",
+         [(s.index, s.log_dropped) for s in slots]),
+        ("flyball_table_acknowledged", "Routing table that the worker serves.", "gauge",
+         [(s.index, s.acknowledged) for s in slots]),
+        ("flyball_worker_up", "Whether a process owns the slot.", "gauge", [(s.index, int(s.pid > 0)) for s in slots]),
+        ("flyball_worker_veto", "Reason code of the worker's veto, 0 for none.", "gauge",
+         [(s.index, int(s.veto.reason) if s.veto else 0) for s in slots]),
+        ("flyball_worker_generation", "Owners the slot has had.", "counter", [(s.index, s.generation) for s in slots]),
+    ):  # fmt: skip
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        lines += [f'{name}{{worker="{w}"}} {number}' for w, number in numbers]
+    lines += ["# HELP flyball_table_version Routing table that is wanted.", "# TYPE flyball_table_version gauge"]
+    lines += [f"flyball_table_version {shared.table_version}", "# HELP flyball_kill_switch Candidate traffic is off."]
+    lines += ["# TYPE flyball_kill_switch gauge", f"flyball_kill_switch {int(shared.kill_switch)}"]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _histogram(totals: list[tuple[int, str, ArmTotals]]) -> list[str]:
+    name = "flyball_request_seconds"
+    lines = [f"# HELP {name} Time from admission to answer.", f"# TYPE {name} histogram"]
+    for worker, arm, t in totals:
+        label = f'worker="{worker}",arm="{arm}"'
+        lines += [
+            f'{name}_bucket{{{label},le="{bucket_upper(step) / 1e6:g}"}} {sum(t.buckets[: step + 1])}'
+            for step in _STEPS[:-1]
+        ]
+        lines.append(f'{name}_bucket{{{label},le="+Inf"}} {sum(t.buckets)}')
+        lines += [f"{name}_sum{{{label}}} {t.micros / 1e6:.6f}", f"{name}_count{{{label}}} {sum(t.buckets)}"]
+    return lines
