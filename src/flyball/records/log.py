@@ -46,5 +46,4 @@ def follow(root: Path, cursor: Cursor) -> list[Batch]:
 
 def read_range(root: Path, segment: str, start: int, end: int) -> list[Batch]:
     """Return the frames of one segment within bytes [start, end)."""
-    frames = read_frames(root / segment, start)
-    return [Batch(segment, f.start, f.end, decode(f.payload)) for f in frames if f.end <= end]
+    return [Batch(segment, f.start, f.end, decode(f.payload)) for f in read_frames(root / segment, start, end)]

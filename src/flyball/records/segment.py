@@ -89,22 +89,22 @@ class SegmentWriter:
         self._offset = 0
 
 
-def read_frames(path: Path, start: int = 0) -> Iterator[Frame]:
-    """Yield the complete, uncorrupted frames from byte `start` on; stop at the first that is neither."""
+def read_frames(path: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:
+    """Yield the complete, uncorrupted frames within bytes [start, end); stop at the first that is neither."""
     with path.open("rb") as file:
         file.seek(start)
-        data = file.read()
+        data = file.read() if end is None else file.read(end - start)
     at = 0
     while at + HEADER.size <= len(data):
         length, checksum = HEADER.unpack_from(data, at)
-        end = at + HEADER.size + length
-        if length > _MAX_FRAME or end > len(data):
+        after = at + HEADER.size + length
+        if length > _MAX_FRAME or after > len(data):
             return
-        payload = data[at + HEADER.size : end]
+        payload = data[at + HEADER.size : after]
         if xxhash.xxh3_64_intdigest(payload) != checksum:
             return
-        yield Frame(payload, start + at, start + end)
-        at = end
+        yield Frame(payload, start + at, start + after)
+        at = after
 
 
 def torn_bytes(path: Path) -> int:

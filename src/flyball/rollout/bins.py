@@ -7,9 +7,10 @@ id, and a row with a pair waits for both answers and the outcome, whatever their
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 import xxhash
@@ -24,7 +25,7 @@ __all__ = ["CANDIDATE", "CONTROL", "Allocation", "Bin", "Binner", "Counts", "Fai
 CANDIDATE, CONTROL = 0, 1
 SECOND = 1_000_000
 _KEEP_ROWS = 500_000  # rows waiting for an outcome; the oldest go first
-_NOT_RANDOM = frozenset({"header", "veto", "kill switch"})  # assignments that nobody drew
+_NOT_RANDOM = frozenset({"header", "veto", "kill switch", "version"})  # assignments that nobody drew
 
 
 class Allocation(msgspec.Struct, frozen=True, array_like=True):
@@ -175,7 +176,7 @@ class Binner:
         self._count(into, index, arm, unit, p.at, failed=failed)
         if self._slow_rails and not failed and (arm == CANDIDATE or p.control):
             self._latency(into, index, arm, unit, p)
-        if self._joins and not failed and isinstance(p.value, float | int):
+        if self._joins and not failed and _number(p.value):
             self._wait(p, index, arm, unit)
 
     def _shadow(self, s: Shadow) -> None:
@@ -189,13 +190,15 @@ class Binner:
         waiting = self._waiting.get(s.id)
         if waiting is None or not waiting.paired:
             return
-        if s.error is not None or not isinstance(s.value, float | int):
+        if s.error is not None or not _number(s.value):
             waiting.paired = False
         else:
-            waiting.other = float(s.value)
+            waiting.other = float(s.value)  # type: ignore[arg-type]  # _number checked it
         self._finish(s.id, waiting, s.at // SECOND)
 
     def _outcome(self, o: Outcome, latest: int) -> None:
+        if not _number(o.value):
+            return
         waiting = self._waiting.get(o.id)
         if waiting is not None:
             if waiting.truth is None:  # the first outcome counts: a verdict does not change afterwards
@@ -241,7 +244,7 @@ class Binner:
     def _wait(self, p: Prediction, index: int, arm: int, unit: int) -> None:
         allocation = self.allocations[index]
         paired = allocation.kind == "shadow" or (allocation.pair and arm == CANDIDATE)
-        value = float(p.value)  # type: ignore[arg-type]  # the caller checked that it is a number
+        value = float(p.value)  # type: ignore[arg-type]  # _number checked it
         waiting = _Waiting(index, unit, arm, value, paired, truth=self._early.pop(p.id, None))
         self._waiting[p.id] = waiting
         if len(self._waiting) > _KEEP_ROWS:
@@ -262,6 +265,5 @@ def unit_hash(unit: str) -> int:
     return (xxhash.xxh3_64_intdigest(unit.encode()) >> 1) or 1
 
 
-def newest(bins: Sequence[Bin]) -> int:
-    """Return the newest record time in some bins, 0 when there is none."""
-    return max((b.newest for b in bins), default=0)
+def _number(value: object) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)

@@ -20,6 +20,7 @@ from flyball.experiments.eprocess import OddsProcess, odds
 from flyball.experiments.srm import ratio_e_value
 from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Counts, Failure, Row
 from flyball.rollout.definitions import SLOW_SHARE
+from flyball.rollout.routing import cut
 from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, GuardrailSpec, Phase, RolloutSpec
 from flyball.units import from_micros, micros
 
@@ -126,7 +127,7 @@ class Ledger:
         """Return what is known now about a rollout in `phase` with `share` of the traffic."""
         kind = "shadow" if phase is Phase.SHADOW else "step"
         pairs = list(zip(self._allocations, self._stretches, strict=True))
-        here = [s for a, s in pairs if a.kind == kind and (kind == "shadow" or a.share == share)]
+        here = [s for a, s in pairs if a.kind == kind and (kind == "shadow" or cut(a.share) == cut(share))]
         totals = [sum(s.requests[arm] for s in self._stretches) for arm in (CANDIDATE, CONTROL)]
         first = next((a for a in self._accounts if isinstance(a, _Rate) and a.rail.kind == "errors"), None)
         episodes = first.failed if first is not None else self._errors
@@ -139,7 +140,7 @@ class Ledger:
             newest=from_micros(self._newest) if self._newest else None,
             vetoed=vetoed or self._veto,
             incident=self._incident(),
-            mismatch=any(_mismatch(a, s) for a, s in pairs if a.kind == "step" and a.share == share),
+            mismatch=any(_mismatch(a, s) for a, s in pairs if a.kind == "step" and cut(a.share) == cut(share)),
         )
 
     def _incident(self) -> bool:

@@ -1,0 +1,292 @@
+"""Bring every active rollout one safe act further: observe, decide, act, persist, in this order.
+
+The surprise: acts come before the status is written, so a crash between them leaves a routing table that is ahead of
+the status. The next pass recognises that table and adopts it (`adopt`) instead of acting twice or going back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from flyball.errors import ConflictError, FenceLost, Refused, RevisionConflict
+from flyball.records.log import Batch
+from flyball.rollout.decide import apply, decide
+from flyball.rollout.evidence import snapshot
+from flyball.rollout.live import Live
+from flyball.rollout.ports import RolloutStore, Routes
+from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef, cut
+from flyball.rollout.tables import route_for, table_for
+from flyball.rollout.types import TERMINAL, Decision, Evidence, Phase, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.units import to_micros
+
+__all__ = ["Reconciler", "adopt", "order", "start"]
+
+_EVENTS = {
+    "start_shadow": "ShadowStarted", "set_step": "WeightsChanged", "pause": "Paused", "resume": "Resumed",
+    "roll_back": "RollbackStarted", "finish_rollback": "RolledBack", "promote": "Promoted",
+}  # fmt: skip
+_CAUSES: dict[str, Literal["promote", "rollout", "rollback"]] = {
+    "promote": "promote", "roll_back": "rollback", "finish_rollback": "rollback",
+}  # fmt: skip
+_ACTS_PER_PASS = 4
+Done = Callable[[str, str, datetime], None]
+
+
+class Reconciler:
+    """Act on all rollouts that are not finished.
+
+    Args:
+        store: Specs, statuses, events.
+        routes: The routing table in force.
+        log_root: The prediction log, for gaps and takeovers.
+        evidence_root: Folder of all rollouts' evidence.
+        refs: Returns where a version lies: (model, version) -> VersionRef.
+        promoted: Called once or more after the table made (model, version) the champion, at a domain time.
+        rolled_back: Called once or more after traffic left (model, version).
+        vetoes: Returns a worker's veto of a rollout's candidate, "" when there is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: RolloutStore,
+        routes: Routes,
+        log_root: Path,
+        evidence_root: Path,
+        refs: Callable[[str, str], VersionRef],
+        promoted: Done,
+        rolled_back: Done,
+        vetoes: Callable[[str], str] | None = None,
+    ) -> None:
+        self._store, self._routes = store, routes
+        self._log_root, self._evidence_root = log_root, evidence_root
+        self._refs, self._promoted, self._rolled_back = refs, promoted, rolled_back
+        self._vetoes = vetoes
+        self._live: dict[str, Live] = {}
+
+    def step(self, batches: list[Batch], now: datetime, fence: int) -> list[RolloutEvent]:
+        """Take new log batches into account and do everything that is due at `now`.
+
+        Args:
+            batches: What the log gained since the last call; batches seen before do no harm.
+            now: Domain time.
+            fence: The lease's fence; another one than before means a takeover, and the state is rebuilt.
+
+        Returns:
+            The events that were recorded.
+
+        Raises:
+            FenceLost: a newer controller acts; stop.
+        """
+        active = self._store.list(active=True)
+        self._forget({status.id for _, status in active})
+        events: list[RolloutEvent] = []
+        for spec, status in active:
+            try:
+                self._reconcile(spec, status, batches, now, fence, events)
+            except FenceLost:
+                self.close()
+                raise
+            except RevisionConflict:  # an order came in between, or the table moved; the next pass sees it
+                continue
+        return events
+
+    def evidence(self, rollout: str, now: datetime) -> Evidence | None:
+        """Return the evidence of a rollout that this controller follows."""
+        live = self._live.get(rollout)
+        return None if live is None else live.evidence(self._store.get(rollout)[1], now)
+
+    def close(self) -> None:
+        """Forget everything in memory; the next step rebuilds it from the evidence log."""
+        self._forget(set())
+
+    def _reconcile(
+        self, spec: RolloutSpec, status: RolloutStatus, batches: list[Batch], now: datetime, fence: int,
+        events: list[RolloutEvent],
+    ) -> None:  # fmt: skip
+        live = self._open(spec, status, fence)
+        table = self._routes.current()
+        route = table.models.get(status.model)
+        if route is None:
+            return
+        live.ensure_split(route, table.version, status.id)
+        live.fold(batches, now)
+        for _ in range(_ACTS_PER_PASS):
+            vetoed = self._vetoes(status.id) if self._vetoes is not None else ""
+            evidence = live.evidence(status, now, vetoed=vetoed)
+            decision = _choose(spec, status, evidence, route, now)
+            if decision.action == "wait":
+                break
+            live.decided(status, decision, now, vetoed)
+            target = apply(spec, status, decision, now)
+            table, route = self._act(status, target, decision, table, route, now, fence)
+            happened = _events(status, decision, evidence, now)
+            status = self._persist(target, live, evidence, fence, happened)
+            events += happened
+            live.ensure_split(route, table.version, status.id)
+        else:
+            return
+        table, route = self._settle(status, table, route, now, fence)
+        live.ensure_split(route, table.version, status.id)
+        if status.phase not in TERMINAL and (status.bins, status.cursor) != (live.ledger.bins, live.cursor):
+            self._persist(status, live, evidence, fence, [])
+
+    def _open(self, spec: RolloutSpec, status: RolloutStatus, fence: int) -> Live:
+        live = self._live.get(status.id)
+        if live is None or live.fence != fence:
+            if live is not None:
+                live.close()
+            folder = self._evidence_root / status.id
+            live = Live.open(spec, status, log_root=self._log_root, folder=folder, fence=fence)
+            self._live[status.id] = live
+        return live
+
+    def _forget(self, active: set[str]) -> None:
+        for gone in self._live.keys() - active:
+            self._live.pop(gone).close()
+
+    def _act(
+        self, status: RolloutStatus, target: RolloutStatus, decision: Decision, table: RoutingTable, route: ModelRoute,
+        now: datetime, fence: int,
+    ) -> tuple[RoutingTable, ModelRoute]:  # fmt: skip
+        table, route = self._settle(target, table, route, now, fence, cause=_CAUSES.get(decision.action, "rollout"))
+        if decision.action == "promote":
+            self._promoted(status.model, status.candidate, now)
+        if decision.action == "finish_rollback":
+            self._rolled_back(status.model, status.candidate, now)
+        return table, route
+
+    def _settle(
+        self, status: RolloutStatus, table: RoutingTable, route: ModelRoute, now: datetime, fence: int,
+        cause: Literal["promote", "rollout", "rollback"] = "rollout",
+    ) -> tuple[RoutingTable, ModelRoute]:  # fmt: skip
+        """Make the table say what the status says; nothing happens when it does already."""
+        phase = (status.resume or Phase.PENDING) if status.phase is Phase.PAUSED else status.phase
+        candidate = self._ref(status, route, phase)
+        wanted = route_for(route, rollout=status.id, candidate=candidate, phase=phase, share=status.share)
+        if wanted == route:
+            return table, route
+        following = table_for(table, wanted, now=to_micros(now), fence=fence, cause=cause)
+        self._routes.commit(following, expected=table.version, fence=fence)
+        return following, wanted
+
+    def _ref(self, status: RolloutStatus, route: ModelRoute, phase: Phase) -> VersionRef:
+        for known in (route.candidate, route.champion):
+            if known is not None and known.version == status.candidate:
+                return known
+        if phase in {Phase.ROLLING_BACK, Phase.ROLLED_BACK, Phase.PENDING}:
+            return route.champion  # not looked at: these phases have no candidate
+        return self._refs(status.model, status.candidate)
+
+    def _persist(
+        self, status: RolloutStatus, live: Live, evidence: Evidence, fence: int, events: list[RolloutEvent]
+    ) -> RolloutStatus:
+        known = replace(
+            status, cursor=dict(live.cursor), bins=live.ledger.bins, state={"evidence": snapshot(evidence)}
+        )  # fmt: skip
+        return self._store.save(known, expected=status.revision, fence=fence, events=events)
+
+
+def adopt(spec: RolloutSpec, status: RolloutStatus, route: ModelRoute) -> Decision | None:
+    """Return the decision that the routing table in force shows to have been acted on, or made by somebody else."""
+    if status.phase in TERMINAL or status.phase is Phase.ROLLING_BACK:
+        return None
+    if route.champion.version == status.candidate:
+        return Decision("promote", "the routing table already has it as champion", share=1.0, guardrail="table")
+    if route.champion.version != status.champion:
+        reason = f"the champion became {route.champion.version} while this rollout ran against {status.champion}"
+        return Decision("roll_back", reason, guardrail="table")
+    exposed = status.phase if status.phase is not Phase.PAUSED else status.resume
+    if exposed in {Phase.SHADOW, Phase.STEP} and route.rollout != status.id:
+        return Decision("roll_back", "the candidate is no longer in the routing table", guardrail="table")
+    return None
+
+
+def _choose(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, route: ModelRoute, now: datetime) -> Decision:
+    decision = decide(spec, status, evidence, now)
+    if decision.action in {"roll_back", "finish_rollback"}:
+        return decision
+    following = status.step + 1
+    ahead = (
+        status.phase in {Phase.SHADOW, Phase.STEP}
+        and following < len(spec.steps)
+        and route.candidate_cut == cut(spec.steps[following])
+    )
+    if decision.action == "wait" and ahead and route.rollout == status.id:
+        reason = f"the routing table already has step {following + 1}"
+        return Decision("set_step", reason, step=following, share=spec.steps[following], guardrail="table")
+    return adopt(spec, status, route) or decision
+
+
+def start(
+    store: RolloutStore,
+    spec: RolloutSpec,
+    *,
+    model: str,
+    candidate: str,
+    champion: str,
+    now: datetime,
+    cause: str = "manual",
+    actor: str = "",
+    skip_shadow: bool = False,
+    fence: int | None = None,
+) -> RolloutStatus:
+    """Record a new rollout; the next reconcile begins it.
+
+    Raises:
+        Refused: the candidate is the champion.
+        ConflictError: the model has a rollout that is not finished.
+    """
+    if candidate == champion:
+        raise Refused(f"{model} {candidate} is the champion already; a rollout needs another version")
+    status = RolloutStatus(
+        id=f"{model}-{candidate}-{now:%Y%m%dT%H%M%S%f}", model=model, candidate=candidate, champion=champion,
+        phase=Phase.PENDING, revision=0, created=now, entered=now, cause=cause, actor=actor, skip_shadow=skip_shadow,
+    )  # fmt: skip
+    store.create(spec, status)
+    _, status = store.get(status.id)
+    details = {"candidate": candidate, "champion": champion, "cause": cause, "actor": actor, "skip_shadow": skip_shadow}
+    reason = f"{candidate} wants the place of {champion}" + ("; the shadow phase is skipped" if skip_shadow else "")
+    event = RolloutEvent(status.id, now, "RolloutStarted", reason, details)
+    return store.save(status, expected=status.revision, fence=fence, events=[event])
+
+
+def order(
+    store: RolloutStore,
+    rollout: str,
+    wanted: Literal["run", "pause", "promote", "abort"],
+    *,
+    now: datetime,
+    reason: str = "",
+    actor: str = "",
+) -> RolloutStatus:
+    """Record a person's order; the next reconcile obeys it unless the evidence says harm.
+
+    Raises:
+        Refused: the rollout is finished.
+        ConflictError: the status kept changing while we tried.
+    """
+    for _ in range(20):
+        _, status = store.get(rollout)
+        if status.phase in TERMINAL:
+            raise Refused(f"rollout {rollout} is over ({status.phase}); start a new one")
+        event = RolloutEvent(rollout, now, "OrderGiven", reason or wanted, {"wanted": wanted, "actor": actor})
+        ordered = replace(status, wanted=wanted, reason=reason)
+        try:
+            return store.save(ordered, expected=status.revision, fence=None, events=[event])
+        except RevisionConflict:
+            continue
+    raise ConflictError(f"rollout {rollout} kept changing while {wanted!r} was recorded; try again")
+
+
+def _events(status: RolloutStatus, decision: Decision, evidence: Evidence, now: datetime) -> list[RolloutEvent]:
+    details = {"step": decision.step, "share": decision.share, "guardrail": decision.guardrail,
+               "from": str(status.phase), "evidence": snapshot(evidence)}  # fmt: skip
+    events = []
+    if decision.action == "roll_back" and decision.guardrail not in {"abort", "table", "veto"}:
+        events.append(RolloutEvent(status.id, now, "GuardrailBreached", decision.reason, details))
+    return [*events, RolloutEvent(status.id, now, _EVENTS[decision.action], decision.reason, details)]
