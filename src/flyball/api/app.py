@@ -138,7 +138,7 @@ class _Api:
         project = self._control.project
         await self._control.order(
             lambda: project.rollout(asked.model, asked.version).start(
-                skip_shadow=asked.skip_shadow, reason=asked.reason, actor="api"
+                skip_shadow=asked.skip_shadow, cause=asked.reason or "manual", actor="api"
             )
         )
         found = await self._control.work(lambda: project.database.rollouts.list(asked.model, active=True))
@@ -153,7 +153,7 @@ class _Api:
 
         def give() -> Any:
             _, status = project.database.rollouts.get(name)
-            getattr(project.rollout(status.model, status.candidate), order)(reason=reason, actor="api")
+            getattr(project.rollout(status.model, status.candidate), order)(reason)
             return project.database.rollouts.get(name)[1]
 
         return {"status": await self._control.order(give)}

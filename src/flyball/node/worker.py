@@ -148,10 +148,12 @@ async def _open_store(config: Config) -> OnlineStore:
 
     for pause in _pauses(_STORE_WAIT):
         try:
-            return LMDBStore(config.layout.online, config.settings.online.map_size, readonly=True)
+            store: OnlineStore = LMDBStore(config.layout.online, config.settings.online.map_size, readonly=True)
         except FlyballError as error:
             last = error
             await asyncio.sleep(pause)
+        else:
+            return store
     raise Unavailable(f"the online store did not appear within {_STORE_WAIT:.0f} s ({last}); look into ingest.log")
 
 
