@@ -1,0 +1,150 @@
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError
+from flyball.layout import Layout
+from flyball.node.host import Host
+from flyball.node.ipc import PeerGone, Server
+from flyball.node.remote import RemoteHost
+from flyball.node.tables import host_name
+from flyball.rollout.routing import VersionRef
+
+REF = VersionRef("v2", "/artifacts/eta/v2", "ab" * 32, trusted=False)
+
+
+class Model:
+    def __init__(self):
+        self.sizes = []
+        self.hold = threading.Event()
+        self.hold.set()
+
+    def predict(self, matrix):
+        self.hold.wait(5)
+        self.sizes.append(len(matrix))
+        if (matrix[:, 0] < 0).any():
+            raise ValueError("negative distance")
+        return matrix.sum(axis=1)
+
+
+def play(tmp_path, load, story):
+    layout = Layout(tmp_path, tmp_path)
+
+    async def main():
+        host = Host(load)
+        await host.start()
+        server = Server(layout.socket(host_name(REF.digest)), {"predict": host.predict, "info": host.info})
+        await server.start()
+        remote = RemoteHost(layout, REF)
+        try:
+            return await story(host, server, remote)
+        finally:
+            remote.close()
+            await server.close(drain=0.1)
+
+    return asyncio.run(main())
+
+
+def soon(seconds=5.0):
+    return time.monotonic() + seconds
+
+
+def test_requests_that_came_during_a_batch_make_the_next_one(tmp_path):
+    model = Model()
+    model.hold.clear()
+
+    async def story(host, server, remote):
+        calls = [asyncio.create_task(remote.predict(np.full((1, 2), float(i)), soon())) for i in range(20)]
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        return await asyncio.gather(*calls)
+
+    answers = play(tmp_path, lambda: model.predict, story)
+    assert [a.tolist() for a in answers] == [[2.0 * i] for i in range(20)]
+    assert len(model.sizes) <= 3
+    assert sum(model.sizes) == 20
+
+
+def test_a_bad_row_does_not_fail_its_neighbours(tmp_path):
+    model = Model()
+    model.hold.clear()
+
+    async def story(host, server, remote):
+        rows = [1.0, -1.0, 2.0]
+        calls = [asyncio.create_task(remote.predict(np.full((1, 1), r), soon())) for r in rows]
+        await asyncio.sleep(0.05)
+        model.hold.set()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    good, bad, other = play(tmp_path, lambda: model.predict, story)
+    assert (good.tolist(), other.tolist()) == ([1.0], [2.0])
+    assert isinstance(bad, FlyballError)
+    assert "negative distance" in str(bad)
+
+
+def test_a_version_that_cannot_be_loaded_answers_with_the_reason(tmp_path):
+    def load():
+        raise IntegrityError("model.skops is not the file that was registered")
+
+    async def story(host, server, remote):
+        with pytest.raises(IntegrityError, match="not the file that was registered"):
+            await remote.predict(np.ones((1, 1)), soon())
+
+    play(tmp_path, load, story)
+
+
+def test_a_hung_model_costs_a_deadline_and_shows_as_stuck(tmp_path, monkeypatch):
+    monkeypatch.setattr("flyball.node.host._STUCK", 0.05)
+    model = Model()
+    model.hold.clear()
+
+    async def story(host, server, remote):
+        with pytest.raises(DeadlineExceeded):
+            await remote.predict(np.ones((1, 1)), soon(0.1))
+        stuck = not host.alive()
+        model.hold.set()
+        return stuck
+
+    assert play(tmp_path, lambda: model.predict, story)
+
+
+def test_a_request_whose_deadline_passed_in_the_queue_is_not_computed(tmp_path):
+    model = Model()
+    model.hold.clear()
+
+    async def story(host, server, remote):
+        first = asyncio.create_task(remote.predict(np.ones((1, 1)), soon()))
+        await asyncio.sleep(0.02)
+        with pytest.raises(DeadlineExceeded):
+            await remote.predict(np.ones((3, 1)), soon(0.05))
+        model.hold.set()
+        await first
+        await remote.predict(np.ones((2, 1)), soon())
+
+    play(tmp_path, lambda: model.predict, story)
+    assert model.sizes == [1, 2]
+
+
+def test_a_host_that_is_not_there_is_an_error_at_once(tmp_path):
+    async def story(host, server, remote):
+        await remote.predict(np.ones((1, 1)), soon())
+        await server.close(drain=0)
+        while remote.connected:
+            await asyncio.sleep(0.001)
+        started = time.monotonic()
+        with pytest.raises(PeerGone):
+            await remote.predict(np.ones((1, 1)), soon())
+        return time.monotonic() - started
+
+    assert play(tmp_path, lambda: Model().predict, story) < 0.05
+
+
+def test_a_wrong_number_of_answers_is_an_error(tmp_path):
+    async def story(host, server, remote):
+        with pytest.raises(FlyballError, match="2 rows to 3"):
+            await remote.predict(np.ones((3, 1)), soon())
+
+    play(tmp_path, lambda: lambda matrix: np.ones(2), story)
