@@ -1,0 +1,69 @@
+"""One handle on everything the control database keeps, store by store."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from flyball.control.audit import Audit
+from flyball.control.datasets import Datasets
+from flyball.control.deployments import Deployments
+from flyball.control.engine import Gate, engine_for
+from flyball.control.leases import Leases
+from flyball.control.loop import Loop
+from flyball.control.monitors import Monitors
+from flyball.control.outbox import Outbox
+from flyball.control.rollouts import Rollouts
+from flyball.control.routing import RoutingStore
+from flyball.control.runs import Runs
+from flyball.control.schema import ensure_schema
+from flyball.control.versions import Versions
+
+__all__ = ["Database", "connect"]
+
+
+class Database:
+    """The stores of one control database; safe to share between threads, not across a fork."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.versions = Versions(gate)
+        self.datasets = Datasets(gate)
+        self.runs = Runs(gate)
+        self.rollouts = Rollouts(gate)
+        self.monitors = Monitors(gate)
+        self.loop = Loop(gate)
+        self.leases = Leases(gate)
+        self.routing = RoutingStore(gate)
+        self.deployments = Deployments(gate)
+        self.audit = Audit(gate)
+        self.outbox = Outbox(gate)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._gate.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(url: str) -> Database:
+    """Open a control database, creating or migrating its tables first when needed.
+
+    Args:
+        url: sqlite:///PATH (or a bare path) or postgresql://USER@HOST/NAME.
+
+    Raises:
+        SchemaTooNew: a newer flyball wrote it.
+        Unavailable: it cannot be opened.
+        ConfigError: the URL names no database flyball can use.
+    """
+    engine = engine_for(url)
+    try:
+        ensure_schema(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Database(Gate(engine))
