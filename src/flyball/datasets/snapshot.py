@@ -7,7 +7,7 @@ request is made, else the holdout would judge a model that could not have existe
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from flyball.datasets.definitions import Examples, Label
 from flyball.datasets.examples import ExampleRows, read_examples
 from flyball.datasets.files import content_digest, write_dataset
 from flyball.datasets.types import DatasetManifest, TrainingSet
+from flyball.datasets.ports import DatasetStore
 from flyball.errors import SourceError
 from flyball.features.ports import OfflineEngine
 from flyball.features.spec import FeatureService, digest_of
@@ -24,7 +25,7 @@ from flyball.units import from_micros, micros
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MIN_HOLDOUT", "MIN_TRAIN", "build_snapshot", "holdout_rows", "split"]
+__all__ = ["MIN_HOLDOUT", "MIN_TRAIN", "build", "build_snapshot", "holdout_rows", "split"]
 
 MIN_TRAIN, MIN_HOLDOUT = 20, 5  # rows below which there is nothing to learn or to judge
 _NOTHING, _TRAIN, _HOLDOUT = -1, 0, 1
@@ -79,6 +80,65 @@ def build_snapshot(
         rejected=rows.rejected, poisoned=poisoned, path=path.relative_to(layout.state).as_posix(),
     )  # fmt: skip
     return TrainingSet(table, manifest, service.names)
+
+
+class Wanted(Protocol):
+    """Be what a training plan says about its data."""
+
+    @property
+    def examples(self) -> Examples:
+        """The past requests."""
+        ...
+
+    @property
+    def label(self) -> Label:
+        """Their later truth."""
+        ...
+
+    @property
+    def service(self) -> FeatureService:
+        """The features to look up."""
+        ...
+
+    @property
+    def holdout(self) -> float:
+        """Newest share that no training sees."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+
+class Place(Protocol):
+    """Be where a training set is built: engine, store of manifests, folders."""
+
+    @property
+    def engine(self) -> OfflineEngine:
+        """Moves the rows."""
+        ...
+
+    @property
+    def datasets(self) -> DatasetStore:
+        """Keeps manifests and poisoned stretches."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Where files go."""
+        ...
+
+
+def build(plan: Wanted, context: Place, *, until: datetime, code: str, train_on: timedelta) -> TrainingSet:
+    """Build, write and record the training set that a run looking back from `until` would use."""
+    data = build_snapshot(
+        context.engine, examples=plan.examples, label=plan.label, service=plan.service, train_on=train_on,
+        holdout=plan.holdout, until=until, code=code, layout=context.layout,
+        poisoned=tuple(context.datasets.poisoned(plan.model)),
+    )  # fmt: skip
+    context.datasets.add(data.manifest)
+    return data
 
 
 def split(at: np.ndarray, known: np.ndarray, holdout: float) -> tuple[np.ndarray, int]:

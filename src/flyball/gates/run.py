@@ -17,7 +17,7 @@ from flyball.registry.evaluation import Evaluation
 if TYPE_CHECKING:
     from flyball.registry.artifacts import LoadedModel
 
-__all__ = ["measure_latency", "read_report", "report_json", "run_gate"]
+__all__ = ["measure_latency", "read_report", "run_gate"]
 
 _WARM = 50
 _BUDGET = 3.0  # seconds after which timing stops, however few calls were made
@@ -58,12 +58,6 @@ def measure_latency(
         predict(row)
         spent.append(time.perf_counter() - start)
     return np.array(spent)
-
-
-def report_json(report: GateReport) -> bytes:
-    """Return the report as JSON with its verdict written out."""
-    body = msgspec.to_builtins(report) | {"verdict": str(report.verdict)}
-    return msgspec.json.encode(body, order="deterministic")
 
 
 def read_report(path: Path) -> GateReport:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+import msgspec
+
 from flyball.units import Margin
 
 __all__ = ["Check", "GateReport", "GateSpec", "Verdict"]
@@ -50,6 +52,11 @@ class GateReport:
     def verdict(self) -> Verdict:
         """The worst verdict of all checks."""
         return Verdict.worst([c.verdict for c in self.checks])
+
+    def to_json(self) -> bytes:
+        """Return the report as JSON with its verdict written out."""
+        body = msgspec.to_builtins(self) | {"verdict": str(self.verdict)}
+        return msgspec.json.encode(body, order="deterministic")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,19 @@ import numpy as np
 
 from flyball.errors import InputError, IntegrityError, Untrusted
 from flyball.registry.code import PREFIX, install_code
-from flyball.registry.formats import FILE_NAMES, deserialize
+from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
 from flyball.registry.types import Manifest
 
-__all__ = ["LoadedModel", "Predictor", "file_digest", "load_version", "read_manifest", "requirements", "write_artifact"]
+__all__ = [
+    "LoadedModel",
+    "Predictor",
+    "ensure_signing_key",
+    "file_digest",
+    "load_version",
+    "read_manifest",
+    "requirements",
+    "write_artifact",
+]
 
 MANIFEST = "manifest.json"
 _NAMES_WARNING = "X does not have valid feature names"

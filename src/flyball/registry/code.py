@@ -43,9 +43,9 @@ def project_files(root: Path, state: Path | None = None) -> Iterator[Path]:
     yield from sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def code_digest(root: Path, state: Path | None = None) -> str:
+def code_digest(root: Path, layout: Layout | None = None) -> str:
     """Return the SHA-256 over names and bytes of the project's Python files."""
-    return _digest_of({path.relative_to(root).as_posix(): path.read_bytes() for path in project_files(root, state)})
+    return _digest_of(_read(root, layout))
 
 
 def snapshot_code(root: Path, layout: Layout) -> str:
@@ -54,7 +54,7 @@ def snapshot_code(root: Path, layout: Layout) -> str:
     Raises:
         IntegrityError: the snapshot of that digest was changed after it was written.
     """
-    files = {path.relative_to(root).as_posix(): path.read_bytes() for path in project_files(root, layout.state)}
+    files = _read(root, layout)
     digest = _digest_of(files)
     target = layout.code / digest
     if target.exists():
@@ -107,16 +107,19 @@ def load_definitions(folder: Path, module_file: str) -> ModuleType:
 def install_code(folder: Path) -> str:
     """Make a code folder importable and return the name of its package, `flyball_code_` and 16 digits of the digest.
 
+    A project's root is named `flyball_code_live_...`, apart from the snapshot of the same content, because it may change.
+
     Raises:
         IntegrityError: the folder is a snapshot whose content does not fit its digest.
     """
     folder = folder.resolve()
-    digest = folder.name if _DIGEST.fullmatch(folder.name) else code_digest(folder)
-    package = PREFIX + digest[:16]
+    kept = _DIGEST.fullmatch(folder.name) is not None
+    digest = folder.name if kept else code_digest(folder)
+    package = PREFIX + ("" if kept else "live_") + digest[:16]
     with _installing:
         if package in sys.modules:
             return package
-        if folder.name == digest:
+        if kept:
             _verify(folder)
         module = ModuleType(package, f"Code snapshot {digest}.")
         module.__path__ = [str(folder)]
@@ -192,6 +195,11 @@ def _wanted(folder: Path, state: Path | None) -> bool:
     if folder.name.startswith(".") or folder.name in _SKIP or (folder / "pyvenv.cfg").exists():
         return False
     return state is None or folder.resolve() != state.resolve()
+
+
+def _read(root: Path, layout: Layout | None) -> dict[str, bytes]:
+    state = None if layout is None else layout.state
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in project_files(root, state)}
 
 
 def _digest_of(files: Mapping[str, bytes]) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from flyball.errors import IntegrityError, StageFailed, Untrusted
 from flyball.layout import Layout
 
-__all__ = ["ALLOWED", "FILE_NAMES", "deserialize", "serialize", "sign", "signing_key"]
+__all__ = ["ALLOWED", "FILE_NAMES", "deserialize", "ensure_signing_key", "serialize", "sign"]
 
 Format = Literal["skops", "pickle"]
 FILE_NAMES: dict[str, str] = {"skops": "model.skops", "pickle": "model.pkl"}
@@ -28,6 +28,7 @@ FILE_NAMES: dict[str, str] = {"skops": "model.skops", "pickle": "model.pkl"}
 # Beyond what skops itself trusts (scikit-learn's public estimators, numpy, scipy): parts of fitted scikit-learn models.
 # These are plain holders of arrays; a file of ours is opened only after its SHA-256 was compared with the registry's.
 ALLOWED = frozenset({
+    "numpy.dtype",
     "sklearn._loss.link.IdentityLink", "sklearn._loss.link.Interval", "sklearn._loss.link.LogLink",
     "sklearn._loss.link.LogitLink", "sklearn._loss.link.MultinomialLogit", "sklearn._loss.loss.AbsoluteError",
     "sklearn._loss.loss.HalfBinomialLoss", "sklearn._loss.loss.HalfGammaLoss", "sklearn._loss.loss.HalfMultinomialLoss",
@@ -79,7 +80,7 @@ def sign(data: bytes, key: bytes) -> str:
     return hmac.new(key, b"flyball-pickle-1\0" + hashlib.sha256(data).digest(), hashlib.sha256).hexdigest()
 
 
-def signing_key(layout: Layout) -> bytes:
+def ensure_signing_key(layout: Layout) -> bytes:
     """Return the registry's key, made once with mode 0600; of several processes the first wins.
 
     Raises:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from flyball.registry.artifacts import LoadedModel
+from flyball.registry.evaluation import Evaluation
 from flyball.training.types import Run, RunState, StageRecord
 
-__all__ = ["RunStore"]
+__all__ = ["Gatekeeper", "Judgement", "RunStore"]
+
+
+class Judgement(Protocol):
+    """Be what a gatekeeper decided."""
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in a word: passing, inconclusive or breached."""
+        ...
+
+    def to_json(self) -> bytes:
+        """Return the whole report."""
+        ...
+
+
+class Gatekeeper(Protocol):
+    """Judge a packaged version before it may be exposed."""
+
+    def __call__(self, specs: Sequence[Any], loaded: LoadedModel, evaluation: Evaluation) -> Judgement:
+        """Return the verdict on `loaded` with its evidence; `specs` are the model's declared gates."""
+        ...
 
 
 class RunStore(Protocol):

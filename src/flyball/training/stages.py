@@ -1,0 +1,344 @@
+"""What each of the seven stages does, and what it depends on.
+
+The surprise: a stage never hands objects to the next one directly. Each writes files into its folder and small JSON into
+the journal; what a later stage needs is read from there (or kept from before, when the same process made it), so a run
+goes on after kill -9 exactly as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from flyball.datasets.files import open_dataset
+from flyball.datasets.snapshot import build
+from flyball.datasets.types import DatasetManifest, TrainingSet
+from flyball.errors import FlyballError, StageFailed, UnknownName
+from flyball.features.spec import digest_of
+from flyball.profiles.reference import build_reference
+from flyball.registry.artifacts import (
+    LoadedModel,
+    Predictor,
+    ensure_signing_key,
+    file_digest,
+    load_version,
+    requirements,
+    write_artifact,
+)
+from flyball.registry.evaluation import Evaluation
+from flyball.registry.formats import FILE_NAMES, deserialize, serialize, sign
+from flyball.registry.types import Lifecycle, Manifest, ModelVersion, Version
+from flyball.training.check import problems
+from flyball.training.context import StageContext
+from flyball.training.evaluate import Champion, evaluate, read_evaluation, write_evaluation
+from flyball.training.limits import limited
+from flyball.training.plan import TrainingPlan
+from flyball.training.types import Run
+from flyball.units import duration
+
+__all__ = ["WORK", "Work", "stage_inputs"]
+
+_SAMPLE = 256
+
+
+@dataclass(slots=True)
+class Work:
+    """One run under way: what is wanted, where it happens, what earlier stages put out, objects still at hand."""
+
+    run: Run
+    plan: TrainingPlan
+    context: StageContext
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    warming: threading.Thread | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.context.layout.runs / self.run.id
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The model's parameters with the run's own over them."""
+        return {**self.plan.params, **self.run.params}
+
+    def data(self) -> TrainingSet:
+        """The training set of the snapshot stage."""
+        if "data" not in self.kept:
+            body = (self.folder / "snapshot" / "manifest.json").read_bytes()
+            manifest = msgspec.json.decode(body, type=DatasetManifest)
+            self.kept["data"] = open_dataset(manifest, self.context.layout)
+        return self.kept["data"]  # type: ignore[no-any-return]
+
+    def predictor(self) -> Predictor:
+        """The model of the train stage."""
+        if "predictor" not in self.kept:
+            trained = self.outputs["train"]
+            data = (self.folder / "train" / trained["file"]).read_bytes()
+            key = ensure_signing_key(self.context.layout)
+            model = deserialize(trained["format"], data, signature=trained["signature"], key=key)
+            self.kept["predictor"] = Predictor(model, self.plan.service.names)
+        return self.kept["predictor"]  # type: ignore[no-any-return]
+
+    def evaluation(self) -> Evaluation:
+        """What the evaluate stage found."""
+        if "evaluation" not in self.kept:
+            self.kept["evaluation"] = read_evaluation(self.folder / "evaluate")
+        return self.kept["evaluation"]  # type: ignore[no-any-return]
+
+    def artifact(self) -> Path:
+        """The artifact folder of the package stage."""
+        return self.context.layout.artifacts / self.run.model / str(self.outputs["package"]["version"])
+
+
+def stage_inputs(stage: str, work: Work) -> str:
+    """Return the digest of everything a stage reads: its own settings and the outputs of the stages before it."""
+    run, plan, context = work.run, work.plan, work.context
+    own: dict[str, Any] = {}
+    match stage:
+        case "snapshot":
+            examples = plan.examples
+            own = {
+                "source": examples.source.spec, "at": examples.at, "unit": examples.unit, "where": examples.where,
+                "derive": examples.derive, "label": plan.label.column, "matures": plan.label.matures,
+                "service": plan.service, "train_on": _train_on(work), "holdout": plan.holdout, "until": run.until,
+                "code": run.code, "poisoned": context.datasets.poisoned(plan.model),
+            }  # fmt: skip
+        case "train":
+            own = {"params": work.params, "code": run.code, "seed": plan.seed, "threads": context.settings.threads}
+        case "evaluate":
+            champion = _champion(work)
+            own = {"champion": champion.version if champion else None}
+        case "package":
+            own = {"service": plan.service, "window": plan.window}
+        case "gate":
+            own = {"gates": plan.gates}
+    before = {name: _stable(work.outputs[name]) for name in work.outputs}
+    return digest_of({"stage": stage, "run": run.id, "own": own, "before": before})
+
+
+def snapshot(work: Work, folder: Path) -> dict[str, Any]:
+    """Build the training set and record its manifest."""
+    run = work.run
+    data = build(work.plan, work.context, until=run.until, code=run.code, train_on=_train_on(work))
+    manifest = data.manifest
+    (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest, order="deterministic"))
+    work.kept["data"] = data
+    return {"dataset": manifest.digest, "rows": manifest.rows, "train_rows": manifest.train_rows,
+            "holdout_rows": manifest.holdout_rows, "immature": manifest.immature}  # fmt: skip
+
+
+def check(work: Work, folder: Path) -> dict[str, Any]:
+    """Refuse a training set that nobody can learn from."""
+    found = problems(work.data())
+    (folder / "checks.json").write_bytes(msgspec.json.encode({"problems": found}))
+    if found:
+        raise StageFailed(f"the training set {work.data().manifest.digest[:12]} is unusable: {'; '.join(found)}")
+    return {"problems": 0}
+
+
+def train(work: Work, folder: Path) -> dict[str, Any]:
+    """Call the user's train() under limits and write the model."""
+    _warm_tracker(work)
+    data, settings = work.data(), work.context.settings
+    begun = work.context.clock.monotonic()
+    try:
+        with limited(settings, work.plan.seed):
+            model = work.plan.train(data, work.params)
+    except MemoryError as error:
+        raise StageFailed(
+            f"train() ran out of memory (limit {settings.memory / 1e9:.3g} GB); raise training.memory or train on less"
+        ) from error
+    if model is None:
+        raise StageFailed("train() returned None; return the fitted model")
+    work.kept["predictor"] = Predictor(model, work.plan.service.names)
+    kind, body = serialize(model)
+    (folder / FILE_NAMES[kind]).write_bytes(body)
+    pinned = requirements(model)
+    (folder / "requirements.txt").write_text("\n".join(pinned) + "\n")
+    signature = sign(body, ensure_signing_key(work.context.layout)) if kind == "pickle" else ""
+    seconds = round(work.context.clock.monotonic() - begun, 3)
+    return {"format": kind, "file": FILE_NAMES[kind], "signature": signature, "seconds_": seconds,
+            "model": file_digest(folder / FILE_NAMES[kind]), "bytes": len(body), "class": type(model).__name__}  # fmt: skip
+
+
+def evaluate_stage(work: Work, folder: Path) -> dict[str, Any]:
+    """Judge candidate and champion on the same holdout rows."""
+    champion = _champion(work)
+    with limited(work.context.settings, work.plan.seed):
+        found = evaluate(work.data(), work.predictor(), _open(champion, work), work.plan, work.context.engine)
+    write_evaluation(found, folder)
+    work.kept["evaluation"] = found
+    return {"metrics": _finite(found.metrics), "champion": found.champion_version, "paired": found.paired,
+            "champion_metrics": _finite(found.champion_metrics), "paired_metrics": _finite(found.paired_metrics),
+            "rows": file_digest(folder / "rows.npz")}  # fmt: skip
+
+
+def package(work: Work, folder: Path) -> dict[str, Any]:
+    """Write the artifact folder: model, requirements, reference profile, sample, manifest."""
+    run, plan, context = work.run, work.plan, work.context
+    trained, data = work.outputs["train"], work.data()
+    version = context.versions.reserve(run.model, run.id)
+    labels = data.y
+    manifest = Manifest(
+        model=run.model, version=version, run=run.id, format=trained["format"], files={}, service=plan.service,
+        dataset=data.manifest.digest, code=run.code, created=run.created, signature=trained["signature"],
+        label=plan.label.column, label_min=float(labels.min()), label_max=float(labels.max()),
+    )  # fmt: skip
+    made = work.folder / "train"
+    files = {
+        trained["file"]: (made / trained["file"]).read_bytes(),
+        "requirements.txt": (made / "requirements.txt").read_bytes(),
+        "reference.bin": _reference(data, plan),
+        "sample.npy": _sample(data),
+    }
+    target = context.layout.artifacts / run.model / version
+    _, digest = write_artifact(target, manifest, files)
+    (folder / "artifact.json").write_bytes(msgspec.json.encode({"path": str(target), "digest": digest}))
+    return {"version": version, "digest": digest, "bytes": sum(map(len, files.values()))}
+
+
+def register(work: Work, folder: Path) -> dict[str, Any]:
+    """Record the version, and mirror it to the tracker; a tracker that fails is noted, it decides nothing."""
+    run, plan, context = work.run, work.plan, work.context
+    packed, found = work.outputs["package"], work.outputs["evaluate"]
+    version, artifact = str(packed["version"]), work.artifact()
+    manifest = work.data().manifest
+    known = _known(work, version)
+    if known is None:
+        tracked, problem = _track(work, version, artifact, manifest)
+        known = Version(
+            model=run.model, version=ModelVersion(version), run=run.id, lifecycle=Lifecycle.CANDIDATE,
+            path=str(artifact), digest=packed["digest"], dataset=manifest.digest, code=run.code, created=run.created,
+            cause=run.cause, parent=found["champion"], trained_from=manifest.start, trained_until=manifest.end,
+            metrics=found["metrics"], mlflow=tracked,
+        )  # fmt: skip
+        context.versions.add(known)
+        (folder / "tracking.json").write_bytes(msgspec.json.encode({"mlflow": tracked, "problem": problem}))
+        if problem:
+            context.runs.note(run.id, tracking=problem)
+    elif known.digest != packed["digest"]:
+        raise StageFailed(
+            f"{run.model} {version} is registered as {known.digest[:12]}, this run now made {packed['digest'][:12]}; "
+            f"versions never change, start a new run"
+        )
+    return {"version": version, "plan": plan.model, "mlflow": known.mlflow}
+
+
+def gate(work: Work, folder: Path) -> dict[str, Any]:
+    """Load the artifact as a server would, judge it, record the verdict."""
+    run, context = work.run, work.context
+    version = str(work.outputs["package"]["version"])
+    loaded = load_version(
+        work.artifact(), work.outputs["package"]["digest"], signing_key=ensure_signing_key(context.layout)
+    )
+    report = context.gate(work.plan.gates, loaded, work.evaluation())
+    (folder / "report.json").write_bytes(report.to_json())
+    context.versions.set_gate(run.model, version, str(report.verdict))
+    return {"verdict": str(report.verdict)}
+
+
+WORK: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
+    "snapshot": snapshot, "check": check, "train": train, "evaluate": evaluate_stage, "package": package,
+    "register": register, "gate": gate,
+}  # fmt: skip
+
+
+def _train_on(work: Work) -> Any:
+    return work.plan.train_on if work.run.train_on is None else duration(work.run.train_on)
+
+
+def _stable(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Return outputs without measurements of time, whose names end in an underscore."""
+    return {name: value for name, value in outputs.items() if not name.endswith("_")}
+
+
+def _champion(work: Work) -> Version | None:
+    """Return the champion to be beaten; a run's own version, promoted meanwhile, does not judge itself."""
+    champion = work.context.versions.champion(work.plan.model)
+    return None if champion is None or champion.run == work.run.id else champion
+
+
+def _open(version: Version | None, work: Work) -> Champion | None:
+    if version is None:
+        return None
+    context = work.context
+    try:
+        dataset = context.datasets.get(version.dataset)
+    except UnknownName:
+        dataset = None
+    try:
+        key = ensure_signing_key(context.layout)
+        loaded: LoadedModel | None = load_version(Path(version.path), version.digest, signing_key=key)
+        return Champion(version.version, loaded, dataset)
+    except FlyballError as error:
+        return Champion(version.version, None, dataset, str(error))
+    except Exception as error:  # its code may not import here; the gate then says so instead of passing
+        return Champion(version.version, None, dataset, f"it cannot be loaded: {type(error).__name__}: {error}")
+
+
+def _known(work: Work, version: str) -> Version | None:
+    try:
+        return work.context.versions.get(work.run.model, version)
+    except UnknownName:
+        return None
+
+
+def _reference(data: TrainingSet, plan: TrainingPlan) -> bytes:
+    held, _ = data.holdout
+    at = data.table.column("__at").to_numpy()
+    matrix = np.empty((len(at), len(data.feature_names)))
+    part = data.table.column("__part").to_numpy()
+    matrix[part == 0], matrix[part == 1] = data.X, held
+    zone = plan.examples.source.spec.timezone
+    return build_reference(matrix, data.feature_names, at, window=plan.window, timezone=zone).to_bytes()
+
+
+def _sample(data: TrainingSet) -> bytes:
+    """Return up to 256 holdout rows, evenly spread over its time, as .npy."""
+    import io
+
+    held, _ = data.holdout
+    rows = np.unique(np.linspace(0, len(held) - 1, min(_SAMPLE, len(held))).astype(np.int64))
+    out = io.BytesIO()
+    np.save(out, np.ascontiguousarray(held[rows]), allow_pickle=False)
+    return out.getvalue()
+
+
+def _warm_tracker(work: Work) -> None:
+    """Let the tracker import what it needs in a thread while the model trains."""
+    warm = getattr(work.context.tracker, "warm", None)
+    if warm is not None and work.warming is None:
+        work.warming = threading.Thread(target=warm, name="warm-tracker", daemon=True)
+        work.warming.start()
+
+
+def _track(work: Work, version: str, artifact: Path, manifest: DatasetManifest) -> tuple[str, str]:
+    """Return the tracker's run id and what went wrong, one of them empty."""
+    run, tracker = work.run, work.context.tracker
+    if tracker is None:
+        return "", ""
+    if work.warming is not None:
+        work.warming.join()
+    tags = {
+        "flyball.digest": str(work.outputs["package"]["digest"]), "flyball.dataset": manifest.digest,
+        "flyball.code": run.code, "flyball.cause": run.cause,
+    }  # fmt: skip
+    try:
+        return tracker.log_run(
+            model=run.model, run=run.id, version=version, params=work.params, metrics=work.outputs["evaluate"]["metrics"],
+            tags=tags, folder=artifact, requirements=(artifact / "requirements.txt").read_text().split(),
+            columns=[(name, "double") for name in work.plan.service.names],
+        ), ""  # fmt: skip
+    except Exception as error:
+        return "", f"{type(error).__name__}: {error}"
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
