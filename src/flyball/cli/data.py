@@ -1,0 +1,69 @@
+"""data versions|diff|lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flyball.cli.output import print_table, verb
+from flyball.cli.run import only_model
+
+if TYPE_CHECKING:
+    from flyball.project import Project
+
+
+@click.option("--model")
+def _versions(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
+    """List a model's training sets."""
+    found = project.data.versions(model or only_model(project))
+    rows = lambda d: [  # noqa: E731
+        (m["digest"][:12], m["train_rows"], m["holdout_rows"], m["immature"], m["start"][:16], m["end"][:16]) for m in d
+    ]
+    show(found, lambda d: print_table(("digest", "train", "holdout", "immature", "from", "until"), rows(d)))
+
+
+@click.argument("one")
+@click.argument("other")
+def _diff(project: Project, one: str, other: str, *, show: Callable[..., None]) -> None:
+    """Compare two training sets by digest."""
+    from flyball.datasets.compare import compare
+
+    document = compare(project.data.get(one), project.data.get(other), project.layout)
+    show(document, _print_diff)
+
+
+def _print_diff(document: dict[str, Any]) -> None:
+    rows = [(name, *values) for name, values in document["manifest"].items()]
+    print_table(("what", "one", "other"), rows, empty="the manifests are equal")
+    print_table(("column", "distance"), list(document.get("columns", {}).items()), empty="")
+
+
+@click.argument("version")
+@click.option("--model")
+def _lineage(project: Project, version: str, *, model: str | None, show: Callable[..., None]) -> None:
+    """Say what a version was made of: run, data, code, parent, views."""
+    name = model or only_model(project)
+    found = project.models[name].version(version)
+    manifest = project.data.get(found.dataset)
+    service = project.models[name].load(version).manifest.service
+    document = {
+        "model": name,
+        "version": found.version,
+        "run": found.run,
+        "cause": found.cause,
+        "parent": found.parent,
+        "code": found.code,
+        "dataset": found.dataset,
+        "dataset_rows": manifest.rows,
+        "views": {v.name: v.digest for v in service.views},
+        "sources": sorted({v.source.name for v in service.views}),
+        "mlflow": found.mlflow,
+    }
+    show(document, lambda d: print_table(("what", "value"), list(d.items())))
+
+
+versions = verb(_versions)
+diff = verb(_diff)
+lineage = verb(_lineage)

@@ -1,0 +1,103 @@
+"""model list|show|compare|promote|retire|score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flyball.cli.output import note, print_table, verb
+from flyball.cli.run import only_model
+
+if TYPE_CHECKING:
+    from flyball.project import Project
+
+__all__ = ["compare", "list_", "promote", "retire", "score", "show"]
+
+
+@click.option("--model")
+def _list(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
+    """List versions, oldest first."""
+    found = project.models[model or only_model(project)].versions
+    rows = lambda d: [  # noqa: E731
+        (v["version"], v["lifecycle"], v["gate"], v["metrics"].get("mae"), v["cause"], v["created"][:16]) for v in d
+    ]
+    show(found, lambda d: print_table(("version", "lifecycle", "gate", "mae", "cause", "made"), rows(d)))
+
+
+@click.argument("version")
+@click.option("--model")
+def _show(project: Project, version: str, *, model: str | None, show: Callable[..., None]) -> None:
+    """Show a version, its metrics and its gate."""
+    handle = project.models[model or only_model(project)]
+    document = {"version": handle.version(version), "gate": handle.gate(version)}
+    show(document, _print_version)
+
+
+def _print_version(document: dict[str, Any]) -> None:
+    version = document["version"]
+    click.echo(f"{version['model']} {version['version']}: {version['lifecycle']}, made by run {version['run']} ({version['cause']})")
+    print_table(("metric", "value"), sorted(version["metrics"].items()))
+    print_table(("check", "verdict", "what"), [(c["name"], c["verdict"], c["text"]) for c in document["gate"]["checks"]])
+
+
+@click.argument("one")
+@click.argument("other")
+@click.option("--model")
+def _compare(project: Project, one: str, other: str, *, model: str | None, show: Callable[..., None]) -> None:
+    """Compare two versions' holdout metrics and data."""
+    handle = project.models[model or only_model(project)]
+    pair = [handle.version(v) for v in (one, other)]
+    names = sorted({name for v in pair for name in v.metrics})
+    document = {
+        "metrics": {n: [v.metrics.get(n) for v in pair] for n in names},
+        "dataset": [v.dataset for v in pair],
+        "code": [v.code for v in pair],
+    }
+    show(document, lambda d: print_table(("metric", one, other), [(n, *v) for n, v in d["metrics"].items()]))
+
+
+@click.argument("version")
+@click.option("--model")
+@click.option("--reason", default="promoted by hand", help="For the audit.")
+def _promote(project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]) -> None:
+    """Make VERSION champion at once, without a rollout."""
+    done = project.models[model or only_model(project)].promote(version, reason=reason)
+    show(done, lambda d: note(f"{d['model']} {d['version']} is champion"))
+
+
+@click.argument("version")
+@click.option("--model")
+@click.option("--reason", default="", help="For the audit.")
+def _retire(project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]) -> None:
+    """Say that VERSION may not serve any more."""
+    done = project.models[model or only_model(project)].retire(version, reason=reason)
+    show(done, lambda d: note(f"{d['model']} {d['version']} is retired"))
+
+
+@click.argument("file", type=click.Path(exists=True))
+@click.option("--model")
+@click.option("--version", help="The champion by default.")
+@click.option("--out", type=click.Path(), required=True, help="Parquet file to write: the input and `prediction`.")
+def _score(
+    project: Project, file: str, *, model: str | None, version: str | None, out: str, show: Callable[..., None]
+) -> None:
+    """Predict for a Parquet FILE of past requests."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file)
+    values = project.models[model or only_model(project)].score(Path(file), version=version)
+    column = pa.array(values) if values.ndim == 1 else pa.array(list(values))
+    pq.write_table(table.append_column("prediction", column), out)
+    show({"rows": table.num_rows, "out": out}, lambda d: note(f"{d['rows']:,} predictions written to {d['out']}"))
+
+
+list_ = verb(_list)
+show = verb(_show)
+compare = verb(_compare)
+promote = verb(_promote)
+retire = verb(_retire)
+score = verb(_score)

@@ -1,0 +1,94 @@
+"""rollout start|watch|pause|resume|promote|abort|explain|history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flyball.cli.output import note, print_table, verb
+from flyball.cli.run import only_model
+
+if TYPE_CHECKING:
+    from flyball.project import Project
+
+_model = click.option("--model", help="May be left out when there is one.")
+_reason = click.option("--reason", default="", help="For the record.")
+_version = click.argument("version")
+
+
+@_version
+@_model
+@click.option("--skip-shadow", is_flag=True, help="Begin with the first step; audited.")
+@click.option("--dry-run", is_flag=True, help="Only say how long it would take to detect harm and to promote.")
+def _start(
+    project: Project, version: str, *, model: str | None, skip_shadow: bool, dry_run: bool, show: Callable[..., None]
+) -> None:
+    """Release VERSION step by step."""
+    handle = project.rollout(model or only_model(project), version)
+    if dry_run:
+        show(handle.expected(), lambda d: print_table(("what", "value"), list(d.items())))
+        return
+    show(handle.start(skip_shadow=skip_shadow), _print_status)
+
+
+@_version
+@_model
+@click.option("--timeout", default=3600.0, show_default=True, help="Seconds.")
+def _watch(project: Project, version: str, *, model: str | None, timeout: float, show: Callable[..., None]) -> int:
+    """Follow a release until it ends; exit code 1 when it was rolled back."""
+    handle = project.rollout(model or only_model(project), version)
+    last = handle.status
+    for last in handle.watch(timeout=timeout):
+        note(f"{last.phase} {last.share:.0%}: {last.reason}")
+    show(last, _print_status)
+    return 1 if last.phase in {"RolledBack", "RollingBack"} else 0
+
+
+def _ordering(name: str, text: str) -> click.Command:
+    @_version
+    @_model
+    @_reason
+    def command(
+        project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]
+    ) -> None:
+        show(getattr(project.rollout(model or only_model(project), version), name)(reason), _print_status)
+
+    command.__doc__ = text
+    return verb(command)
+
+
+def _print_status(status: dict[str, Any]) -> None:
+    click.echo(f"{status['id']}: {status['phase']} at {status['share']:.0%} ({status['wanted']}) {status['reason']}".rstrip())
+
+
+@_version
+@_model
+def _explain(project: Project, version: str, *, model: str | None, show: Callable[..., None]) -> None:
+    """Show the evidence against every limit."""
+    show(project.rollout(model or only_model(project), version).explain(), _print_evidence)
+
+
+def _print_evidence(document: dict[str, Any]) -> None:
+    click.echo(f"{document['rollout']}: {document['phase']}. {document['reason']}")
+    for guardrail in document["guardrails"]:
+        click.echo(f"  {guardrail['name']}: {guardrail['text']}")
+
+
+@_model
+def _history(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
+    """List releases and what became of them."""
+    found = [status for _, status in project.database.rollouts.list(model or only_model(project))]
+    rows = lambda d: [(s["candidate"], s["champion"], s["phase"], s["created"][:16], s["reason"]) for s in d]  # noqa: E731
+    show(found, lambda d: print_table(("candidate", "champion", "phase", "started", "why"), rows(d)))
+
+
+start = verb(_start)
+watch = verb(_watch)
+pause = _ordering("pause", "Hold a release where it is.")
+resume = _ordering("resume", "Let a paused release go on.")
+promote = _ordering("promote", "Promote at once, whatever the evidence; the override is recorded.")
+abort = _ordering("abort", "Return all traffic to the champion.")
+explain = verb(_explain)
+history = verb(_history)

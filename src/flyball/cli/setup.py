@@ -1,0 +1,76 @@
+"""init, check, apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flyball.cli.output import emit, note, progress_bar, verb
+
+if TYPE_CHECKING:
+    from flyball.project import Project
+
+
+@click.command()
+@click.argument("folder", default=".")
+@click.option("--template", default="eta", show_default=True, help="eta: trip minutes, with sample trips.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def init(folder: str, template: str, as_json: bool) -> None:
+    """Write a new project into FOLDER."""
+    from flyball.templates import write_template
+
+    written = write_template(template, Path(folder))
+    document = {"folder": folder, "template": template, "files": [str(p) for p in written]}
+    steps = f"next: {'cd ' + folder + ' && ' if folder != '.' else ''}flyball up"
+    emit(document, lambda d: click.echo("\n".join([*d["files"], steps])), as_json=as_json)
+
+
+@verb
+def check(project: Project, *, show: Callable[..., None]) -> None:
+    """Check settings, definitions and sources; change nothing."""
+    definitions = project.working
+    rows = {name: project.engine.check(source) for name, source in definitions.sources.items()}
+    document = {
+        "project": project.settings.project.name,
+        "models": sorted(definitions.models),
+        "views": sorted(definitions.views),
+        "sources": {name: {"rows": found.rows, "rejected": found.rejected} for name, found in rows.items()},
+    }
+    show(document, _print_check)
+
+
+def _print_check(document: dict[str, Any]) -> None:
+    click.echo(f"project {document['project']}: definitions and settings are fine")
+    for name, found in document["sources"].items():
+        click.echo(f"source {name}: {found['rows']:,} rows accepted, {found['rejected']:,} rejected by where")
+    click.echo(f"views: {', '.join(document['views']) or 'none'}; models: {', '.join(document['models']) or 'none'}")
+
+
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+def _apply(project: Project, *, dry_run: bool, show: Callable[..., None]) -> None:
+    """Make the definitions live."""
+    bars: dict[str, Callable[[int, int], None]] = {}
+
+    def tell(name: str, done: int, total: int) -> None:
+        bars.setdefault(name, progress_bar(f"filling {name}"))(done, total)
+
+    plan = project.apply(dry_run=dry_run, progress=tell)
+    show(plan, lambda d: _print_plan(d, dry_run))
+
+
+def _print_plan(plan: dict[str, Any], dry_run: bool) -> None:
+    signs = {"add": "+", "change": "~", "remove": "-"}
+    for change in plan["changes"]:
+        click.echo(f"{signs[change['action']]} {change['text']}")
+    if not plan["changes"]:
+        click.echo("nothing changes")
+    for name in plan["filled"]:
+        note(f"view {name} filled")
+    if dry_run and plan["changes"]:
+        note("nothing was applied; run: flyball apply")
+
+
+apply = verb(_apply)
