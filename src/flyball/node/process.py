@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import logging
 import os
 import signal
 import sys
@@ -45,6 +46,7 @@ def die_with_parent(name: str, *, sig: int = signal.SIGKILL) -> None:
     """
     global _name
     _name = name
+    logging.basicConfig(handlers=[_Lines()], level=logging.INFO, force=True)
     parent = os.environ.get(PARENT)
     if parent is None:
         return
@@ -53,7 +55,7 @@ def die_with_parent(name: str, *, sig: int = signal.SIGKILL) -> None:
         sys.exit(1)
 
 
-def log(event: str, **fields: Any) -> None:
+def log(event: str, /, **fields: Any) -> None:
     """Write one structured line to stderr, which is the process's log file."""
     line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "process": _name, "event": event} | fields
     try:
@@ -66,6 +68,16 @@ def log(event: str, **fields: Any) -> None:
 def failed(what: str, error: BaseException) -> None:
     """Write a failure with its traceback as one structured line."""
     log(what, error=f"{type(error).__name__}: {error}", traceback="".join(traceback.format_exception(error)))
+
+
+class _Lines(logging.Handler):
+    """Write what libraries and rooms log as the same structured lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        extra = {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        if record.exc_info:
+            extra["traceback"] = "".join(traceback.format_exception(*record.exc_info))
+        log(record.getMessage(), level=record.levelname.lower(), logger=record.name, **extra)
 
 
 class Beats:
@@ -112,3 +124,4 @@ class Beats:
 
 
 _STARTED = time.monotonic()
+_STANDARD = {*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName"}

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Pusher", "main", "run"]
 
 _STORE_WAIT = 30.0
+_LOAD_WAIT = 30.0
 
 
 class Pusher:
@@ -70,11 +71,12 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
 
     beats = Beats()
     beats.start()
-    gateway, close = await _compose(config, slot)
+    gateway = await _compose(config, slot)
     server = GracefulServer(gateway, drain=config.settings.server.deadline.total_seconds() + 2.0)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.end)
     watch = loop.create_task(_watch(gateway, config.layout))
+    await _loaded(gateway)
     serving = loop.create_task(server.run(sock))
     server.when_started(beats.ready)
     gc.collect()
@@ -84,7 +86,19 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await watch
     await gateway.close()
-    close()
+
+
+async def _loaded(gateway: Gateway) -> None:
+    """Wait until the table in force is served: who accepts before that would answer 404 for models that exist.
+
+    A champion that cannot be loaded must not keep health and metrics away for ever, so the wait has an end.
+    """
+    until = time.monotonic() + _LOAD_WAIT
+    while gateway.slot.acknowledged != gateway.shared.table_version:
+        if time.monotonic() > until:
+            log("serving without the table in force", table=gateway.shared.table_version)
+            return
+        await asyncio.sleep(0.005)
 
 
 async def _watch(gateway: Gateway, layout: Layout) -> None:
@@ -96,7 +110,7 @@ async def _watch(gateway: Gateway, layout: Layout) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _compose(config: Config, slot_index: int) -> tuple[Gateway, Callable[[], None]]:
+async def _compose(config: Config, slot: int) -> Gateway:
     from flyball.node.remote import RemoteHost
     from flyball.serving.gateway import Gateway
     from flyball.serving.log import LogWriter
@@ -105,26 +119,18 @@ async def _compose(config: Config, slot_index: int) -> tuple[Gateway, Callable[[
 
     layout, settings = config.layout, config.settings
     shared = SharedMap.open(layout.map)
-    shared.slot(slot_index).claim()
-    models = ModelCache(load=_loader(config), connect_host=lambda ref: RemoteHost(layout, ref))
-    writer = LogWriter(layout.log / f"w{slot_index}", mode=settings.log.mode, full=settings.log.full)
-    store = await _open_store(config)
-    gateway = Gateway(
+    models = ModelCache(_loader(config), lambda ref: RemoteHost(layout, ref), root=config.root)
+    writer = LogWriter(layout.log / f"w{slot}", mode=settings.log.mode, full=settings.log.full, slot=shared.slot(slot))
+    return Gateway(
+        models,
         shared=shared,
-        slot=slot_index,
-        models=models,
-        store=store,
+        slot=slot,
+        store=await _open_store(config),
         log=writer,
         key=config.secret(settings.server.key).encode() if settings.server.key else None,
         max_body=settings.server.max_body,
         push=Pusher(layout, deadline=settings.server.deadline.total_seconds()),
     )
-
-    def close() -> None:
-        writer.close()
-        shared.slot(slot_index).release()
-
-    return gateway, close
 
 
 def _loader(config: Config) -> Callable[[VersionRef], Any]:
