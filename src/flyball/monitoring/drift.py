@@ -30,6 +30,7 @@ __all__ = ["MIN_ROWS", "DriftReport", "compare", "judge_window", "profile"]
 MIN_ROWS = 200  # a window with fewer rows is not judged
 _CALIBRATED = 6  # reference windows needed to call its variation known
 _WHOLE = 0.75  # a window of which the version saw less may warn but not page
+_KNOWN = 3  # reference days of a weekday class needed for that class to page
 _LOOK_BACK = 2  # persistence: this window and at least one of so many judged before it
 
 Level = Literal["none", "warn", "page"]
@@ -97,7 +98,8 @@ def judge_window(
         text = f"not judged: {profile.n} rows, at least {MIN_ROWS} are needed"
         return DriftWindow(model, version, start, end, profile.n, "none", (), text)
     season = _season(reference, _class_of(reference, start))
-    cap: Level = "warn" if covered < _WHOLE or season.windows < 2 else "page"
+    known = _known_days(reference, start)
+    cap: Level = "page" if covered >= _WHOLE and season.windows >= 2 and known else "warn"
     features = _judge(season, contrast(season.base, profile), spec, cap)
     earlier = [w for w in history if w.model == model and w.version == version and w.end <= start and w.features]
     lasting = _lasting(features, earlier[-_LOOK_BACK:])
@@ -105,6 +107,8 @@ def judge_window(
     if level == "page" and not lasting:
         level = "warn"
     text = _text(features, lasting, season, covered)
+    if not known and level == "warn":
+        text += f"; the reference knows too few {_weekday_class(start, reference.timezone)}s, so it may only warn"
     return DriftWindow(model, version, start, end, profile.n, level, features, text)
 
 
@@ -132,6 +136,19 @@ def _class_of(reference: Reference, start: datetime) -> str:
         return ""
     name = _weekday_class(start, reference.timezone)
     return name if sum(_weekday_class(w.start, reference.timezone) == name for w in whole) >= 4 else ""
+
+
+def _known_days(reference: Reference, start: datetime) -> bool:
+    """Whether daily windows of this weekday class were seen often enough to know how they differ among themselves.
+
+    One weekend says little about weekends; without this an unlucky one would page every week, Saturday and Sunday
+    being two of three windows. Drift that lasts pages on the workdays after.
+    """
+    if reference.window != timedelta(days=1):
+        return True
+    whole = _whole(reference)
+    same = sum(_weekday_class(w.start, reference.timezone) == _weekday_class(start, reference.timezone) for w in whole)
+    return same >= _KNOWN
 
 
 @lru_cache(maxsize=32)
