@@ -15,9 +15,9 @@ from flyball.features.spec import Status
 from flyball.layout import Layout
 from flyball.records.segment import read_frames
 from flyball.records.types import Outcome, Prediction, Record, Shadow, decode
+from flyball.registry.artifacts import read_manifest
 from flyball.rollout.routing import RoutingTable, VersionRef
 from flyball.serving.ids import parts_of
-from flyball.serving.models import read_manifest
 from flyball.units import from_micros
 
 __all__ = ["explain", "find"]

@@ -83,6 +83,8 @@ class Gateway:
         self._key = key
         self.max_body = max_body
         self._generation = self.slot.claim()
+        if log is not None:
+            log.attach(self.slot)
         self._shadows = Shadows(self.slot, log)
         self._answerer = Answerer(
             shared=self.shared,

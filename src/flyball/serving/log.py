@@ -48,6 +48,10 @@ class LogWriter:
         self._syncing = False
         self._thread: ThreadPoolExecutor | None = None
 
+    def attach(self, slot: Slot) -> None:
+        """Count lost records in `slot`."""
+        self._slot = slot
+
     @property
     def pending(self) -> int:
         """Records taken and not yet written."""

@@ -7,7 +7,6 @@ version the worker reads the manifest, because it must know which features to fe
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 
-from flyball.errors import FlyballError, IntegrityError, Unavailable
+from flyball.errors import FlyballError, Unavailable
 from flyball.features.spec import FeatureService
-from flyball.registry.types import Manifest
+from flyball.registry.artifacts import read_manifest
 from flyball.rollout.routing import VersionRef
 from flyball.serving.batcher import Batcher, check_output
 
-__all__ = ["Host", "Loaded", "ModelCache", "Predictor", "read_manifest"]
+__all__ = ["Host", "Loaded", "ModelCache", "Predictor"]
 
 _WARM_TRIES = 5
 
@@ -158,22 +156,6 @@ class ModelCache:
             raise FlyballError(f"version {ref.version} is not trusted in this process and there is no host for it")
         host = self._connect(ref)
         return Loaded(ref, service, Batcher(remote=host.predict, cost=0.002), sample, host)
-
-
-def read_manifest(folder: Path, digest: str) -> Manifest:
-    """Return an artifact folder's manifest if its SHA-256 is `digest`.
-
-    Raises:
-        IntegrityError: it is missing, or not the registered one.
-    """
-    path = folder / "manifest.json"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise IntegrityError(f"{path} cannot be read: {error.strerror}; register the version again") from error
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise IntegrityError(f"{path} is not the manifest that was registered (SHA-256 {digest[:12]}...)")
-    return msgspec.json.decode(data, type=Manifest)
 
 
 def _sample(folder: Path, columns: int) -> np.ndarray:
