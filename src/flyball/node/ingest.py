@@ -236,7 +236,7 @@ def _compose(config: Config) -> IngestProcess:
         from flyball.adapters.duckdb import DuckDBEngine
         from flyball.adapters.ingest_files import FileIngestLog
 
-        return DuckDBEngine(config.root, FileIngestLog(layout.ingest, readonly=True))
+        return DuckDBEngine(config.root, FileIngestLog(layout.ingest))
 
     return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros)
 

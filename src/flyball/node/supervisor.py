@@ -54,24 +54,25 @@ def serve(project: Path, *, environment: str | None = None) -> int:
     """
     from flyball.config import load
 
-    config = load(project, environment=environment)
-    return Supervisor(config.root, config.layout, config.settings, environment=environment).run()
+    file = (project / "flyball.toml" if project.is_dir() else project).absolute()
+    config = load(file, environment=environment)
+    return Supervisor(file, config.layout, config.settings, environment=environment).run()
 
 
 class Supervisor:
     """The loop that keeps children alive; `run` returns when it was asked to end.
 
     Args:
-        root: The project's folder.
+        file: The project's flyball.toml.
         layout: Its paths.
         settings: Its settings.
         environment: Handed to the children, which read the settings themselves.
     """
 
-    def __init__(self, root: Path, layout: Layout, settings: Settings, *, environment: str | None = None) -> None:
+    def __init__(self, file: Path, layout: Layout, settings: Settings, *, environment: str | None = None) -> None:
         self._layout = layout
         self._settings = settings
-        self._arguments = ["--project", str(root), *(["--environment", environment] if environment else [])]
+        self._arguments = ["--project", str(file), *(["--environment", environment] if environment else [])]
         self._hosts: dict[str, Child] = {}
         self._unneeded: dict[str, float] = {}
         self._leaving: list[Child] = []
