@@ -14,9 +14,10 @@ from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.rollout.types import GuardrailSpec, RolloutSpec
 from flyball.units import Margin
 
-__all__ = ["METRICS", "RATE_FLOOR", "SLOW_SHARE", "Rollout", "guard"]
+__all__ = ["METRICS", "NO_MARGIN", "RATE_FLOOR", "SLOW_SHARE", "Rollout", "guard"]
 
 METRICS = ("mae", "mse")
+NO_MARGIN = 1e300  # a guardrail with only an absolute limit; infinity has no JSON
 RATE_FLOOR = 0.01  # least margin of a rate: one percentage point
 SLOW_SHARE = 0.01  # what a p99 allows
 
@@ -65,7 +66,7 @@ class guard:  # noqa: N801 read as a namespace: fb.guard.errors(...)
             raise UnknownName.of("guardrail metric", name, METRICS)
         if margin is None and max is None:
             raise DefinitionError(f'guard.metric("{name}") has no limit; give margin="5%" or max=4.0')
-        parsed = units.margin(margin) if margin is not None else Margin(absolute=float("inf"))
+        parsed = units.margin(margin) if margin is not None else Margin(absolute=NO_MARGIN)
         return GuardrailSpec(name, "metric", parsed, metric=name, limit=max, weight=_positive(weight))
 
 

@@ -19,7 +19,7 @@ from flyball.experiments.confidence import BURN, Bounds, Moments, difference, me
 from flyball.experiments.eprocess import OddsProcess, odds
 from flyball.experiments.srm import ratio_e_value
 from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Counts, Failure, Row
-from flyball.rollout.definitions import SLOW_SHARE
+from flyball.rollout.definitions import NO_MARGIN, SLOW_SHARE
 from flyball.rollout.routing import cut
 from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, GuardrailSpec, Phase, RolloutSpec
 from flyball.units import from_micros, micros
@@ -120,8 +120,10 @@ class Ledger:
         for i, n in enumerate((*counts.requests, *counts.errors), start=1):
             last[i] += n
         while self._recent[0][0] <= last[0] - _INCIDENT_MINUTES:
+            calm = not self._incident()  # an incident must not become the usual by lasting
             gone = self._recent.popleft()
-            self._older = [a + b for a, b in zip(self._older, gone[1:], strict=True)]
+            if calm:
+                self._older = [a + b for a, b in zip(self._older, gone[1:], strict=True)]
 
     def evidence(self, phase: Phase, share: float, now: datetime, *, vetoed: str = "") -> Evidence:
         """Return what is known now about a rollout in `phase` with `share` of the traffic."""
@@ -234,7 +236,7 @@ class _Mean:
 
     def __init__(self, rail: GuardrailSpec, alpha: float) -> None:
         self.rail = rail
-        tests = (rail.margin.absolute < math.inf) + (rail.limit is not None)
+        tests = (rail.margin.absolute < NO_MARGIN) + (rail.limit is not None)
         self._alpha = alpha / tests
         self._harm, self._candidate, self._control = _ByUnit(), _ByUnit(), _ByUnit()
         self._strata: dict[int, tuple[_ByUnit, _ByUnit]] = {}
@@ -287,7 +289,7 @@ class _Mean:
         margin = self.rail.margin.at(base)
         own = mean_bounds(self._candidate.moments, lower=self._alpha, upper=SAFE_ALPHA)
         capped = self.rail.limit is None or own.upper < self.rail.limit
-        relative = math.isinf(margin) or harm.upper < margin
+        relative = margin >= NO_MARGIN or harm.upper < margin
         return GuardrailEvidence(
             name=self.rail.name,
             breached=bool(self._breached),
@@ -296,7 +298,7 @@ class _Mean:
             harm=harm.estimate,
             lower=_finite(harm.lower),
             upper=_finite(harm.upper),
-            margin=_finite(margin),
+            margin=margin if margin < NO_MARGIN else None,
             samples=harm.n,
             text=self._breached or _mean_text(self.rail.metric, harm, margin, base),
         )
@@ -348,7 +350,7 @@ def _mean_text(metric: str, harm: Bounds, margin: float, base: float) -> str:
         return f"not enough outcomes yet: {harm.n} of {BURN} needed to judge {metric}"
     return (
         f"{metric} differs by {harm.estimate:+.4g} [{harm.lower:+.4g}, {harm.upper:+.4g}] from the champion's "
-        f"{base:.4g}; the margin is {margin:.4g}"
+        f"{base:.4g}" + (f"; the margin is {margin:.4g}" if margin < NO_MARGIN else "")
     )
 
 

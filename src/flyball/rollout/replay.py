@@ -18,7 +18,7 @@ from flyball.rollout.live import Live
 from flyball.rollout.types import Decision, RolloutSpec, RolloutStatus
 from flyball.units import from_micros
 
-__all__ = ["Replay", "Verdict", "replay"]
+__all__ = ["Replay", "Verdict", "replay", "walk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,14 @@ class Replay:
         return self.bins_same and all(verdict.same for verdict in self.verdicts)
 
 
-def replay(spec: RolloutSpec, log_root: Path, evidence_root: Path, rollout: str) -> Replay:
+def replay(spec: RolloutSpec, log_root: Path, evidence_root: Path, rollout: str) -> dict[str, Any]:
+    """Return `walk` as plain data: same, bins, bins_same, and per verdict what was recorded and what it gives again."""
+    data: dict[str, Any] = msgspec.to_builtins(found := walk(spec, log_root, evidence_root, rollout))
+    verdicts = [{**v, "same": w.same} for v, w in zip(data["verdicts"], found.verdicts, strict=True)]
+    return {**data, "same": found.same, "verdicts": verdicts}
+
+
+def walk(spec: RolloutSpec, log_root: Path, evidence_root: Path, rollout: str) -> Replay:
     """Fold the prediction log again as recorded, and decide again wherever a decision was taken.
 
     Args:
