@@ -1,0 +1,150 @@
+"""The answer of `history`: the request's rows with features beside them, and a status for every value.
+
+The surprise: whatever the requests came as, they are Arrow inside; what pandas needs to get its index back travels
+in the schema's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from flyball.errors import InputError, MissingExtra, UnknownName
+from flyball.features.spec import Status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Table", "to_requests"]
+
+
+class Table:
+    """Requests with features, in the order of the requests."""
+
+    def __init__(
+        self, requests: pa.Table, features: Mapping[str, pa.Array], statuses: Mapping[str, npt.NDArray[np.uint8]]
+    ) -> None:
+        self._requests = requests
+        self._features = dict(features)
+        self._statuses = dict(statuses)
+
+    def __len__(self) -> int:
+        return int(self._requests.num_rows)
+
+    def __repr__(self) -> str:
+        return f"Table({len(self)} rows, features: {', '.join(self._features)})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Feature names in order."""
+        return tuple(self._features)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the request's columns, then the features."""
+        table = self._requests
+        for name, values in self._features.items():
+            table = table.append_column(name, values)
+        return table
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with the index of the requests; int features are Int64, where null is not NaN."""
+        pandas = _pandas()
+        frame: pd.DataFrame = self._requests.to_pandas()
+        nullable: dict[Any, Any] = {
+            pa.int64(): pandas.Int64Dtype(), pa.bool_(): pandas.BooleanDtype(), pa.string(): pandas.StringDtype(),
+        }  # fmt: skip
+        for name, values in self._features.items():
+            series = pa.chunked_array([values]).to_pandas(types_mapper=nullable.get)
+            series.index = frame.index
+            frame[name] = series
+        return frame
+
+    def status(self, name: str | None = None) -> Any:
+        """Return what became of the values.
+
+        Args:
+            name: A feature.
+
+        Returns:
+            uint8 of `Status`, shape (rows,); without a name a dict of them by feature.
+        """
+        if name is None:
+            return dict(self._statuses)
+        if name not in self._statuses:
+            raise UnknownName.of("feature", name, self._statuses)
+        return self._statuses[name]
+
+    def status_counts(self) -> dict[str, dict[str, int]]:
+        """Return how many values of each feature are PRESENT, NULL, EXPIRED and MISSING."""
+        return {name: {s.name: int((values == s).sum()) for s in Status} for name, values in self._statuses.items()}
+
+
+def to_requests(requests: Any) -> pa.Table:
+    """Return requests as Arrow without touching them.
+
+    Args:
+        requests: A pandas or polars frame, an Arrow table or record batch, a list of dicts, or a path of a Parquet or
+            CSV file.
+
+    Raises:
+        InputError: it is none of these, or cannot be read.
+    """
+    try:
+        match requests:
+            case pa.Table():
+                return requests
+            case pa.RecordBatch():
+                return pa.Table.from_batches([requests])
+            case str() | Path():
+                return _read(Path(requests))
+            case list():
+                return pa.Table.from_pylist(requests)
+            case _ if type(requests).__module__.startswith("pandas"):
+                return pa.Table.from_pandas(requests)
+            case _ if hasattr(requests, "to_arrow"):
+                return _plain(requests.to_arrow())
+            case _ if hasattr(requests, "__arrow_c_stream__"):
+                return _plain(pa.table(requests))
+            case _:
+                raise InputError(
+                    f"requests are a {type(requests).__name__}; give a pandas or polars frame, an Arrow table or a path"
+                )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the requests cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _read(path: Path) -> pa.Table:
+    if not path.exists():
+        raise InputError(f"there is no file {path}; requests may be a Parquet or CSV file")
+    if path.suffix == ".csv":
+        from pyarrow import csv
+
+        return csv.read_csv(path)
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path)
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Replace polars' string views and large strings by plain strings."""
+    fields = [f.with_type(pa.string()) if _is_odd_text(f.type) else f for f in table.schema]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
+
+
+def _is_odd_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingExtra.of("a data frame", "standard") from error
+    return pandas
