@@ -90,6 +90,11 @@ class Model:
         return tuple(f for f in self.features if isinstance(f, FeatureView))
 
     @property
+    def timezone(self) -> str:
+        """Where the model's days begin: the zone of its examples' source."""
+        return "UTC" if self.examples.source is None else self.examples.source.timezone
+
+    @property
     def plan(self) -> TrainingPlan:
         """What the training stages need of this model."""
         return TrainingPlan(

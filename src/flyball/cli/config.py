@@ -38,9 +38,7 @@ def set_(key: str, value: str, path: str, as_json: bool) -> None:
 @verb
 def explain(project: Project, *, show: Callable[..., None]) -> None:
     """Say where every setting came from."""
-    document = [
-        {"key": key, "value": project.config.get(key), "origin": project.config.origin(key)} for key in project.config.keys()
-    ]
+    document = [{"key": key, "value": value, "origin": origin} for key, value, origin in project.config.explain()]
     show(document, lambda d: print_table(("setting", "value", "from"), [tuple(r.values()) for r in d]))
 
 

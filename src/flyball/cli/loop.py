@@ -58,8 +58,9 @@ def _why(project: Project, model: str | None, *, show: Callable[..., None]) -> N
 
 
 def _print_story(story: list[dict[str, Any]]) -> None:
-    for line in story or [{"at": "", "text": "nothing has happened yet"}]:
-        click.echo(f"{line['at'][:16]:16}  {line['text']}")
+    from flyball.loop.story import lines
+
+    click.echo("\n".join(lines(story)))
 
 
 @_model

@@ -22,15 +22,32 @@ _version = click.argument("version")
 @_model
 @click.option("--skip-shadow", is_flag=True, help="Begin with the first step; audited.")
 @click.option("--dry-run", is_flag=True, help="Only say how long it would take to detect harm and to promote.")
+@click.option("--per-day", type=float, help="Requests a day, for --dry-run; counted from the log by default.")
 def _start(
-    project: Project, version: str, *, model: str | None, skip_shadow: bool, dry_run: bool, show: Callable[..., None]
+    project: Project,
+    version: str,
+    *,
+    model: str | None,
+    skip_shadow: bool,
+    dry_run: bool,
+    per_day: float | None,
+    show: Callable[..., None],
 ) -> None:
     """Release VERSION step by step."""
     handle = project.rollout(model or only_model(project), version)
     if dry_run:
-        show(handle.expected(), lambda d: print_table(("what", "value"), list(d.items())))
+        show(handle.expected(per_day=per_day, skip_shadow=skip_shadow), _print_forecast)
         return
     show(handle.start(skip_shadow=skip_shadow), _print_status)
+
+
+def _print_forecast(forecast: dict[str, Any]) -> None:
+    click.echo(f"at {forecast['per_day']:,.0f} requests a day")
+    print_table(("phase", "share", "days"), [(p["name"], p["share"], p["days"]) for p in forecast["phases"]])
+    rows = [(d["step"], d["share"], d["candidate_requests"], d["days"]) for d in forecast["detect"]]
+    print_table(("step", "share", "requests to detect harm", "days"), rows)
+    days = forecast["promote_days"]
+    click.echo("expected to promote: " + ("never at this traffic" if days is None else f"after {days:.1f} days"))
 
 
 @_version
@@ -73,7 +90,7 @@ def _explain(project: Project, version: str, *, model: str | None, show: Callabl
 def _print_evidence(document: dict[str, Any]) -> None:
     click.echo(f"{document['rollout']}: {document['phase']}. {document['reason']}")
     for guardrail in document["guardrails"]:
-        click.echo(f"  {guardrail['name']}: {guardrail['text']}")
+        click.echo(f"  {guardrail['name']}: {guardrail['sentence']}")
 
 
 @_model

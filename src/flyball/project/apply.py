@@ -81,7 +81,8 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
     filled = _fill(project, specs, progress)
     now = project.clock.now()
     if not project.is_temporary:
-        project.database.deployments.record_applied(code, now, specs)
+        names = ",".join(sorted(project.working.models))
+        project.database.deployments.record_applied(code, now, specs, definitions=names, actor="cli")
         project.database.audit.record(now, "cli", "applied", code, {"changes": [c.text for c in proposed.changes]})
     return Plan(code, proposed.changes, tuple(filled))
 

@@ -11,6 +11,8 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
 from flyball.errors import UnknownName
 from flyball.features.materialize import MaterializeResult
 from flyball.units import to_micros
@@ -95,7 +97,7 @@ class FeatureHandle:
         arrival = to_micros(self._project.clock.now())
         if self._node_runs():
             answer = call_sync(self._project.layout.socket("ingest"), "push", [source, plain, arrival])
-            return PushResult(**answer)
+            return msgspec.convert(answer, PushResult)
         return self._writer.push(source, plain, arrival)
 
     def materialize(
@@ -106,20 +108,37 @@ class FeatureHandle:
         Raises:
             UnknownName: no such view.
         """
+        return self.fill(self._project.applied.view(view).spec, until=until, full=full, progress=progress)
+
+    def fill(
+        self, spec: ViewSpec, *, until: datetime | None = None, full: bool = False, progress: Progress | None = None
+    ) -> MaterializeResult:
+        """Materialize a view given by its spec, applied or about to be; `attach` it first."""
         from flyball.node.ipc import call_sync
 
-        spec = self._project.applied.view(view).spec
-        limit = to_micros(until or self._project.clock.now())
+        moment = until or self._project.clock.now()
         if self._node_runs():
-            body = {"view": view, "until": limit, "full": full}
+            body = {"view": spec.name, "until": to_micros(moment), "full": full}
             tell = (lambda done: progress(*done)) if progress is not None else None
-            return MaterializeResult(**call_sync(self._project.layout.socket("ingest"), "materialize", body, progress=tell))
-        return self._writer.materialize(self._project.engine, spec, until=limit, full=full, progress=progress)
+            answer = call_sync(self._project.layout.socket("ingest"), "materialize", body, progress=tell)
+            result = msgspec.convert(answer, MaterializeResult)
+        else:
+            result = self._writer.materialize(self._project.engine, spec, until=moment, full=full, progress=progress)
+        self._project.database.deployments.set_watermark(spec.digest, moment)
+        return result
+
+    def is_filled(self, spec: ViewSpec) -> bool:
+        """Whether this definition's rows were ever built."""
+        return self._project.database.deployments.watermark(spec.digest) is not None
+
+    def count_online(self, spec: ViewSpec) -> int:
+        """Return how many entities have rows online."""
+        from flyball.features.packing import namespace
+
+        return len(self._store().keys(namespace(spec)))
 
     def attach(self, views: Sequence[ViewSpec]) -> None:
         """Let pushes reach these views from now on."""
-        import msgspec
-
         from flyball.node.ingest import write_views
         from flyball.node.ipc import call_sync
 

@@ -11,20 +11,22 @@ import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConflictError, FlyballError
-from flyball.records.log import Cursor, follow
+from flyball.records.log import Batch, Cursor, follow, read_range
 
 if TYPE_CHECKING:
     from flyball.loop.governor import Governor
-    from flyball.monitoring.collector import Collector
+    from flyball.monitoring.collector import Collector, ModelMonitors
     from flyball.node.children import StageChild
     from flyball.profiles.reference import Reference
     from flyball.project.root import Project
     from flyball.registry.types import Version
     from flyball.rollout.reconcile import Reconciler
     from flyball.rollout.routing import VersionRef
+    from flyball.serving.slots import SharedMap
 
 __all__ = ["ControlPass", "LoopHandle"]
 
@@ -56,7 +58,8 @@ class LoopHandle:
         from flyball.loop.story import why
 
         self._project.applied.model(model)
-        return why(self._project.database.loop, model)
+        database = self._project.database
+        return why(model, store=database.loop, runs=database.runs, rollouts=database.rollouts)
 
     def freeze(self, model: str | None = None, *, reason: str = "frozen by hand") -> None:
         """Stop the loop for one model, or for all."""
@@ -84,6 +87,8 @@ class ControlPass:
         self._project = project
         self._cursor: Cursor = {}
         self._children: dict[str, StageChild] = {}
+        self._collector: Collector | None = None
+        self._watching: tuple[ModelMonitors, ...] = ()
 
     def step(self, now: datetime, fence: int) -> list[str]:
         """Do what is due and return what was done, one line each."""
@@ -99,14 +104,35 @@ class ControlPass:
 
     def _pass(self, now: datetime, fence: int) -> list[str]:
         self._reap()
+        collector = self._collector_of(self._watched())
         batches = follow(self._project.layout.log, self._cursor)
         did = [f"{e.kind} {e.rollout}: {e.reason}" for e in self._reconciler.step(batches, now, fence)]
-        self._collector.fold(batches)
-        for window in self._collector.close(now):
+        collector.fold(batches)
+        for window in collector.close(now):
             if window.level != "none":
                 did.append(f"DriftFound {window.model} {window.start:%Y-%m-%d}: {window.level}, {window.text}")
-        did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor.step(now, fence)]
+        did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor().step(now, fence)]
         return did
+
+    def _watched(self) -> tuple[ModelMonitors, ...]:
+        """Return what to watch; windows are days of the source's own place."""
+        from flyball.monitoring.collector import ModelMonitors
+
+        return tuple(
+            ModelMonitors(name, model.monitors, model.timezone, model.label.matures)
+            for name, model in sorted(self._project.applied.models.items())
+        )
+
+    def _collector_of(self, watched: tuple[ModelMonitors, ...]) -> Collector:
+        """Return the collector; when other monitors were applied, a new one that has read what this one had."""
+        from flyball.monitoring.collector import Collector
+
+        if self._collector is None or self._watching != watched:
+            database = self._project.database
+            self._collector = Collector(store=database.monitors, models=watched, references=self._reference)
+            self._watching = watched
+            self._collector.fold(again(self._project.layout.log, self._cursor))
+        return self._collector
 
     # -- what the rooms are given ---------------------------------------------------------------------------------
 
@@ -124,21 +150,11 @@ class ControlPass:
             refs=self._ref,
             promoted=self._promoted,
             rolled_back=self._rolled_back,
+            vetoes=self._veto,
         )
 
-    @cached_property
-    def _collector(self) -> Collector:
-        from flyball.monitoring.collector import Collector
-
-        project = self._project
-        return Collector(
-            references=self._reference,
-            specs=lambda: {name: m.monitors for name, m in project.applied.models.items()},
-            store=project.database.monitors,
-        )
-
-    @cached_property
     def _governor(self) -> Governor:
+        """Return a governor for the definitions applied now; it keeps no state of its own."""
         from flyball.loop.governor import Governor
 
         project = self._project
@@ -149,8 +165,13 @@ class ControlPass:
             rollouts=project.database.rollouts,
             launch=self._launch,
             start_rollout=self._start_rollout,
-            specs=lambda: {n: m.retrain for n, m in project.applied.models.items() if m.retrain is not None},
+            specs={n: m.retrain for n, m in project.applied.models.items() if m.retrain is not None},
+            champion=self._champion,
         )
+
+    def _champion(self, model: str) -> str | None:
+        found = self._project.database.versions.champion(model)
+        return None if found is None else found.version
 
     def _ref(self, model: str, version: str) -> VersionRef:
         from flyball.project.models import ref_of
@@ -168,6 +189,20 @@ class ControlPass:
 
         self._project.database.versions.set_lifecycle(model, version, Lifecycle.RETIRED, now=now)
 
+    def _veto(self, rollout: str) -> str:
+        """Return a worker's veto of a rollout's candidate under the table in force, "" when there is none."""
+        if self._map is None:
+            return ""
+        _, status = self._project.database.rollouts.get(rollout)
+        found = self._map.vetoes(status.model, table=self._map.table_version)
+        return "; ".join(found)
+
+    @cached_property
+    def _map(self) -> SharedMap | None:
+        from flyball.serving.slots import SharedMap
+
+        return SharedMap.open(self._project.layout.map) if self._project.layout.map.exists() else None
+
     def _mirror(self, act: Callable[[Any], None]) -> None:
         """Tell the tracker; the truth is the control database, so a tracker that is away stops nothing."""
         project = self._project
@@ -178,8 +213,6 @@ class ControlPass:
                 project.database.audit.record(project.clock.now(), "control", "mirror failed", "tracker", {"error": str(error)})
 
     def _reference(self, model: str, version: str) -> Reference | None:
-        from pathlib import Path
-
         from flyball.profiles.reference import Reference
 
         found: Version = self._project.database.versions.get(model, version)
@@ -221,3 +254,8 @@ class ControlPass:
     def _wait(self) -> None:
         for child in list(self._children.values()):
             child.wait()
+
+
+def again(root: Path, cursor: Cursor) -> list[Batch]:
+    """Return everything of the log up to a cursor once more."""
+    return [batch for name, end in sorted(cursor.items()) for batch in read_range(root, name, 0, end)]

@@ -16,6 +16,7 @@ from flyball.rollout.types import TERMINAL, RolloutEvent, RolloutSpec, RolloutSt
 if TYPE_CHECKING:
     from flyball.project.root import Project
     from flyball.rollout.ports import Routes
+    from flyball.rollout.replay import Replay
 
 __all__ = ["RolloutHandle", "exclusive", "routes_of", "start_rollout"]
 
@@ -84,8 +85,23 @@ class RolloutHandle:
             raise UnknownName.of(f"rollout of {self.model}", self.version, [])
         return explain(found[0], found[1], self.events())
 
-    def replay(self) -> dict[str, Any]:
-        """Fold the prediction log again from the recorded ranges and return the verdict it gives."""
+    def expected(self, *, per_day: float | None = None, skip_shadow: bool = False) -> dict[str, Any]:
+        """Return the expected days to detect harm and to promote.
+
+        Args:
+            per_day: Requests a day; counted over the newest day of the prediction log when left out.
+            skip_shadow: Leave the shadow phase out.
+        """
+        from flyball.rollout.explain import forecast
+
+        model = self._project.applied.model(self.model)
+        rate = per_day if per_day is not None else _requests_per_day(self._project, self.model)
+        if rate <= 0:
+            raise Refused(f"{self.model} has answered nothing yet, so nothing can be forecast; give --per-day")
+        return forecast(model.rollout, per_day=rate, matures=model.label.matures, skip_shadow=skip_shadow)
+
+    def replay(self) -> Replay:
+        """Fold the prediction log again from the recorded ranges; the verdicts must be the recorded ones."""
         from flyball.rollout.replay import replay
 
         found = self.current
@@ -172,3 +188,14 @@ def exclusive(project: Project) -> Iterator[tuple[Routes, int]]:
         yield routes_of(project), lease.fence
     finally:
         leases.release(lease)
+
+
+def _requests_per_day(project: Project, model: str) -> float:
+    """Return how many of a model's rows were answered in the last day of domain time."""
+    from flyball.records.log import follow
+    from flyball.records.types import Prediction
+    from flyball.units import to_micros
+
+    since = to_micros(project.clock.now() - timedelta(days=1))
+    records = (r for batch in follow(project.layout.log, {}) for r in batch.records)
+    return float(sum(isinstance(r, Prediction) and r.model == model and r.at >= since for r in records))

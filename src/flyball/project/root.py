@@ -13,7 +13,7 @@ from flyball.clock import Clock, ManualClock, SystemClock
 from flyball.config import Config, load
 from flyball.errors import ConfigError
 from flyball.layout import Layout
-from flyball.settings import Settings
+from flyball.settings import ProjectSettings, Settings
 
 if TYPE_CHECKING:
     from flyball.adapters.duckdb import DuckDBEngine
@@ -71,7 +71,8 @@ class Project:
             now: Freeze domain time, for data of the past.
         """
         scratch = tempfile.TemporaryDirectory(prefix="flyball-")
-        config = Config.of(Settings(), root=Path(root or "."), state=Path(scratch.name))
+        settings = Settings(project=ProjectSettings(name="temporary", state=scratch.name))
+        config = Config(settings, Path(root or ".").resolve())
         project = cls(config, objects=objects, now=now)
         project._scratch = scratch
         return project
@@ -137,7 +138,7 @@ class Project:
         from flyball.control import connect
 
         self.layout.state.mkdir(parents=True, exist_ok=True)
-        return connect(self.settings.control.database or f"sqlite:///{self.layout.state / 'control.db'}")
+        return connect(self.config.database_url)
 
     @cached_property
     def engine(self) -> DuckDBEngine:
@@ -145,7 +146,7 @@ class Project:
         from flyball.adapters.duckdb import DuckDBEngine
         from flyball.adapters.ingest_files import FileIngestLog
 
-        return DuckDBEngine(self.root, FileIngestLog(self.layout.ingest, readonly=True))
+        return DuckDBEngine(self.root, FileIngestLog(self.layout.ingest))
 
     @cached_property
     def tracker(self) -> Tracker | None:
@@ -267,6 +268,16 @@ class Project:
         from flyball.project.releases import RolloutHandle
 
         return RolloutHandle(self, model, version)
+
+    def explain(self, prediction_id: str) -> dict[str, Any]:
+        """Say how one prediction came about: arm and why, features with status, versions, latency by stage, outcome.
+
+        Raises:
+            UnknownName: the log holds no such prediction.
+        """
+        from flyball.serving.explain import explain
+
+        return explain(self.layout, prediction_id)
 
     def monitor(self, model: str) -> MonitorHandle:
         """Return a model's drift and performance."""

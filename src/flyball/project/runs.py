@@ -120,9 +120,11 @@ def run_stages_here(project: Project, run: str, stage: str | None) -> Run:
 
 def context(project: Project) -> StageContext:
     """Return what the stages need of this project."""
+    from flyball.gates.run import run_gate
     from flyball.training.context import StageContext
 
     return StageContext(
+        gate=run_gate,
         layout=project.layout,
         engine=project.engine,
         runs=project.database.runs,
