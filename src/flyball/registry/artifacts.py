@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from flyball.errors import InputError, IntegrityError, Untrusted
+from flyball.errors import ConflictError, InputError, IntegrityError, Untrusted
 from flyball.registry.code import PREFIX, install_code
 from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
 from flyball.registry.types import Manifest
@@ -54,6 +54,7 @@ class Predictor:
             raise InputError(f"a {type(model).__name__} has no predict(X); return an object that has one from train()")
         self.model = model
         self.classifier = hasattr(model, "predict_proba")
+        self.classes: tuple[float, ...] | None = _classes(model) if self.classifier else None
         self._call = call
         self._order = _order(getattr(model, "feature_names_in_", None), names)
         self._limited = threading.local()
@@ -101,15 +102,21 @@ class LoadedModel:
         return np.asarray(np.load(self.path / "sample.npy", allow_pickle=False), dtype=np.float64)
 
 
-def write_artifact(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> tuple[Manifest, str]:
+def write_artifact(
+    folder: Path, manifest: Manifest, files: Mapping[str, bytes], *, registered: str | None = None
+) -> tuple[Manifest, str]:
     """Write an artifact folder atomically and return its manifest with digests, and the manifest's own digest.
 
-    A folder that already holds exactly this is left alone, another one is replaced (it was never registered).
+    A folder that already holds exactly this is left alone; another one is replaced, unless it was registered.
 
     Args:
         folder: layout.artifacts/MODEL/VERSION.
         manifest: Everything but `files`.
         files: Content by name.
+        registered: Digest under which this version is registered already.
+
+    Raises:
+        ConflictError: the version is registered with other content.
     """
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     full = replace(manifest, files=digests)
@@ -117,6 +124,11 @@ def write_artifact(folder: Path, manifest: Manifest, files: Mapping[str, bytes])
     digest = hashlib.sha256(body).hexdigest()
     if (folder / MANIFEST).exists() and file_digest(folder / MANIFEST) == digest:
         return full, digest
+    if registered is not None and registered != digest:
+        raise ConflictError(
+            f"{manifest.model} {manifest.version} is registered as {registered[:12]}, this run now made {digest[:12]}; "
+            f"versions never change, start a new run"
+        )
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -214,6 +226,14 @@ def _order(fitted: Any, names: tuple[str, ...]) -> list[int] | None:
             f"the model was fitted on {', '.join(foreign)}, which the features do not have; they have {names}"
         )
     return [names.index(name) for name in fitted]
+
+
+def _classes(model: Any) -> tuple[float, ...] | None:
+    """Return the label of each probability column; None when the model does not say or they are no numbers."""
+    try:
+        return tuple(float(label) for label in getattr(model, "classes_", ())) or None
+    except (TypeError, ValueError):
+        return None
 
 
 def _one_thread() -> bool:

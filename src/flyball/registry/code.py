@@ -107,7 +107,7 @@ def load_definitions(folder: Path, module_file: str) -> ModuleType:
 def install_code(folder: Path) -> str:
     """Make a code folder importable and return the name of its package, `flyball_code_` and 16 digits of the digest.
 
-    A project's root is named `flyball_code_live_...`, apart from the snapshot of the same content, because it may change.
+    A project's root becomes `flyball_code_live_...`, apart from the snapshot of the same content: it may change.
 
     Raises:
         IntegrityError: the folder is a snapshot whose content does not fit its digest.

@@ -16,7 +16,7 @@ import numpy as np
 
 from flyball.datasets.snapshot import holdout_rows
 from flyball.datasets.types import DatasetManifest, TrainingSet
-from flyball.errors import FlyballError, UnknownName
+from flyball.errors import FlyballError, InputError
 from flyball.features.matrix import to_matrix
 from flyball.features.ports import OfflineEngine
 from flyball.features.spec import digest_of
@@ -42,7 +42,8 @@ def evaluate(
     data: TrainingSet, candidate: Predictor, champion: Champion | None, plan: TrainingPlan, engine: OfflineEngine
 ) -> Evaluation:
     """Return the evaluation of a candidate on its holdout, beside the champion if there is one."""
-    matrix, y = data.holdout
+    matrix, truth = data.holdout
+    y = _numbered(truth, candidate.classes)
     answer = candidate.predict(matrix)
     metrics = metrics_of(y, answer, classifier=candidate.classifier)
     finite = np.isfinite(answer)
@@ -57,8 +58,8 @@ def evaluate(
         return Evaluation(y=y, candidate=answer, **common)
     rows = _unseen(data, champion)
     theirs, reason = _champion_answers(data, champion, plan, engine, rows)
-    if theirs is not None and theirs.shape[1:] != answer.shape[1:]:
-        theirs, reason = None, f"it answers with shape {theirs.shape[1:]}, the candidate with {answer.shape[1:]}"
+    if theirs is not None and (theirs.shape[1:] != answer.shape[1:] or _classes(champion) != candidate.classes):
+        theirs, reason = None, "it answers another kind of question: its classes are not the candidate's"
     judged = {} if theirs is None else metrics_of(y[rows], theirs, classifier=candidate.classifier)
     return Evaluation(
         y=y[rows], candidate=answer[rows], champion=theirs, champion_version=champion.version, reason=reason,
@@ -92,6 +93,22 @@ def read_evaluation(folder: Path) -> Evaluation:
     with np.load(folder / "rows.npz", allow_pickle=False) as rows:
         arrays = {name: rows[name] for name in ("y", "candidate", "champion") if name in rows.files}
     return Evaluation(**small, **arrays)
+
+
+def _numbered(y: np.ndarray, classes: tuple[float, ...] | None) -> np.ndarray:
+    """Return class labels as positions among `classes`, other labels unchanged."""
+    if classes is None:
+        return y
+    known = np.array(classes)
+    foreign = np.setdiff1d(y, known)
+    if len(foreign):
+        raise InputError(f"the holdout has label {foreign[0]:g}, which the training part has not; train on more data")
+    order = np.argsort(known)
+    return np.asarray(order[np.searchsorted(known[order], y)], dtype=np.float64)
+
+
+def _classes(champion: Champion) -> tuple[float, ...] | None:
+    return champion.loaded.predictor.classes if champion.loaded is not None else None
 
 
 def _small(found: Evaluation) -> dict[str, Any]:
@@ -131,7 +148,7 @@ def _champion_answers(
             table = holdout_rows(engine, data, service, examples=plan.examples, label=plan.label, rows=rows)
             matrix = to_matrix(table, service.names)
         return champion.loaded.predict(matrix), ""
-    except (FlyballError, UnknownName) as error:
+    except FlyballError as error:
         return None, str(error)
     except Exception as error:  # a model that raises on these rows is evidence, not a failed run
         return None, f"it raised {type(error).__name__}: {error}"

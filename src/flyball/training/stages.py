@@ -1,8 +1,8 @@
 """What each of the seven stages does, and what it depends on.
 
-The surprise: a stage never hands objects to the next one directly. Each writes files into its folder and small JSON into
-the journal; what a later stage needs is read from there (or kept from before, when the same process made it), so a run
-goes on after kill -9 exactly as if nothing had happened.
+The surprise: a stage never hands objects to the next one directly. Each writes files into its folder and small JSON
+into the journal; what a later stage needs is read from there (or kept from before, when the same process made it), so a
+run goes on after kill -9 exactly as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def check(work: Work, folder: Path) -> dict[str, Any]:
 
 
 def train(work: Work, folder: Path) -> dict[str, Any]:
-    """Call the user's train() under limits and write the model."""
+    """Let the user's function fit a model, under limits, and write it down."""
     _warm_tracker(work)
     data, settings = work.data(), work.context.settings
     begun = work.context.clock.monotonic()
@@ -164,8 +164,8 @@ def train(work: Work, folder: Path) -> dict[str, Any]:
     (folder / "requirements.txt").write_text("\n".join(pinned) + "\n")
     signature = sign(body, ensure_signing_key(work.context.layout)) if kind == "pickle" else ""
     seconds = round(work.context.clock.monotonic() - begun, 3)
-    return {"format": kind, "file": FILE_NAMES[kind], "signature": signature, "seconds_": seconds,
-            "model": file_digest(folder / FILE_NAMES[kind]), "bytes": len(body), "class": type(model).__name__}  # fmt: skip
+    return {"format": kind, "file": FILE_NAMES[kind], "signature": signature, "bytes": len(body), "seconds_": seconds,
+            "model": file_digest(folder / FILE_NAMES[kind]), "class": type(model).__name__}  # fmt: skip
 
 
 def evaluate_stage(work: Work, folder: Path) -> dict[str, Any]:
@@ -199,14 +199,15 @@ def package(work: Work, folder: Path) -> dict[str, Any]:
         "sample.npy": _sample(data),
     }
     target = context.layout.artifacts / run.model / version
-    _, digest = write_artifact(target, manifest, files)
+    known = _known(work, version)
+    _, digest = write_artifact(target, manifest, files, registered=known.digest if known else None)
     (folder / "artifact.json").write_bytes(msgspec.json.encode({"path": str(target), "digest": digest}))
     return {"version": version, "digest": digest, "bytes": sum(map(len, files.values()))}
 
 
 def register(work: Work, folder: Path) -> dict[str, Any]:
     """Record the version, and mirror it to the tracker; a tracker that fails is noted, it decides nothing."""
-    run, plan, context = work.run, work.plan, work.context
+    run, context = work.run, work.context
     packed, found = work.outputs["package"], work.outputs["evaluate"]
     version, artifact = str(packed["version"]), work.artifact()
     manifest = work.data().manifest
@@ -223,12 +224,7 @@ def register(work: Work, folder: Path) -> dict[str, Any]:
         (folder / "tracking.json").write_bytes(msgspec.json.encode({"mlflow": tracked, "problem": problem}))
         if problem:
             context.runs.note(run.id, tracking=problem)
-    elif known.digest != packed["digest"]:
-        raise StageFailed(
-            f"{run.model} {version} is registered as {known.digest[:12]}, this run now made {packed['digest'][:12]}; "
-            f"versions never change, start a new run"
-        )
-    return {"version": version, "plan": plan.model, "mlflow": known.mlflow}
+    return {"version": version, "mlflow": known.mlflow}
 
 
 def gate(work: Work, folder: Path) -> dict[str, Any]:
@@ -332,8 +328,9 @@ def _track(work: Work, version: str, artifact: Path, manifest: DatasetManifest) 
     }  # fmt: skip
     try:
         return tracker.log_run(
-            model=run.model, run=run.id, version=version, params=work.params, metrics=work.outputs["evaluate"]["metrics"],
-            tags=tags, folder=artifact, requirements=(artifact / "requirements.txt").read_text().split(),
+            model=run.model, run=run.id, version=version, params=work.params,
+            metrics=work.outputs["evaluate"]["metrics"], tags=tags, folder=artifact,
+            requirements=(artifact / "requirements.txt").read_text().split(),
             columns=[(name, "double") for name in work.plan.service.names],
         ), ""  # fmt: skip
     except Exception as error:
