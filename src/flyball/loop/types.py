@@ -11,11 +11,14 @@ __all__ = ["LoopEvent", "RetrainSpec", "Trigger", "TriggerSpec"]
 
 @dataclass(frozen=True, slots=True)
 class TriggerSpec:
-    """Why the loop trains: a paged drift window, or a cron schedule (in `timezone`)."""
+    """Why the loop trains: a paged drift window, a cron schedule (in `timezone`), a metric beyond its limit."""
 
     kind: Literal["drift", "schedule", "performance"]
     cron: str = ""
     timezone: str = "UTC"
+    metric: str = ""
+    max: float | None = None
+    min: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class LoopEvent:
 
     at: datetime
     model: str
-    kind: str  # TriggerFired, TriggerDamped, RunStarted, RunFinished, RolloutStarted, RolloutFinished, Frozen, Thawed
+    kind: (
+        str  # ScheduleArmed, TriggerFired, TriggerDamped, RunStarted, RunFinished, RolloutStarted, RolloutFinished, ...
+    )
     text: str
     ids: dict[str, str] = field(default_factory=dict)
