@@ -44,12 +44,30 @@ class OnlineStore(Protocol):
         """Return the value of each key, None where there is none, in one round trip."""
         ...
 
-    def put_newer(self, items: Sequence[tuple[bytes, bytes]]) -> int:
-        """Write each row value whose header is larger than the stored one; return how many won. Atomic per item."""
+    def put_newer(
+        self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None
+    ) -> int:
+        """Write each row value whose header is larger than the stored one; return how many changed something."""
         ...
 
-    def merge_cells(self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None) -> None:
+    def merge_cells(
+        self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None
+    ) -> None:
         """Merge window-cell values into stored ones and write the checkpoint, all in one transaction."""
+        ...
+
+    def write(
+        self,
+        *,
+        newer: Sequence[tuple[bytes, bytes]] = (),
+        cells: Sequence[tuple[bytes, bytes]] = (),
+        puts: Sequence[tuple[bytes, bytes | None]] = (),
+    ) -> int:
+        """Do all of it in one transaction: row values, window values, plain puts (None deletes)."""
+        ...
+
+    def keys(self, prefix: bytes, *, limit: int | None = None) -> list[bytes]:
+        """Return the keys with this prefix, ascending."""
         ...
 
     def drop(self, prefix: bytes) -> int:
@@ -58,12 +76,24 @@ class OnlineStore(Protocol):
 
 
 class IngestLog(Protocol):
-    """Keep every pushed row with its arrival; it is offline history."""
+    """Keep every pushed row with its arrival; it is offline history. One counter numbers all rows, from 1."""
+
+    def acquire(self) -> None:
+        """Become the only writer; raises ConflictError when there is one."""
+        ...
 
     def append(self, source: str, rows: list[dict[str, object]], *, arrival: int) -> int:
         """Append durably and return the first row's sequence number."""
         ...
 
+    def append_many(self, batches: Sequence[tuple[str, list[dict[str, object]], int]]) -> list[int]:
+        """Append (source, rows, arrival) batches durably, at the price of one."""
+        ...
+
     def read(self, source: str, *, after: int = 0) -> pa.Table:
         """Return rows with sequence > `after`: raw columns plus `__sequence`, `__arrival` (int64)."""
+        ...
+
+    def last(self) -> int:
+        """Return the highest sequence in the log, 0 when it is empty."""
         ...

@@ -1,0 +1,409 @@
+"""Look up what a model reads, now: the gateway's hot path, and the same for people and notebooks.
+
+One multi-get fetches everything a request needs, whatever its views and rows; an entity that occurs twice is fetched
+once. The surprise: expiry and windows are judged here, at read, at T; what is stored does not age. A single row goes
+another way than many (plain Python against arrays), because numpy's fixed price is most of a single row's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flyball.errors import BadRequest, UnknownName
+from flyball.features.cells import WindowLayout, answer
+from flyball.features.packing import HEADER, RowLayout, entity_key, key_values, latest_known, namespace
+from flyball.features.ports import OnlineStore
+from flyball.features.request import request_column
+from flyball.features.spec import FeatureService, FeatureSpec, Stat, Status, ViewSpec
+
+__all__ = ["OnlineReader", "Vectors", "ViewReader", "lookup"]
+
+_SIGN = 1 << 63
+_NAN = float("nan")
+_PRESENT, _NULL, _EXPIRED, _MISSING = (int(s) for s in Status)
+Value = float | int | str | bool | None
+
+
+class ViewReader:
+    """Read one view's stored values at T, as numbers or as Python values."""
+
+    def __init__(self, view: ViewSpec) -> None:
+        self.view = view
+        self.prefix = namespace(view.digest)
+        self.names = tuple(c.name for c in view.entity.keys)
+        self._kinds = tuple(c.type for c in view.entity.keys)
+        self.width = len(view.features)
+        self._window = WindowLayout(view) if view.is_window else None
+        self._row = None if view.is_window else RowLayout(view)
+        self._numeric = all(f.type != "string" for f in view.features)
+        self.defaults = tuple(_number(f.default) for f in view.features)
+        self._has_defaults = any(f.default is not None for f in view.features)
+        self._absent = tuple(_absent(f) for f in view.features)
+        self._missing = np.full(self.width, _MISSING, np.uint8)
+
+    def keys(self, inputs: Mapping[str, Any], n: int) -> list[bytes | None]:
+        """Return the store's key of each request row; None where a key part is null.
+
+        Raises:
+            BadRequest: a key column is missing or of another type than declared.
+        """
+        columns = []
+        for name, kind in zip(self.names, self._kinds, strict=True):
+            if name not in inputs:
+                raise BadRequest(f"the request misses {name!r}, a key of {self.view.entity.name}; send one value a row")
+            values = key_values(name, kind, inputs[name])
+            if len(values) != n:
+                raise BadRequest(f"{name} has {len(values)} values and the request {n} rows; send one value a row")
+            columns.append(values)
+        prefix, entity = self.prefix, self.view.entity
+        keys = [entity_key(entity, values) for values in zip(*columns, strict=True)]
+        return [None if key is None else prefix + key for key in keys]
+
+    def one(self, value: bytes | None, at: int) -> tuple[Sequence[float], np.ndarray | None]:
+        """Return one entity's numbers and statuses; statuses None means that all are PRESENT."""
+        if value is None:
+            return self._absent, self._missing
+        if self._row is None:
+            values, statuses = self.many([value], at)
+            return values[0].tolist(), statuses[0]
+        record = latest_known(value, at)
+        if record is None:
+            return self._absent, self._missing
+        ttl = self.view.ttl
+        if ttl is not None and at - (int.from_bytes(record[:8], "big") - _SIGN) > ttl:
+            return self._absent, np.full(self.width, _EXPIRED, np.uint8)
+        layout = self._row
+        unpacked = layout.one.unpack_from(record, HEADER)
+        words, slots = unpacked[4 : 4 + layout.words], unpacked[4 + layout.words :]
+        if self._numeric and not any(words):
+            return slots, None
+        return self._with_nulls(slots, words)
+
+    def _with_nulls(self, slots: Sequence[float], words: Sequence[int]) -> tuple[list[float], np.ndarray]:
+        values, statuses = list(slots), np.zeros(self.width, np.uint8)
+        for i, kind in enumerate(self._row.types if self._row else ()):
+            if words[i // 64] >> (i % 64) & 1:
+                values[i], statuses[i] = self.defaults[i], _NULL
+            elif kind == "string":
+                values[i] = _NAN
+        return values, statuses
+
+    def many(self, values: Sequence[bytes | None], at: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return (float64 values, uint8 statuses), shape (n, features), with defaults where not PRESENT."""
+        n = len(values)
+        numbers = np.full((n, self.width), np.nan)
+        statuses = np.full((n, self.width), _MISSING, np.uint8)
+        there = [i for i, v in enumerate(values) if v is not None]
+        if there:
+            held: list[bytes] = [v for v in values if v is not None]
+            if self._window is not None:
+                found = answer(self._window, held, at)
+                self._place(numbers, statuses, there, *found)
+            else:
+                self._rows(numbers, statuses, there, held, at)
+        if len(there) < n:
+            numbers[[v is None for v in values]] = self._absent
+        if self._has_defaults:
+            for i, default in enumerate(self.defaults):
+                if default == default:  # noqa: PLR0124 not NaN
+                    numbers[statuses[:, i] != _PRESENT, i] = default
+        return numbers, statuses
+
+    def _place(
+        self, numbers: np.ndarray, statuses: np.ndarray, rows: list[int], found: np.ndarray, status: np.ndarray
+    ) -> None:
+        if len(rows) == len(numbers):
+            numbers[:], statuses[:] = found, status
+        else:
+            numbers[rows], statuses[rows] = found, status
+
+    def _rows(
+        self, numbers: np.ndarray, statuses: np.ndarray, rows: list[int], held: list[bytes], at: int
+    ) -> None:
+        layout = self._row
+        assert layout is not None
+        size = layout.dtype.itemsize
+        chosen = [latest_known(v, at) for v in held]
+        known = [i for i, r in enumerate(chosen) if r is not None]
+        records = np.frombuffer(b"".join([r[:size] for r in chosen if r is not None]), layout.dtype)
+        found, status = np.empty((len(known), self.width)), np.zeros((len(known), self.width), np.uint8)
+        nulls = records["nulls"]
+        for i, kind in enumerate(layout.types):
+            found[:, i] = np.nan if kind == "string" else records[f"slot{i}"]
+        if nulls.any():
+            for i in range(self.width):
+                gone = (nulls[:, i // 64] >> np.uint64(i % 64)) & np.uint64(1) == 1
+                found[gone, i], status[gone, i] = np.nan, _NULL
+        if self.view.ttl is not None:
+            event = (records["header"][:, 0].astype(np.uint64) ^ np.uint64(_SIGN)).view(np.int64)
+            old = at - event > self.view.ttl
+            if old.any():
+                found[old], status[old] = np.nan, _EXPIRED
+        self._place(numbers, statuses, [rows[i] for i in known], found, status)
+
+    def objects(self, value: bytes | None, at: int) -> tuple[list[Value], list[int]]:
+        """Return one entity's values as Python objects of the declared types (null is None), and their statuses."""
+        numbers, statuses = self.many([value], at)
+        features, row = self.view.features, statuses[0].tolist()
+        record = latest_known(value, at) if value is not None and self._row is not None else None
+        slots = self._row.one.unpack_from(record, HEADER)[4 + self._row.words :] if record and self._row else ()
+        values: list[Value] = []
+        for i, feature in enumerate(features):
+            if row[i] == _PRESENT and record is not None and self._row is not None:
+                values.append(_typed(feature, slots[i], self._row, record))
+            elif row[i] != _PRESENT and feature.default is not None:
+                values.append(feature.default)
+            else:
+                number = float(numbers[0, i])
+                values.append(None if number != number else _whole(feature, number))  # noqa: PLR0124 NaN
+        return values, row
+
+
+def _typed(feature: FeatureSpec, slot: int | float, layout: RowLayout, record: bytes) -> Value:
+    if feature.type == "string":
+        return layout.text(record, int(slot))
+    return bool(slot) if feature.type == "bool" else slot
+
+
+def _whole(feature: FeatureSpec, number: float) -> Value:
+    return int(number) if feature.type == "int64" and number.is_integer() else number
+
+
+def _absent(feature: FeatureSpec) -> float:
+    """Return the number for an entity without a value: the default, else 0 for count and sum, else NaN."""
+    if feature.default is None and feature.stat in (Stat.COUNT, Stat.SUM):
+        return 0.0
+    return _number(feature.default)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else _NAN
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One view's share of the matrix: from which of its features to which columns."""
+
+    reader: ViewReader
+    features: tuple[int, ...]
+    columns: tuple[int, ...]
+    whole: slice | None  # the columns as a slice, where all features are read in order
+
+
+class OnlineReader:
+    """Build the matrix of one model version from requests and the online store.
+
+    Args:
+        store: The online store.
+        service: What the version reads.
+    """
+
+    def __init__(self, store: OnlineStore, service: FeatureService) -> None:
+        self._store = store
+        self._service = service
+        self._parts = tuple(_parts(service))
+        self._fields = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "field"]
+        self._requests = [(i, c) for i, c in enumerate(service.columns) if c.kind == "request"]
+        self._required = {i.name: i.required for i in service.inputs}
+        self._width = len(service.columns)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The matrix's columns."""
+        return self._service.names
+
+    def read(self, inputs: Mapping[str, Any], n: int, at: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the matrix and what became of each value.
+
+        Args:
+            inputs: Input name -> n values (list or array); None is null.
+            n: Number of rows.
+            at: T in µs.
+
+        Returns:
+            (float64, uint8 `Status`), both of shape (n, columns).
+
+        Raises:
+            BadRequest: an input is missing, of wrong length or wrong type.
+        """
+        matrix = np.empty((n, self._width))
+        statuses = np.zeros((n, self._width), np.uint8)
+        if self._parts:
+            if n == 1:
+                self._read_one(matrix, statuses, inputs, at)
+            else:
+                self._read_many(matrix, statuses, inputs, n, at)
+        for i, name in self._fields:
+            self._field(matrix[:, i], statuses[:, i], name, inputs.get(name), n)
+        if self._requests:
+            self._at_request(matrix, statuses, inputs, n, at)
+        return matrix, statuses
+
+    def _read_one(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], at: int) -> None:
+        keys = [part.reader.keys(inputs, 1)[0] for part in self._parts]
+        values = iter(self._store.get_many([k for k in keys if k is not None]))
+        for part, key in zip(self._parts, keys, strict=True):
+            numbers, status = part.reader.one(None if key is None else next(values), at)
+            if part.whole is not None:
+                matrix[0, part.whole] = numbers
+                if status is not None:
+                    statuses[0, part.whole] = status
+                continue
+            for feature, column in zip(part.features, part.columns, strict=True):
+                matrix[0, column] = numbers[feature]
+                if status is not None:
+                    statuses[0, column] = status[feature]
+
+    def _read_many(
+        self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int
+    ) -> None:
+        keys = [part.reader.keys(inputs, n) for part in self._parts]
+        union = list(dict.fromkeys(k for part in keys for k in part if k is not None))
+        held = dict(zip(union, self._store.get_many(union), strict=True))
+        for part, mine in zip(self._parts, keys, strict=True):
+            distinct = {k: i for i, k in enumerate(dict.fromkeys(mine))}
+            numbers, status = part.reader.many([None if k is None else held[k] for k in distinct], at)
+            if len(distinct) < n:
+                places = [distinct[k] for k in mine]
+                numbers, status = numbers[places], status[places]
+            if part.whole is not None:
+                matrix[:, part.whole], statuses[:, part.whole] = numbers, status
+            else:
+                matrix[:, part.columns] = numbers[:, part.features]
+                statuses[:, part.columns] = status[:, part.features]
+
+    def _field(self, column: np.ndarray, status: np.ndarray, name: str, values: Any, n: int) -> None:
+        if values is None:
+            if self._required.get(name, True):
+                raise BadRequest(f"the request misses {name!r}, a required input; send one value a row")
+            column[:], status[:] = np.nan, _MISSING
+            return
+        if len(values) != n:
+            raise BadRequest(f"{name} has {len(values)} values and the request {n} rows; send one value a row")
+        column[:] = _floats(name, values)
+        null = np.isnan(column)
+        if null.any():
+            status[null] = _NULL
+
+    def _at_request(
+        self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int
+    ) -> None:
+        times = np.full(n, at, np.int64)
+        arrays: dict[str, np.ndarray] = {}
+        for i, column in self._requests:
+            for name in column.args:
+                if name in inputs and name not in arrays:
+                    arrays[name] = _floats(name, inputs[name])
+            values = request_column(column, arrays, times)
+            matrix[:, i] = values
+            null = np.isnan(values)
+            if null.any():
+                statuses[null, i] = _NULL
+
+
+def _floats(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        return values.astype(np.float64)
+    for value in values:
+        if value is not None and not isinstance(value, int | float | np.number | np.bool_):
+            raise BadRequest(f"{name} is {value!r} ({type(value).__name__}); it is declared as a number, send one")
+    return np.array([_NAN if v is None else v for v in values], np.float64)
+
+
+def _parts(service: FeatureService) -> Iterable[_Part]:
+    for view in service.views:
+        places = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "view" and c.view == view.name]
+        names = [f.name for f in view.features]
+        columns = tuple(i for i, _ in places)
+        features = tuple(names.index(_bare(name, view.name)) for _, name in places)
+        ordered = features == tuple(range(len(names))) and columns == tuple(range(columns[0], columns[0] + len(names)))
+        yield _Part(ViewReader(view), features, columns, slice(columns[0], columns[-1] + 1) if ordered else None)
+
+
+def _bare(name: str, view: str) -> str:
+    return name.removeprefix(f"{view}:").removeprefix(f"{view}__")
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Online features of some entities: values of declared types, numbers, and statuses."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    statuses: tuple[tuple[Status, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_dicts(self) -> list[dict[str, Value]]:
+        """Return one dict per row, null as None."""
+        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
+
+    def matrix(self) -> np.ndarray:
+        """Return float64, shape (rows, names); null and text are NaN."""
+        return np.array([[_number(v) for v in row] for row in self.rows], np.float64).reshape(-1, len(self.names))
+
+    def status(self) -> list[dict[str, Status]]:
+        """Return one dict per row: what became of each value."""
+        return [dict(zip(self.names, row, strict=True)) for row in self.statuses]
+
+
+def lookup(
+    store: OnlineStore,
+    rows: Sequence[Mapping[str, object]],
+    views: Sequence[ViewSpec],
+    names: Sequence[str] | None,
+    at: int,
+) -> Vectors:
+    """Return features of entities at T.
+
+    Args:
+        store: The online store.
+        rows: One mapping per entity, with the key columns of every view.
+        views: Where features come from.
+        names: "view" (all of it) or "view:feature"; None means all of `views`.
+        at: T in µs.
+
+    Raises:
+        UnknownName: no such view or feature.
+        BadRequest: a key is missing or of wrong type.
+    """
+    wanted = _selection(views, names)
+    inputs = {name: [row[name] for row in rows] for name in _shared(rows)}
+    readers = {view.name: ViewReader(view) for view in views if any(v == view.name for v, _ in wanted)}
+    keys = {name: reader.keys(inputs, len(rows)) if rows else [] for name, reader in readers.items()}
+    union = list(dict.fromkeys(k for mine in keys.values() for k in mine if k is not None))
+    held = dict(zip(union, store.get_many(union), strict=True))
+    found = {n: [r.objects(None if k is None else held[k], at) for k in keys[n]] for n, r in readers.items()}
+    values = [tuple(found[v][i][0][f] for v, f in wanted) for i in range(len(rows))]
+    statuses = [tuple(Status(found[v][i][1][f]) for v, f in wanted) for i in range(len(rows))]
+    features = {view.name: view.features for view in views}
+    return Vectors(_unique([(v, features[v][f].name) for v, f in wanted]), tuple(values), tuple(statuses))
+
+
+def _shared(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    return [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
+
+
+def _unique(names: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    plain = [feature for _, feature in names]
+    return tuple(f if plain.count(f) == 1 else f"{v}:{f}" for v, f in names)
+
+
+def _selection(views: Sequence[ViewSpec], names: Sequence[str] | None) -> list[tuple[str, int]]:
+    known = {view.name: view for view in views}
+    wanted: list[tuple[str, int]] = []
+    for name in names if names is not None else list(known):
+        view_name, _, feature = name.partition(":")
+        view = known.get(view_name)
+        if view is None:
+            raise UnknownName.of("feature view", view_name, known)
+        features = [f.name for f in view.features]
+        if feature and feature not in features:
+            raise UnknownName.of(f"feature of {view_name}", feature, features)
+        wanted += [(view_name, i) for i, f in enumerate(features) if not feature or f == feature]
+    return wanted
