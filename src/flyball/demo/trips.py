@@ -69,6 +69,7 @@ def read(first: date, end: date, *, shift: timedelta = timedelta(0)) -> Trips:
     local = table.column("pickup_at").to_numpy().astype("datetime64[us]")
     mask = (local >= np.datetime64(first, "us")) & (local < np.datetime64(end, "us"))
     table = table.filter(pa.array(mask))
+    table = table.take(np.argsort(_utc(table.column("pickup_at").to_numpy().astype("datetime64[us]")), kind="stable"))
     moved = np.timedelta64(shift, "us")
     pickup_local = table.column("pickup_at").to_numpy().astype("datetime64[us]") + moved
     dropoff_local = table.column("dropoff_at").to_numpy().astype("datetime64[us]") + moved
