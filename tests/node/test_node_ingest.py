@@ -10,6 +10,7 @@ from flyball.features.spec import ColumnSpec, EntitySpec, FeatureSpec, SourceSpe
 from flyball.layout import Layout
 from flyball.node.ingest import IngestProcess, read_views, write_views
 from flyball.node.ipc import Client, Server
+from flyball.units import to_micros
 
 VIEW = ViewSpec(
     "zone_traffic",
@@ -39,17 +40,9 @@ class Fake:
 
     def push_many(self, pushes):
         self.hold.wait(5)
-        if any("bad" in r for _, rows, _ in pushes for r in rows):
-            raise SourceError("a row lacks minutes")
         self.commits.append(len(pushes))
-        return [self._one(rows) for _, rows, _ in pushes]
-
-    def push(self, source, rows, arrival):
-        self.hold.wait(5)
-        if any("bad" in r for r in rows):
-            raise SourceError("a row lacks minutes")
-        self.commits.append(1)
-        return self._one(rows)
+        bad = SourceError("a row lacks minutes")
+        return [bad if any("bad" in r for r in rows) else self._one(rows) for _, rows, _ in pushes]
 
     def _one(self, rows):
         first, self.sequence = self.sequence, self.sequence + len(rows)
@@ -61,7 +54,7 @@ class Fake:
     def materialize(self, engine, view, *, until, full, progress):
         progress(1, 2)
         progress(2, 2)
-        return PushResult(until, int(full), 0)
+        return PushResult(to_micros(until), int(full), 0)
 
     def close(self):
         self.closed = True

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flyball.errors import UnknownName
+from flyball.errors import FlyballError, Unavailable, UnknownName
 from flyball.features.spec import ViewSpec
 from flyball.node.ipc import Call, Server
 from flyball.node.process import Beats, die_with_parent, failed, log
 from flyball.node.running import write_atomically
+from flyball.units import from_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,6 +84,7 @@ class IngestProcess:
         self._engine: Any = None
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._filler = ThreadPoolExecutor(1, thread_name_prefix="materialize")  # its chunks let pushes in between
         self._views: dict[str, ViewSpec] = {}
         self._queue: list[_Push] = []
         self._wake = asyncio.Event()
@@ -138,7 +140,9 @@ class IngestProcess:
             loop.call_soon_threadsafe(call.progress, [_plain(d) for d in done])
 
         started = time.monotonic()
-        result = await self._write(self._materialize, view, body.get("until"), body.get("full", False), progress)
+        result = await asyncio.get_running_loop().run_in_executor(
+            self._filler, self._materialize, view, body.get("until"), body.get("full", False), progress
+        )
         log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
         return dict(_plain(result))
 
@@ -155,8 +159,8 @@ class IngestProcess:
     def _materialize(self, view: ViewSpec, until: int | None, full: bool, progress: Callable[..., None]) -> Any:
         if self._engine is None:
             self._engine = self._make_engine()
-        until = self._now() if until is None else until
-        return self._ingest.materialize(self._engine, view, until=until, full=full, progress=progress)
+        limit = from_micros(self._now() if until is None else until)
+        return self._ingest.materialize(self._engine, view, until=limit, full=full, progress=progress)
 
     async def _write(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -175,26 +179,21 @@ class IngestProcess:
                     _settle(push.answer, result)
 
     def _commit(self, group: list[_Push]) -> list[Any]:
-        """Commit a group at once; when that is refused, each push by itself, so that only the bad one fails."""
+        """Commit a group; a bad push comes back as its own error and never fails its neighbours."""
         try:
-            if len(group) > 1:
-                return list(self._ingest.push_many([(p.source, p.rows, p.arrival) for p in group]))
+            return list(self._ingest.push_many([(p.source, p.rows, p.arrival) for p in group]))
         except Exception as error:
-            log("group refused", pushes=len(group), error=str(error))
-        return [self._commit_one(push) for push in group]
-
-    def _commit_one(self, push: _Push) -> Any:
-        try:
-            return self._ingest.push(push.source, push.rows, push.arrival)
-        except Exception as error:
-            return error
+            failed("group not committed", error)
+            return [error] * len(group)
 
 
 def _settle(answer: asyncio.Future[dict[str, Any]], result: Any) -> None:
     if answer.done():
         return
-    if isinstance(result, BaseException):
+    if isinstance(result, FlyballError):
         answer.set_exception(result)
+    elif isinstance(result, BaseException):
+        answer.set_exception(Unavailable(f"the rows could not be stored: {result}"))
     else:
         answer.set_result(dict(_plain(result)))
 
@@ -230,7 +229,7 @@ def _compose(config: Config) -> IngestProcess:
         from flyball.features.ingest import Ingest
 
         store = LMDBStore(layout.online, config.settings.online.map_size)
-        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock)
+        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root)
 
     def engine() -> Any:
         from flyball.adapters.duckdb import DuckDBEngine
