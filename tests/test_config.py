@@ -257,3 +257,14 @@ def test_getting_an_unknown_setting_names_near_ones(file: Path) -> None:
     assert loaded.get("server.port") == 9000
     with pytest.raises(ConfigError, match=r"did you mean server\.port"):
         loaded.origin("server.prt")
+
+
+def test_each_setting_is_on_the_reference_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "settings.md").read_text()
+    missing = []
+    for s in config.schema():
+        kind = ", ".join(f"`{c}`" for c in s.choices) or s.type
+        row = f"| `{s.key}` | {kind} | {f'`{s.default}`' if s.default else ''} | {s.doc} |"
+        if row not in page:
+            missing.append(row)
+    assert missing == []

@@ -45,7 +45,7 @@ _DOCS = {
     "server.deadline": "time for a whole request",
     "server.max_body": "largest request body",
     "server.key": "reference (env:NAME or file:PATH) to the key callers must send; empty for none",
-    "server.host_memory": "memory limit of a host process",
+    "server.host_memory": "memory limit of a host process, 0 for none",
     "control.host": "address of the control API and pages",
     "control.port": "port of the control API and pages",
     "control.database": "sqlite:///PATH or postgresql://USER@HOST/NAME; empty for SQLite in the state folder",
@@ -331,8 +331,8 @@ def _out_of_range(key: str, value: Any) -> str:
         return "at least 1 is needed"
     if isinstance(value, timedelta) and value <= timedelta(0):
         return "a time above zero is needed"
-    if key in _SIZES and value <= 0:
-        return "a size above zero is needed"
+    if key in _SIZES and value < (0 if key == "server.host_memory" else 1):
+        return "a larger size is needed"
     return ""
 
 

@@ -1,0 +1,51 @@
+# `make` alone lists the recipes. `demo` and `test` set themselves up on a fresh clone; they need python3 and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check fmt bench docs constraints clean
+
+help: ## list the recipes
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything for development
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[standard,dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## the whole loop on real trips, under 4 minutes
+	$(BIN)/flyball demo
+
+test: $(STAMP) ## the fast tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(STAMP) ## every test, slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(STAMP) ## format, lint, types, import contracts, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell src tests docs bench README.md CONTRIBUTING.md CHANGELOG.md changes
+
+fmt: $(STAMP) ## format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## every benchmark, quick
+	@for script in bench/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script --quick || exit 1; done
+
+docs: $(STAMP) ## the pages, into docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+constraints: $(STAMP) ## compile constraints.txt anew from pyproject.toml
+	$(BIN)/python -m piptools compile --quiet --no-header --no-annotate --strip-extras --upgrade \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --extra standard --extra dev --output-file constraints.txt pyproject.toml
+
+clean: ## take away what the recipes made
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis docs/_build dist build
