@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+log = logging.getLogger("flyball.serving")
 _JSON = b"application/json"
 _encode = msgspec.json.encode
 
@@ -100,12 +102,15 @@ async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[byt
 
 
 async def send_response(send: Send, response: Response) -> None:
-    """Send status, headers and body."""
+    """Send status, headers and body; a caller who went away meanwhile is only noted."""
     headers = [(b"content-type", response.type), (b"content-length", b"%d" % len(response.body))]
     if response.headers:
         headers += response.headers
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+    try:
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await send({"type": "http.response.body", "body": response.body})
+    except (OSError, RuntimeError) as error:  # what uvloop raises for a closed transport
+        log.debug("the caller went away before the answer", extra={"cause": str(error)})
 
 
 def allowed(scope: Scope, key: bytes) -> bool:
