@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from flyball.errors import ConflictError, FenceLost, Refused, RevisionConflict
+from flyball.errors import ConflictError, FenceLost, Refused, RevisionConflict, UnknownName
 from flyball.records.log import Batch
 from flyball.rollout.decide import apply, decide
 from flyball.rollout.evidence import snapshot
@@ -31,6 +31,9 @@ _EVENTS = {
 }  # fmt: skip
 _CAUSES: dict[str, Literal["promote", "rollout", "rollback"]] = {
     "promote": "promote", "roll_back": "rollback", "finish_rollback": "rollback",
+}  # fmt: skip
+_ORDERS: dict[str, Literal["run", "pause", "promote", "abort"]] = {
+    "run": "run", "pause": "pause", "promote": "promote", "abort": "abort",
 }  # fmt: skip
 _ACTS_PER_PASS = 4
 Done = Callable[[str, str, datetime], None]
@@ -258,7 +261,7 @@ def start(
 def order(
     store: RolloutStore,
     rollout: str,
-    wanted: Literal["run", "pause", "promote", "abort"],
+    wanted: str,
     *,
     now: datetime,
     reason: str = "",
@@ -266,16 +269,27 @@ def order(
 ) -> RolloutStatus:
     """Record a person's order; the next reconcile obeys it unless the evidence says harm.
 
+    Args:
+        store: Where rollouts are kept.
+        rollout: The rollout's id.
+        wanted: "run" (resume), "pause", "promote" or "abort".
+        now: Domain time.
+        reason: Why, in words.
+        actor: Who.
+
     Raises:
+        UnknownName: no such rollout or order.
         Refused: the rollout is finished.
         ConflictError: the status kept changing while we tried.
     """
+    if wanted not in _ORDERS:
+        raise UnknownName.of("order", wanted, _ORDERS)
     for _ in range(20):
         _, status = store.get(rollout)
         if status.phase in TERMINAL:
             raise Refused(f"rollout {rollout} is over ({status.phase}); start a new one")
         event = RolloutEvent(rollout, now, "OrderGiven", reason or wanted, {"wanted": wanted, "actor": actor})
-        ordered = replace(status, wanted=wanted, reason=reason)
+        ordered = replace(status, wanted=_ORDERS[wanted], reason=reason)
         try:
             return store.save(ordered, expected=status.revision, fence=None, events=[event])
         except RevisionConflict:

@@ -139,7 +139,7 @@ class Scenario:
 
     def ordered(self, wanted: str, reason: str = "") -> Self:
         """Give an order and let the controller see it."""
-        order(self.store, self.id, wanted, now=self.clock.now(), reason=reason)  # type: ignore[arg-type]  # a test may err
+        order(self.store, self.id, wanted, now=self.clock.now(), reason=reason)
         self.tick()
         return self
 
