@@ -78,9 +78,8 @@ def difference(whole: float | None, part: float | None) -> float | None:
 
 def node(root: Path, times: int) -> dict[str, float | None]:
     """Start a node with one worker: seconds until it answers, PSS of the worker and of all processes, seconds to stop."""
+    from flyball.adapters.local.running import start, stop
     from flyball.config import load
-
-    from flyball.node.running import start, stop
 
     layout = load(root / "flyball.toml").layout
     ready, ended, worker, total = [], [], [], []

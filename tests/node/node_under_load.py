@@ -17,14 +17,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flyball.adapters.ingest_files import FileIngestLog
+from flyball.adapters.local.routes import NodeRoutes
+from flyball.adapters.local.running import Running, read_running, start, stop
+from flyball.adapters.local.views import write_views
 from flyball.config import load
 from flyball.control import connect
 from flyball.features.spec import (
-    ColumnSpec, EntitySpec, FeatureService, FeatureSpec, InputSpec, ServiceColumn, SourceSpec, Stat, ViewSpec,
+    ColumnSpec,
+    EntitySpec,
+    FeatureService,
+    FeatureSpec,
+    InputSpec,
+    ServiceColumn,
+    SourceSpec,
+    Stat,
+    ViewSpec,
 )  # fmt: skip
-from flyball.node.ingest import write_views
-from flyball.node.routes import NodeRoutes
-from flyball.node.running import Running, read_running, start, stop
 from flyball.records.log import follow
 from flyball.records.types import Prediction
 from flyball.registry.artifacts import write_artifact

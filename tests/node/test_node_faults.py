@@ -5,8 +5,8 @@ import time
 import pytest
 from node_under_load import Load, Node, until
 
+from flyball.adapters.local.running import read_running, start
 from flyball.errors import Refused
-from flyball.node.running import read_running, start
 
 
 @pytest.fixture

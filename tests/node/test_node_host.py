@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 
+from flyball.adapters.local.ipc import PeerGone, Server
+from flyball.adapters.local.tables import host_name
 from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError
 from flyball.layout import Layout
 from flyball.node.host import Host
-from flyball.node.ipc import PeerGone, Server
 from flyball.node.remote import RemoteHost
-from flyball.node.tables import host_name
 from flyball.rollout.routing import VersionRef
 
 REF = VersionRef("v2", "/artifacts/eta/v2", "ab" * 32, trusted=False)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
+from flyball.adapters.local.ipc import Client, Server
+from flyball.adapters.local.views import read_views, write_views
 from flyball.errors import SourceError, UnknownName
 from flyball.features.spec import ColumnSpec, EntitySpec, FeatureSpec, SourceSpec, ViewSpec
 from flyball.layout import Layout
-from flyball.node.ingest import IngestProcess, read_views, write_views
-from flyball.node.ipc import Client, Server
+from flyball.node.ingest import IngestProcess
 from flyball.units import to_micros
 
 VIEW = ViewSpec(

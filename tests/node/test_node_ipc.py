@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flyball.adapters.local.ipc import Client, PeerGone, Server, call_sync, pack_matrix, unpack_matrix
 from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, IntegrityError
-from flyball.node.ipc import Client, PeerGone, Server, call_sync, pack_matrix, unpack_matrix
 
 
 async def _double(body, call):

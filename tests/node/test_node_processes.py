@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from flyball.adapters.local.children import StageChild, run_stages, spawn
+from flyball.adapters.local.process import child_environment
+from flyball.adapters.local.running import Running, bind, lock, read_running, wait_ready, write_atomically
 from flyball.errors import DeadlineExceeded, Refused, StageFailed, Unavailable
 from flyball.layout import Layout
 from flyball.node.child import Child
-from flyball.node.children import StageChild, run_stages, spawn
-from flyball.node.process import child_environment
-from flyball.node.running import Running, bind, lock, read_running, wait_ready, write_atomically
 
 BEATING = """
 import os, sys, time
-from flyball.node.process import die_with_parent, READY
+from flyball.adapters.local.process import die_with_parent, READY
 die_with_parent("t")
 fd = int(os.environ[READY])
 os.write(fd, b"R")

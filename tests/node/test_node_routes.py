@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from flyball.adapters.local.routes import NodeRoutes
+from flyball.adapters.local.running import lock
+from flyball.adapters.local.tables import read_table, table_file, untrusted
 from flyball.errors import FenceLost, IntegrityError, RevisionConflict, Unavailable
 from flyball.layout import Layout
-from flyball.node.routes import NodeRoutes
-from flyball.node.running import lock
-from flyball.node.tables import read_table, table_file, untrusted
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 from flyball.serving.slots import SharedMap
 

@@ -27,7 +27,7 @@ from flyball.project import Project
 from flyball.templates import write_template
 
 if TYPE_CHECKING:
-    from flyball.node.running import Running
+    from flyball.adapters.local.running import Running
 
 __all__ = ["DRIFTING", "QUIET", "Demo", "Story", "run_demo"]
 
@@ -91,7 +91,7 @@ def run_demo(
     Raises:
         InputError: the folder is not empty.
     """
-    from flyball.node.running import start, stop
+    from flyball.adapters.local.running import start, stop
 
     started = time.perf_counter()
     with PeakPss() as memory:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flyball.node.process import READY, child_environment, log
+from flyball.adapters.local.process import READY, child_environment, log
 
 __all__ = ["Child"]
 

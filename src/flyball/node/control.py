@@ -21,8 +21,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.errors import FenceLost, FlyballError, InputError, Refused, Unavailable
-from flyball.node.process import Beats, die_with_parent, failed, log
 from flyball.serving.slots import MapClock, SharedMap
 from flyball.units import to_micros
 
@@ -303,7 +303,7 @@ async def _main(config: Any, path: Path, environment: str | None, sock: socket.s
         return Project.open(path, environment=environment)
 
     def routes(project: Any) -> Any:
-        from flyball.node.routes import NodeRoutes
+        from flyball.adapters.local.routes import NodeRoutes
 
         return NodeRoutes(config.layout, project.database.routing, told=lambda event, fields: log(event, **fields))
 

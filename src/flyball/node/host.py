@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyball.adapters.local.children import limit_memory
+from flyball.adapters.local.ipc import Call, Server, pack_matrix, unpack_matrix
+from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Unavailable
-from flyball.node.children import limit_memory
-from flyball.node.ipc import Call, Server, pack_matrix, unpack_matrix
-from flyball.node.process import Beats, die_with_parent, failed, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,8 +186,8 @@ async def run(host: Host, socket: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line of `python -m flyball.node.host`."""
+    from flyball.adapters.local.tables import host_name
     from flyball.config import load
-    from flyball.node.tables import host_name
 
     parser = argparse.ArgumentParser(prog="flyball.node.host")
     parser.add_argument("--project", type=Path, required=True)

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flyball.adapters.local.ipc import Call, Server
+from flyball.adapters.local.process import Beats, die_with_parent, failed, log
+from flyball.adapters.local.views import read_views
 from flyball.errors import FlyballError, Unavailable, UnknownName
 from flyball.features.spec import ViewSpec
-from flyball.node.ipc import Call, Server
-from flyball.node.process import Beats, die_with_parent, failed, log
-from flyball.node.running import write_atomically
 from flyball.units import from_micros
 
 if TYPE_CHECKING:
@@ -34,22 +34,9 @@ if TYPE_CHECKING:
     from flyball.config import Config
     from flyball.layout import Layout
 
-__all__ = ["IngestProcess", "main", "read_views", "write_views"]
+__all__ = ["IngestProcess", "main"]
 
 _GROUP = 256  # pushes in one commit at most
-
-
-def read_views(layout: Layout) -> tuple[ViewSpec, ...]:
-    """Return the views that were applied last, none before the first apply."""
-    try:
-        return msgspec.json.decode((layout.state / "views.json").read_bytes(), type=tuple[ViewSpec, ...])
-    except FileNotFoundError:
-        return ()
-
-
-def write_views(layout: Layout, views: Sequence[ViewSpec]) -> None:
-    """Record the applied views, atomically and durably."""
-    write_atomically(layout.state / "views.json", msgspec.json.encode(list(views), order="deterministic"), durable=True)
 
 
 @dataclass(slots=True)

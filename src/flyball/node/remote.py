@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from flyball.adapters.local.ipc import Client, pack_matrix, unpack_matrix
+from flyball.adapters.local.tables import host_name
 from flyball.errors import DeadlineExceeded
-from flyball.node.ipc import Client, pack_matrix, unpack_matrix
-from flyball.node.tables import host_name
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from flyball.adapters.local.children import limit_memory
+from flyball.adapters.local.process import die_with_parent, failed
 from flyball.errors import FlyballError
-from flyball.node.children import limit_memory
-from flyball.node.process import die_with_parent, failed
 
 __all__ = ["main"]
 

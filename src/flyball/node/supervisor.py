@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from flyball.adapters.local.process import die_with_parent, log
+from flyball.adapters.local.running import Running, bind, lock, write_atomically
+from flyball.adapters.local.tables import host_name, read_table, untrusted
 from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
 from flyball.node.child import Child
-from flyball.node.process import die_with_parent, log
-from flyball.node.running import Running, bind, lock, write_atomically
-from flyball.node.tables import host_name, read_table, untrusted
 from flyball.serving.slots import SharedMap
 from flyball.units import to_micros
 

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flyball.adapters.local.ipc import Client, PeerGone
+from flyball.adapters.local.process import Beats, die_with_parent, failed, log
+from flyball.adapters.local.tables import read_table
 from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
-from flyball.node.ipc import Client, PeerGone
-from flyball.node.process import Beats, die_with_parent, failed, log
-from flyball.node.tables import read_table
 
 if TYPE_CHECKING:
     from flyball.config import Config

@@ -38,10 +38,12 @@ class FeatureHandle:
 
     def close(self) -> None:
         """Let go of the online store and of the writer's lock."""
-        for name in ("_writer", "_reader"):
-            part = self.__dict__.pop(name, None)
-            if part is not None:
-                part.close()
+        writer = self.__dict__.pop("_writer", None)
+        if writer is not None:
+            writer.close()
+        store = self.__dict__.pop("_reader", None) or self.__dict__.pop("_writable", None)
+        if store is not None:
+            store.close()
 
     def views(self) -> list[ViewSpec]:
         """Return the applied views in order of their names."""
@@ -72,9 +74,9 @@ class FeatureHandle:
         """Return the newest values for some entities, as serving sees them now (or at a given time)."""
         from flyball.features.online import lookup
 
-        views, chosen = self._select(names)
+        views, _ = self._select(names)
         moment = to_micros(at or self._project.clock.now())
-        return lookup(self._store(), [dict(row) for row in rows], views, chosen, moment)
+        return lookup(self._store(), [dict(row) for row in rows], views, list(names), moment)
 
     async def aonline(
         self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None
@@ -89,8 +91,8 @@ class FeatureHandle:
             UnknownName: no such source.
             SourceError: a row lacks a column or has a wrong type; nothing of the call is kept.
         """
+        from flyball.adapters.local.ipc import call_sync
         from flyball.features.ingest import PushResult
-        from flyball.node.ipc import call_sync
 
         self._project.applied.source(source)
         plain = [dict(row) for row in rows]
@@ -114,7 +116,7 @@ class FeatureHandle:
         self, spec: ViewSpec, *, until: datetime | None = None, full: bool = False, progress: Progress | None = None
     ) -> MaterializeResult:
         """Materialize a view given by its spec, applied or about to be; `attach` it first."""
-        from flyball.node.ipc import call_sync
+        from flyball.adapters.local.ipc import call_sync
 
         moment = until or self._project.clock.now()
         if self._node_runs():
@@ -135,12 +137,12 @@ class FeatureHandle:
         """Return how many entities have rows online."""
         from flyball.features.packing import namespace
 
-        return len(self._store().keys(namespace(spec)))
+        return len(self._store().keys(namespace(spec.digest)))
 
     def attach(self, views: Sequence[ViewSpec]) -> None:
         """Let pushes reach these views from now on."""
-        from flyball.node.ingest import write_views
-        from flyball.node.ipc import call_sync
+        from flyball.adapters.local.ipc import call_sync
+        from flyball.adapters.local.views import write_views
 
         write_views(self._project.layout, views)
         if self._node_runs():
@@ -151,12 +153,12 @@ class FeatureHandle:
                 self._writer.attach(view)
 
     def _node_runs(self) -> bool:
-        from flyball.node.running import read_running
+        from flyball.adapters.local.running import read_running
 
         return not self._project.is_temporary and read_running(self._project.layout) is not None
 
     def _store(self) -> LMDBStore:
-        return self._writer.store if "_writer" in self.__dict__ else self._reader
+        return self._writable if "_writable" in self.__dict__ else self._reader
 
     @cached_property
     def _reader(self) -> LMDBStore:
@@ -168,17 +170,23 @@ class FeatureHandle:
         return LMDBStore(self._project.layout.online, settings.map_size, readonly=True)
 
     @cached_property
-    def _writer(self) -> Ingest:
-        from flyball.adapters.ingest_files import FileIngestLog
+    def _writable(self) -> LMDBStore:
         from flyball.adapters.lmdb import LMDBStore
-        from flyball.features.ingest import Ingest
 
         reader = self.__dict__.pop("_reader", None)  # one environment is opened once per process
         if reader is not None:
             reader.close()
-        layout = self._project.layout
-        store = LMDBStore(layout.online, self._project.settings.online.map_size)
-        return Ingest(store, FileIngestLog(layout.ingest), self.views(), clock=self._project.clock)
+        return LMDBStore(self._project.layout.online, self._project.settings.online.map_size)
+
+    @cached_property
+    def _writer(self) -> Ingest:
+        from flyball.adapters.ingest_files import FileIngestLog
+        from flyball.adapters.local.views import read_views
+        from flyball.features.ingest import Ingest
+
+        project = self._project
+        log = FileIngestLog(project.layout.ingest)
+        return Ingest(self._writable, log, read_views(project.layout), clock=project.clock, root=project.root)
 
     def _select(self, names: Sequence[str]) -> tuple[list[ViewSpec], list[str]]:
         """Split "view" and "view:feature" into views and the chosen feature names."""

@@ -18,9 +18,9 @@ from flyball.errors import ConflictError, FlyballError
 from flyball.records.log import Batch, Cursor, follow, read_range
 
 if TYPE_CHECKING:
+    from flyball.adapters.local.children import StageChild
     from flyball.loop.governor import Governor
     from flyball.monitoring.collector import Collector, ModelMonitors
-    from flyball.node.children import StageChild
     from flyball.profiles.reference import Reference
     from flyball.project.root import Project
     from flyball.registry.types import Version

@@ -165,7 +165,7 @@ def start_rollout(
 
 def routes_of(project: Project) -> Routes:
     """Return the routes of the running node; without one, a commit only writes table and database."""
-    from flyball.node.routes import NodeRoutes
+    from flyball.adapters.local.routes import NodeRoutes
 
     return NodeRoutes(project.layout, project.database.routing)
 

@@ -12,7 +12,7 @@ from flyball.errors import DefinitionError
 from flyball.training.types import Run, RunState
 
 if TYPE_CHECKING:
-    from flyball.node.children import StageChild
+    from flyball.adapters.local.children import StageChild
     from flyball.project.root import Project
     from flyball.training.context import StageContext
 
@@ -72,7 +72,7 @@ def resume(
     Raises:
         StageFailed: a stage failed; what was done before it is kept.
     """
-    from flyball.node.children import run_stages
+    from flyball.adapters.local.children import run_stages
 
     if project.is_temporary:
         return run_stages_here(project, run, stage)
@@ -93,7 +93,7 @@ def resume(
 
 def spawn_run(project: Project, run: str, stage: str | None = None) -> StageChild:
     """Start a run's child process and return at once."""
-    from flyball.node.children import spawn
+    from flyball.adapters.local.children import spawn
 
     limits = project.settings.training
     return spawn(

@@ -12,7 +12,7 @@ __all__ = ["status"]
 
 def status(project: Project) -> dict[str, Any]:
     """Return node, models with champion, rollout, drift and freeze, and the newest alerts."""
-    from flyball.node.running import read_running
+    from flyball.adapters.local.running import read_running
 
     running = read_running(project.layout)
     database = project.database

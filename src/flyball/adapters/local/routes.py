@@ -14,9 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from flyball.adapters.local.running import read_running, write_atomically
+from flyball.adapters.local.tables import read_table, table_file
 from flyball.errors import FlyballError, RevisionConflict, Unavailable
-from flyball.node.running import read_running, write_atomically
-from flyball.node.tables import read_table, table_file
 from flyball.serving.slots import SharedMap, Slot
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
+from flyball.adapters.local.process import PARENT
 from flyball.errors import DeadlineExceeded, Refused, Unavailable
 from flyball.layout import Layout
-from flyball.node.process import PARENT
 
 __all__ = ["Running", "bind", "lock", "read_running", "start", "stop", "wait_ready", "write_atomically"]
 

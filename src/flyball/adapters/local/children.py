@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from flyball.node.process import child_environment
+from flyball.adapters.local.process import child_environment
 
 __all__ = ["StageChild", "run_stages", "spawn"]
 

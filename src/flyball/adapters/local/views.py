@@ -1,0 +1,26 @@
+"""The applied feature views as one file, so that ingest starts without user code and without the control database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from flyball.adapters.local.running import write_atomically
+from flyball.features.spec import ViewSpec
+from flyball.layout import Layout
+
+__all__ = ["read_views", "write_views"]
+
+
+def read_views(layout: Layout) -> tuple[ViewSpec, ...]:
+    """Return the views that were applied last, none before the first apply."""
+    try:
+        return msgspec.json.decode((layout.state / "views.json").read_bytes(), type=tuple[ViewSpec, ...])
+    except FileNotFoundError:
+        return ()
+
+
+def write_views(layout: Layout, views: Sequence[ViewSpec]) -> None:
+    """Record the applied views, atomically and durably."""
+    write_atomically(layout.state / "views.json", msgspec.json.encode(list(views), order="deterministic"), durable=True)
