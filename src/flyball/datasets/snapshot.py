@@ -14,8 +14,8 @@ import numpy as np
 from flyball.datasets.definitions import Examples, Label
 from flyball.datasets.examples import ExampleRows, read_examples
 from flyball.datasets.files import content_digest, write_dataset
-from flyball.datasets.types import DatasetManifest, TrainingSet
 from flyball.datasets.ports import DatasetStore
+from flyball.datasets.types import DatasetManifest, TrainingSet
 from flyball.errors import SourceError
 from flyball.features.ports import OfflineEngine
 from flyball.features.spec import FeatureService, digest_of
