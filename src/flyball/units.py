@@ -6,6 +6,7 @@ The surprise: a margin has two halves, a relative and an absolute one, because "
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -114,11 +115,13 @@ def micros(span: timedelta) -> int:
 
 
 def _number(text: str | float, suffix: str, factor: float) -> float | None:
+    """Return the finite number of a text, None when it is none."""
     if isinstance(text, int | float):
-        return float(text)
+        return float(text) if math.isfinite(text) else None
     stripped = text.strip()
     scale = factor if suffix and stripped.endswith(suffix) else 1.0
     try:
-        return float(stripped.removesuffix(suffix) if suffix else stripped) * scale
+        value = float(stripped.removesuffix(suffix) if suffix else stripped) * scale
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
