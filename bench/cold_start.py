@@ -77,7 +77,7 @@ def difference(whole: float | None, part: float | None) -> float | None:
 
 
 def node(root: Path, times: int) -> dict[str, float | None]:
-    """Start a node with one worker: seconds until it answers, PSS of the worker and of all processes, seconds to stop."""
+    """Start and stop a node with one worker: seconds to ready and to stop, PSS of the worker and of all processes."""
     from flyball.adapters.local.running import start, stop
     from flyball.config import load
 

@@ -29,7 +29,7 @@ from flyball.features.spec import ViewSpec
 from flyball.units import from_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from flyball.config import Config
     from flyball.layout import Layout
