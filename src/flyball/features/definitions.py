@@ -145,7 +145,7 @@ def count(name: str, *, of: str | None = None, window: str | timedelta, default:
     return WindowFeature(name, Stat.COUNT, of, window, default)
 
 
-def sum(name: str, *, of: str, window: str | timedelta, default: Default = None) -> WindowFeature:
+def sum(name: str, *, of: str, window: str | timedelta, default: Default = None) -> WindowFeature:  # noqa: A001 the field's standard word
     """Declare the sum over the window; 0 when empty. Whole numbers are exact up to 2**53."""
     return WindowFeature(name, Stat.SUM, of, window, default)
 
@@ -160,12 +160,12 @@ def std(name: str, *, of: str, window: str | timedelta, default: Default = None)
     return WindowFeature(name, Stat.STD, of, window, default)
 
 
-def min(name: str, *, of: str, window: str | timedelta, default: Default = None) -> WindowFeature:
+def min(name: str, *, of: str, window: str | timedelta, default: Default = None) -> WindowFeature:  # noqa: A001 the field's standard word
     """Declare the least value in the window; null when empty."""
     return WindowFeature(name, Stat.MIN, of, window, default)
 
 
-def max(name: str, *, of: str, window: str | timedelta, default: Default = None) -> WindowFeature:
+def max(name: str, *, of: str, window: str | timedelta, default: Default = None) -> WindowFeature:  # noqa: A001 the field's standard word
     """Declare the greatest value in the window; null when empty."""
     return WindowFeature(name, Stat.MAX, of, window, default)
 

@@ -79,7 +79,7 @@ def _check_names(model: str, columns: Iterable[ServiceColumn]) -> None:
         where = f"view {column.view!r}" if column.kind == "view" else f"a {column.kind} feature"
         if column.name in seen:
             raise DuplicateName(
-                f"model {model!r} names feature {column.name!r} twice: in {seen[column.name]} and in {where}; rename one"
+                f"model {model!r} names feature {column.name!r} twice: in {seen[column.name]} and {where}; rename one"
             )
         seen[column.name] = where
 
