@@ -86,7 +86,7 @@ class WindowLayout:
                 values = np.full(len(values), np.nan)
             heads["values"][:, i] = np.where(nulls, np.nan, values)[order]
         starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]]) if len(owner) else np.empty(0, np.int64)
-        ends = np.append(starts[1:], len(owner))
+        ends = np.append(starts[1:], len(owner))[: len(starts)]
         tops = _tops(len(self.shape) // GROUP.itemsize, len(self.slots), len(starts))
         tops["heads"], tops["floor"] = ends - starts, floor
         data, top, shape = heads.tobytes(), tops.tobytes(), self.shape + bytes(_padded(len(self.shape) // 24))
