@@ -88,8 +88,16 @@ def test_chosen_assignments_are_no_evidence():
     rows = [prediction(w, 0, error="no", why=w) for w in ("header", "kill switch", "version")]
     fold(*rows, now=SECOND)
     assert fold.evidence().candidate.requests == 0
-    fold(prediction("v", SECOND, arm="champion", why="veto"), now=2 * SECOND)
-    assert "a worker took the candidate out" in fold.evidence().vetoed
+
+
+def test_a_veto_is_a_verdict_when_it_lasts():
+    fold = Fold(spec())
+    vetoed = [prediction(f"v{i}", i * 20 * SECOND, arm="champion", why="veto") for i in range(5)]
+    fold(*vetoed[:4], now=70 * SECOND)
+    assert fold.evidence().vetoed == ""
+    fold(vetoed[4], now=90 * SECOND)
+    assert "out of traffic" in fold.evidence().vetoed
+    assert fold.evidence().control.requests == 0
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])

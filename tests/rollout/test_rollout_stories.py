@@ -69,10 +69,15 @@ def test_an_incident_of_both_arms_stops_the_ramp_and_blames_nobody():
     story.when(candidate_error_rate=0.0, champion_error_rate=0.0).for_("15m").then(phase="Step", champion_weight=0.5)
 
 
-def test_a_veto_rolls_back():
+def test_a_lasting_veto_rolls_back():
     story = scenario(steps=["20%"], bake="1h").given_traffic(per_minute=300).for_("1m")
-    story.when(veto=True).for_("20s").then(phase="RolledBack")
-    assert story.status.reason.startswith("veto: a worker")
+    story.when(veto=True).for_("80s").then(phase="RolledBack", within="80s")
+    assert story.status.reason.startswith("veto: workers kept the candidate out")
+
+
+def test_a_veto_that_is_lifted_when_the_host_is_back_is_no_verdict():
+    story = scenario(steps=["20%"], bake="1h").given_traffic(per_minute=300).for_("1m")
+    story.when(veto=True).for_("20s").when(veto=False).for_("20m").then(phase="Step")
 
 
 def test_without_traffic_it_waits_and_after_max_wait_it_pauses():

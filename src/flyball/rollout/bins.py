@@ -25,6 +25,7 @@ __all__ = ["CANDIDATE", "CONTROL", "Allocation", "Bin", "Binner", "Counts", "Fai
 CANDIDATE, CONTROL = 0, 1
 SECOND = 1_000_000
 _KEEP_ROWS = 500_000  # rows waiting for an outcome; the oldest go first
+_VETO_LEAST, _VETO_LASTS = 5, 60 * SECOND
 _NOT_RANDOM = frozenset({"header", "veto", "kill switch", "version"})  # assignments that nobody drew
 
 
@@ -119,6 +120,7 @@ class Binner:
         self._seen: dict[int, set[int]] = {}
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._early: OrderedDict[str, float] = OrderedDict()
+        self._vetoed = (0, 0, 0)  # first and last time and number of the present run of vetoed requests
         self.dropped = 0
 
     def allocate(self, allocation: Allocation) -> None:
@@ -167,8 +169,10 @@ class Binner:
         into = self._bin(p.at // SECOND)
         into.newest = max(into.newest, p.at)
         if p.why in _NOT_RANDOM:
-            if p.why == "veto" and not into.veto:
-                into.veto = f"a worker took the candidate out of traffic (seen at prediction {p.id})"
+            if p.why == "veto" and self._stands(p.at):
+                into.veto = (
+                    f"workers kept the candidate out of traffic for a minute or more (last at prediction {p.id})"
+                )
             return
         arm = CANDIDATE if p.arm == "candidate" else CONTROL
         unit = 0 if p.unit == p.id or not p.unit else unit_hash(p.unit)
@@ -178,6 +182,13 @@ class Binner:
             self._latency(into, index, arm, unit, p)
         if self._joins and not failed and _number(p.value):
             self._wait(p, index, arm, unit)
+
+    def _stands(self, at: int) -> bool:
+        """Tell whether a veto lasts: one that ends when a killed host is back is no verdict on the candidate."""
+        first, last, n = self._vetoed
+        self._vetoed = (at, at, 1) if n == 0 or at - last > self._episode else (first, max(last, at), n + 1)
+        first, last, n = self._vetoed
+        return n >= _VETO_LEAST and last - first >= _VETO_LASTS
 
     def _shadow(self, s: Shadow) -> None:
         index = self._allocation(s.table) if s.model == self._model else -1

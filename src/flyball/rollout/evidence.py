@@ -85,11 +85,12 @@ class Ledger:
         """Add one closed bin; bins come in the order in which they were closed."""
         self.bins += 1
         self._newest = max(self._newest, closed.newest)
-        self._veto = self._veto or closed.veto
         for index, counts in sorted(closed.counts.items()):
             self._stretches[index].add(counts)
             self._errors = [a + b for a, b in zip(self._errors, counts.errors, strict=True)]
             self._remember(closed.second * 1_000_000 // _MINUTE, counts)
+        if closed.veto and not self._veto and not self._incident():
+            self._veto = closed.veto
         self._fail(closed.failures)
         for row in closed.rows:
             for account in self._accounts:

@@ -50,7 +50,8 @@ class Reconciler:
         refs: Returns where a version lies: (model, version) -> VersionRef.
         promoted: Called once or more after the table made (model, version) the champion, at a domain time.
         rolled_back: Called once or more after traffic left (model, version).
-        vetoes: Returns a worker's veto of a rollout's candidate, "" when there is none.
+        vetoes: Returns a veto of a model's candidate that is worth a rollback, "" when there is none; the log shows
+            lasting vetoes anyway.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Reconciler:
         live.ensure_split(route, table.version, status.id)
         live.fold(batches, now)
         for _ in range(_ACTS_PER_PASS):
-            vetoed = self._vetoes(status.id) if self._vetoes is not None else ""
+            vetoed = self._vetoes(status.model) if self._vetoes is not None else ""
             evidence = live.evidence(status, now, vetoed=vetoed)
             decision = _choose(spec, status, evidence, route, now)
             if decision.action == "wait":
