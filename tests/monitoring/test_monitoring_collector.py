@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from flyball.control import connect
 from flyball.errors import UnknownName
 from flyball.monitoring.collector import Collector, ModelMonitors
 from flyball.monitoring.definitions import monitor
@@ -112,6 +114,21 @@ def test_lasting_drift_warns_then_pages_once() -> None:
         collector.close(MONDAY + (day + 1) * DAY)
     assert [a.severity for a in store.alerts()] == ["warn", "page"]
     assert [w.level for w in store.drift("m")] == ["warn", "page"]
+
+
+def test_windows_and_alerts_come_back_equal_from_the_control_database(tmp_path: Path) -> None:
+    database = connect(f"sqlite:///{tmp_path / 'control.db'}")
+    memory = Store()
+    for store in (memory, database.monitors):
+        collector = _collector(store)
+        for day in range(2):
+            rows = _rows(day, shift=0.8)
+            collector.fold(_batch(rows + _outcomes(rows)))
+            collector.close(MONDAY + (day + 1) * DAY)
+    assert database.monitors.drift("m") == memory.drift("m")
+    assert database.monitors.performance("m") == memory.performance("m")
+    assert database.monitors.alerts() == memory.alerts()
+    database.close()
 
 
 def test_a_restart_at_any_pass_comes_to_the_same_records() -> None:

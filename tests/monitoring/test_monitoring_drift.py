@@ -154,6 +154,13 @@ def test_one_weekend_of_reference_lets_weekends_warn_and_workdays_page() -> None
     assert "too few weekends" in history[0].text
 
 
+def test_a_weekend_that_may_only_warn_does_not_end_a_streak() -> None:
+    world = World(seed=10)
+    reference, history = world.reference(7), []
+    levels = [_judge(reference, world.day(d, shift=2), d, history).level for d in (10, 11, 12, 13, 14)]
+    assert levels == ["warn", "page", "warn", "warn", "page"]
+
+
 def test_part_of_a_day_may_only_warn() -> None:
     world = World(seed=7)
     reference, history = world.reference(28), []

@@ -122,6 +122,7 @@ class Collector:
         for batch in batches:
             outcomes += [r for r in batch.records if isinstance(r, Outcome)]
             predictions += [r for r in batch.records if isinstance(r, Prediction)]
+        self._references = {k: r for k, r in self._references.items() if r is not None}  # ask again for missing ones
         for prediction in predictions:
             self._learn_champion(prediction)
         for prediction in predictions:

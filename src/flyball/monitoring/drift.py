@@ -101,7 +101,8 @@ def judge_window(
     known = _known_days(reference, start)
     cap: Level = "page" if covered >= _WHOLE and season.windows >= 2 and known else "warn"
     features = _judge(season, contrast(season.base, profile), spec, cap)
-    earlier = [w for w in history if w.model == model and w.version == version and w.end <= start and w.features]
+    own = [w for w in history if w.model == model and w.version == version and w.end <= start and w.features]
+    earlier = [w for w in own if _known_days(reference, w.start)]  # a weekend that could not page ends no streak
     lasting = _lasting(features, earlier[-_LOOK_BACK:])
     level: Level = "page" if lasting else max((f.level for f in features), key=_ORDER.__getitem__, default="none")
     if level == "page" and not lasting:
