@@ -7,8 +7,6 @@ parent *thread*, so a parent with threads starts children from one that lives as
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import json
 import logging
 import os
@@ -50,6 +48,8 @@ def die_with_parent(name: str, *, sig: int = signal.SIGKILL) -> None:
     parent = os.environ.get(PARENT)
     if parent is None:
         return
+    import ctypes
+
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit(1)
@@ -90,13 +90,15 @@ class Beats:
         self._fd = int(os.environ.pop(READY, "-1"))
         self._every = every
         self._alive = alive
-        self._task: asyncio.Task[None] | None = None
+        self._task: object = None  # kept, so that nobody collects it
         self._ready = False
         if self._fd >= 0:
             os.set_blocking(self._fd, False)
 
     def start(self) -> None:
         """Begin to beat, from the running loop."""
+        import asyncio
+
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def ready(self) -> None:
@@ -107,6 +109,8 @@ class Beats:
             log("ready", pid=os.getpid(), after_s=round(time.monotonic() - _STARTED, 3))
 
     async def _run(self) -> None:
+        import asyncio
+
         while True:
             if self._alive():
                 self._write(b"B")

@@ -10,18 +10,21 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from flyball.adapters.local.process import PARENT
 from flyball.errors import DeadlineExceeded, Refused, Unavailable
 from flyball.layout import Layout
+
+if TYPE_CHECKING:  # `flyball status` reads run.json and starts nothing
+    import socket
+    import subprocess
 
 __all__ = ["Running", "bind", "lock", "read_running", "start", "stop", "wait_ready", "write_atomically"]
 
@@ -97,6 +100,8 @@ def start(project: Path, layout: Layout, *, environment: str | None = None, time
         Unavailable: it could not start; the sentence says why.
         DeadlineExceeded: not ready in time (the supervisor is ended again).
     """
+    import subprocess
+
     logs = layout.state / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "flyball.node.supervisor", "--project", str(project)]
@@ -167,6 +172,8 @@ def bind(host: str, port: int, *, setting: str, patience: float = 2.0) -> socket
     Raises:
         Unavailable: the port is in use, or the address is not ours.
     """
+    import socket
+
     until = time.monotonic() + patience
     while True:
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
