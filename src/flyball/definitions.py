@@ -79,7 +79,7 @@ class Model:
         self.rollout = rollout or _default_rollout()
         self.monitors = tuple(monitors)
         self.retrain = retrain
-        self.service: FeatureService = compile_service(name, examples.at, self.features, examples.source)
+        self.service: FeatureService = compile_service(name, examples.at, self.features, examples.source.spec)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.service.columns)} features)"
@@ -92,7 +92,7 @@ class Model:
     @property
     def timezone(self) -> str:
         """Where the model's days begin: the zone of its examples' source."""
-        return "UTC" if self.examples.source is None else self.examples.source.timezone
+        return self.examples.source.spec.timezone
 
     @property
     def plan(self) -> TrainingPlan:
@@ -131,8 +131,7 @@ class Definitions:
         for thing in objects:
             if isinstance(thing, Model):
                 _add(models, thing, "model")
-                if thing.examples.source is not None:
-                    _add(sources, thing.examples.source, "source")
+                _add(sources, thing.examples.source.spec, "source")
                 for view in thing.views:
                     _add(views, view, "feature view")
             elif isinstance(thing, FeatureView):

@@ -31,8 +31,11 @@ def init(folder: str, template: str, as_json: bool) -> None:
 @verb
 def check(project: Project, *, show: Callable[..., None]) -> None:
     """Check settings, definitions and sources; change nothing."""
+    from flyball.project.apply import check_columns
+
     definitions = project.working
-    rows = {name: project.engine.check(source) for name, source in definitions.sources.items()}
+    check_columns(project)
+    rows = {name: project.engine.report(source) for name, source in definitions.sources.items()}
     document = {
         "project": project.settings.project.name,
         "models": sorted(definitions.models),

@@ -6,20 +6,20 @@ apply that is killed in the middle changes nothing and can simply be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from flyball.errors import DefinitionError
+from flyball.errors import DefinitionError, SourceError, UnknownName
 from flyball.features.spec import ViewSpec, digest_of
 
 if TYPE_CHECKING:
     from flyball.definitions import Definitions, Model
     from flyball.project.root import Project
 
-__all__ = ["Change", "Plan", "apply", "plan"]
+__all__ = ["Change", "Plan", "apply", "check_columns", "plan"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,8 +75,7 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
 
     proposed = plan(project)
     specs = project.working.view_specs
-    for source in project.working.sources.values():
-        project.engine.check(source)
+    check_columns(project)
     code = snapshot_working(project)
     filled = _fill(project, specs, progress)
     now = project.clock.now()
@@ -85,6 +84,36 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
         project.database.deployments.record_applied(code, now, specs, definitions=names, actor="cli")
         project.database.audit.record(now, "cli", "applied", code, {"changes": [c.text for c in proposed.changes]})
     return Plan(code, proposed.changes, tuple(filled))
+
+
+def check_columns(project: Project) -> None:
+    """Raise SourceError unless every source can be read and has the columns that views and models need of it."""
+    definitions = project.working
+    for name, source in definitions.sources.items():
+        types = project.engine.types(source)
+        for spec in definitions.view_specs:
+            if spec.source.name == name:
+                _check_view(spec, types)
+        for model in definitions.models.values():
+            if model.examples.source.spec.name == name:
+                wanted = {model.examples.at, model.label.column} - {derived for derived, _ in model.examples.derive}
+                _require(f"model {model.name!r}", name, wanted, types)
+
+
+def _check_view(spec: ViewSpec, types: Mapping[str, str]) -> None:
+    keys = {key.name: key.type for key in spec.entity.keys}
+    _require(f"view {spec.name!r}", spec.source.name, {*keys, *(f.of for f in spec.features if f.of)}, types)
+    for key, kind in keys.items():
+        if types[key] != kind:
+            raise SourceError(
+                f"view {spec.name!r}: key {key!r} is {kind}, but source {spec.source.name!r} has {types[key]}; "
+                f"declare Entity({spec.entity.name!r}, keys=...) with the type of the column"
+            )
+
+
+def _require(who: str, source: str, wanted: set[str], types: Mapping[str, str]) -> None:
+    for name in sorted(wanted - types.keys()):
+        raise SourceError(f"{who} needs column {name!r} of source {source!r}: {UnknownName.of('column', name, types)}")
 
 
 def _fill(project: Project, specs: tuple[ViewSpec, ...], progress: Progress | None) -> list[str]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from flyball.errors import UnknownName
 from flyball.features.materialize import MaterializeResult
 from flyball.units import to_micros
 
@@ -65,16 +64,17 @@ class FeatureHandle:
             at: Column with each request's time; naive times count as UTC.
             join: "as_known" uses what had arrived by then, "as_corrected" also what came later.
         """
-        from flyball.features.offline import history, to_requests
+        from flyball.features.offline import history
+        from flyball.features.table import to_requests
 
-        views, chosen = self._select(names)
-        return history(self._project.engine, to_requests(requests), views, chosen, at=at, join=join)
+        views = self._views_of(names)
+        return history(self._project.engine, to_requests(requests), views, list(names), at=at, join=join)
 
     def online(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None) -> Vectors:
         """Return the newest values for some entities, as serving sees them now (or at a given time)."""
         from flyball.features.online import lookup
 
-        views, _ = self._select(names)
+        views = self._views_of(names)
         moment = to_micros(at or self._project.clock.now())
         return lookup(self._store(), [dict(row) for row in rows], views, list(names), moment)
 
@@ -188,16 +188,7 @@ class FeatureHandle:
         log = FileIngestLog(project.layout.ingest)
         return Ingest(self._writable, log, read_views(project.layout), clock=project.clock, root=project.root)
 
-    def _select(self, names: Sequence[str]) -> tuple[list[ViewSpec], list[str]]:
-        """Split "view" and "view:feature" into views and the chosen feature names."""
-        views: dict[str, ViewSpec] = {}
-        chosen: list[str] = []
-        for name in names:
-            view_name, _, feature = name.partition(":")
-            spec = self._project.applied.view(view_name).spec
-            views[view_name] = spec
-            known = [f.name for f in spec.features]
-            if feature and feature not in known:
-                raise UnknownName.of(f"feature of {view_name}", feature, known)
-            chosen += [n for n in ([feature] if feature else known) if n not in chosen]
-        return list(views.values()), chosen
+    def _views_of(self, names: Sequence[str]) -> list[ViewSpec]:
+        """Return the views that "view" and "view:feature" name."""
+        wanted = dict.fromkeys(name.partition(":")[0] for name in names)
+        return [self._project.applied.view(name).spec for name in wanted]

@@ -89,7 +89,8 @@ class ModelHandle:
             float64, shape (n,), or (n, classes) for a classifier.
         """
         from flyball.features.matrix import to_matrix
-        from flyball.features.offline import request_times, service_history, to_requests
+        from flyball.features.offline import request_times, service_history
+        from flyball.features.table import to_requests
 
         loaded = self.load(version)
         service = loaded.manifest.service
