@@ -129,7 +129,7 @@ def run(name: str = "r1", model: str = "eta") -> Run:
 def test_a_run_keeps_its_journal(db: Database) -> None:
     db.runs.create(run())
     first = StageRecord("snapshot", "started", "i", NOW)
-    train = StageRecord("train", "done", "j", NOW + HOUR, NOW + HOUR, {"rows": 10})
+    train = StageRecord("train", "done", "j", NOW, NOW + HOUR, {"rows": 10})  # a simulated clock stands still
     for stage in (train, first, dataclasses.replace(first, state="done")):
         db.runs.record_stage("r1", stage)
     found = db.runs.get("r1")

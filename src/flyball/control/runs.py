@@ -14,7 +14,7 @@ from flyball.control.engine import Gate
 from flyball.control.tables import runs, stages
 from flyball.control.values import pack, unpack
 from flyball.errors import ConflictError, UnknownName
-from flyball.training.types import Run, RunState, StageRecord
+from flyball.training.types import STAGES, Run, RunState, StageRecord
 from flyball.units import to_micros
 
 __all__ = ["Runs"]
@@ -41,8 +41,8 @@ class Runs:
         """Return a run with its stages; raises UnknownName."""
         with self._gate.read() as db:
             row = _row(db, run)
-            journal = db.scalars(select(stages.c.body).where(stages.c.run == run).order_by(stages.c.started)).all()
-        return dataclasses.replace(unpack(row.body, Run), stages=tuple(unpack(b, StageRecord) for b in journal))
+            journal = db.scalars(select(stages.c.body).where(stages.c.run == run)).all()
+        return _with_journal(unpack(row.body, Run), [unpack(body, StageRecord) for body in journal])
 
     def list(self, model: str | None = None) -> builtins.list[Run]:
         """Return runs, oldest first."""
@@ -51,10 +51,10 @@ class Runs:
         with self._gate.read() as db:
             bodies = db.scalars(select(runs.c.body).where(*wanted).order_by(runs.c.seq)).all()
             join = select(stages.c.run, stages.c.body).join(runs, runs.c.id == stages.c.run).where(*wanted)
-            for run, body in db.execute(join.order_by(stages.c.started)):
+            for run, body in db.execute(join):
                 journal[run].append(unpack(body, StageRecord))
         found = [unpack(body, Run) for body in bodies]
-        return [dataclasses.replace(run, stages=tuple(journal[run.id])) for run in found]
+        return [_with_journal(run, journal[run.id]) for run in found]
 
     def record_stage(self, run: str, stage: StageRecord) -> None:
         """Write a stage's record, replacing an earlier record of the same stage."""
@@ -89,6 +89,13 @@ class Runs:
         """Return what was noted."""
         with self._gate.read() as db:
             return unpack(_row(db, run).notes, dict[str, Any])
+
+
+def _with_journal(run: Run, records: list[StageRecord]) -> Run:
+    """Return the run with its stages in their own order: under a simulated clock all may start at one instant."""
+    order = {stage: place for place, stage in enumerate(STAGES)}
+    stages_in_order = sorted(records, key=lambda r: (order.get(r.stage, len(order)), r.started, r.stage))
+    return dataclasses.replace(run, stages=tuple(stages_in_order))
 
 
 def _row(db: Connection, run: str) -> Row[Any]:

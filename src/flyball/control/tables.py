@@ -22,7 +22,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["HEAD", "metadata"]
+__all__ = ["HEAD", "complete", "metadata"]
 
 HEAD = "0001"
 
@@ -67,13 +67,6 @@ versions = Table(
     Column("gate", String, nullable=False),
     _body(),
     UniqueConstraint("model", "version"),
-)
-Index(
-    "one_champion",
-    versions.c.model,
-    unique=True,
-    sqlite_where=text("lifecycle = 'champion'"),
-    postgresql_where=text("lifecycle = 'champion'"),
 )
 
 datasets = Table(
@@ -126,13 +119,6 @@ rollouts = Table(
     Column("fence", BigInteger, nullable=False),
     Column("spec", Text, nullable=False),
     _body(),
-)
-Index(
-    "one_active_rollout",
-    rollouts.c.model,
-    unique=True,
-    sqlite_where=text("active"),
-    postgresql_where=text("active"),
 )
 
 rollout_events = Table(
@@ -260,3 +246,15 @@ outbox = Table(
     _body(),
     UniqueConstraint("topic", "key"),
 )
+
+
+def complete() -> MetaData:
+    """Return the metadata with its partial indexes: one champion and one active rollout per model.
+
+    They stand apart because they make SQLAlchemy import PostgreSQL's dialect, which only migrations need.
+    """
+    if not any(index.name == "one_champion" for index in versions.indexes):
+        champion, active = text("lifecycle = 'champion'"), text("active")
+        Index("one_champion", versions.c.model, unique=True, sqlite_where=champion, postgresql_where=champion)
+        Index("one_active_rollout", rollouts.c.model, unique=True, sqlite_where=active, postgresql_where=active)
+    return metadata

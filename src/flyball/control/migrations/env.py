@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alembic import context
 
-from flyball.control.tables import metadata
+from flyball.control.tables import complete
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=complete(),
     render_as_batch=True,
     compare_type=True,
 )
