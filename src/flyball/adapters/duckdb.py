@@ -169,7 +169,7 @@ class DuckDBEngine:
         """Run on a connection of its own: DuckDB wants one per thread."""
         try:
             with duckdb.connect(config={"threads": self._threads}) as connection:
-                return connection.execute(sql).to_arrow_table()
+                return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             raise SourceError(
                 f"source {source.name!r} cannot be read from {source.path!r}: {str(error).splitlines()[0]}"
