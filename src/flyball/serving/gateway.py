@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flyball.errors import BadRequest, FlyballError, Unavailable
 from flyball.features.ports import OnlineStore
@@ -304,8 +304,7 @@ class Gateway:
             raise Unavailable(
                 f"model {service.model} reads {service.views[0].name}, but the gateway has no online store"
             )
-        reader: Reader = OnlineReader(self._store, service)
-        return reader
+        return OnlineReader(cast("OnlineStore", self._store), service)  # without views it asks no store
 
 
 def _refs(table: RoutingTable) -> Iterable[VersionRef]:
