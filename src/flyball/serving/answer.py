@@ -84,6 +84,7 @@ class Answerer:
         self._ids = ids
         self._shadows = shadows
         self._vetoed = vetoed
+        self._active = 0  # requests under way
         self._micros = MapClock(shared).micros
 
     async def answer(self, plan: ModelPlan, call: Call, started: int, *, pinned: Arm | None = None) -> Answer:
@@ -102,10 +103,12 @@ class Answerer:
             FlyballError: the champion failed.
         """
         plan.inflight += 1
+        self._active += 1
         try:
             return await self._answer(plan, call, started, pinned)
         finally:
             plan.inflight -= 1
+            self._active -= 1
 
     async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
         n, pid, parsed = call.n, self._ids.next(), _ns()
@@ -119,7 +122,7 @@ class Answerer:
         else:
             await self._serve_one(request, self._assign(plan, units or pid), None)
         if self._log is not None:
-            written = self._log.put(request.records)
+            written = self._log.put(request.records, alone=self._active == 1)
             if written is not None:
                 await written
         if request.error is not None:

@@ -84,14 +84,17 @@ class Handlers:
         return json({"live": True})
 
     async def _ready(self, scope: Scope, receive: Receive, started: int) -> Response:
-        ready = self._gateway.table is not None
-        return json({"ready": ready}, 200 if ready else 503)
+        return json({"ready": self._is_ready()}, 200 if self._is_ready() else 503)
+
+    def _is_ready(self) -> bool:
+        """A node without any model yet is ready; one that has not loaded its table is not."""
+        return self._gateway.table is not None or self._gateway.shared.table_version == 0
 
     async def _health(self, scope: Scope, receive: Receive, started: int) -> Response:
         table = self._gateway.table
-        body = {"status": "ok" if table else "starting", "table_version": table.version if table else 0,
+        body = {"status": "ok" if self._is_ready() else "starting", "table_version": table.version if table else 0,
                 "models": sorted(self._gateway.plans), "time": self._gateway.clock.now()}  # fmt: skip
-        return json(body, 200 if table else 503)
+        return json(body, 200 if self._is_ready() else 503)
 
     async def _metrics(self, scope: Scope, receive: Receive, started: int) -> Response:
         return Response(render(self._gateway.shared), type=b"text/plain; version=0.0.4; charset=utf-8")

@@ -57,12 +57,20 @@ class LogWriter:
         """Records taken and not yet written."""
         return len(self._pending)
 
-    def put(self, records: list[Record], *, durable: bool = False) -> asyncio.Future[None] | None:
+    def put(self, records: list[Record], *, durable: bool = False, alone: bool = False) -> asyncio.Future[None] | None:
         """Take records for this turn's frame; await the future, if there is one, before answering.
 
-        `durable` asks for at least the promise of "durable" whatever the mode (outcomes).
+        `durable` asks for at least the promise of "durable" whatever the mode (outcomes). `alone` says that nobody
+        else is about to write in this turn: then the frame is written here and now.
         """
         loop = asyncio.get_running_loop()
+        if alone and self._mode == "durable" and self._turn is None and not self._pending:
+            self._pending = records
+            failure = self._append()
+            if failure is not None and self._full == "fail_closed":
+                raise failure
+            self._sync_later(loop, failure)
+            return None
         self._pending += records
         if self._turn is None or self._turn.get_loop() is not loop:
             self._turn = loop.create_future()
@@ -96,6 +104,9 @@ class LogWriter:
             self._unsynced.append(turn)
         elif not turn.done():
             turn.set_result(None)
+        self._sync_later(loop, failure)
+
+    def _sync_later(self, loop: asyncio.AbstractEventLoop, failure: Unavailable | None) -> None:
         if not self._syncing and failure is None:
             self._syncing = True
             loop.call_later(_SYNC_EVERY if self._mode != "sync" else 0.0, self._start_sync, loop)
