@@ -45,7 +45,7 @@ _HOST_SILENCE = 10.0
 _HOST_GRACE = 3.0
 
 
-def serve(project: Path, *, environment: str | None = None) -> int:
+def serve(project: Path, environment: str | None = None) -> int:
     """Run a node in the foreground until SIGTERM or SIGINT; return the exit code.
 
     Raises:
