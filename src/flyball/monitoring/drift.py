@@ -34,7 +34,6 @@ _KNOWN = 3  # reference days of a weekday class needed for that class to page
 _LOOK_BACK = 2  # persistence: this window and at least one of so many judged before it
 
 Level = Literal["none", "warn", "page"]
-_ORDER: dict[Level, int] = {"none": 0, "warn": 1, "page": 2}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,9 +103,8 @@ def judge_window(
     own = [w for w in history if w.model == model and w.version == version and w.end <= start and w.features]
     earlier = [w for w in own if _known_days(reference, w.start)]  # a weekend that could not page ends no streak
     lasting = _lasting(features, earlier[-_LOOK_BACK:])
-    level: Level = "page" if lasting else max((f.level for f in features), key=_ORDER.__getitem__, default="none")
-    if level == "page" and not lasting:
-        level = "warn"
+    moved = any(f.level != "none" for f in features)
+    level: Level = "page" if lasting else "warn" if moved else "none"
     text = _text(features, lasting, season, covered)
     if not known and level == "warn":
         text += f"; the reference knows too few {_weekday_class(start, reference.timezone)}s, so it may only warn"

@@ -71,7 +71,7 @@ def performance_window(
 
 
 def metric_value(metric: str, truth: Floats, answers: list[Answer]) -> float | None:
-    """Return a metric of n >= 1 labelled answers; None when it is not defined, such as AUC of one class.
+    """Return a metric of n >= 1 labelled answers; None when it is not finite, such as AUC of one class.
 
     Raises:
         UnknownName: no such metric.
@@ -85,7 +85,7 @@ def metric_value(metric: str, truth: Floats, answers: list[Answer]) -> float | N
         chances = np.array(answers)[np.arange(len(truth)), truth.astype(np.int64)]
         return float(-np.log(np.clip(chances, 1e-15, 1.0)).mean())
     value = METRICS[metric](truth, _scalars(metric, answers))
-    return None if np.isnan(value) else float(value)
+    return float(value) if np.isfinite(value) else None
 
 
 def _scalars(metric: str, answers: list[Answer]) -> Floats:
