@@ -167,6 +167,7 @@ def test_candidates_count_for_the_champion_when_they_read_the_same_columns() -> 
     collector.fold(_batch(_rows(0, rows=20, version="v2", arm="candidate", seed=2)))
     collector.fold(_batch(_rows(0, rows=40, version="v9", arm="candidate", seed=3)))
     collector.fold(_batch(_rows(0, rows=80, fallback=True, error="boom", arm="candidate", seed=4)))
+    collector.fold(_batch(_rows(0, rows=90, arm="pinned", seed=6)))
     collector.fold(_batch(_rows(0, rows=160, value=None, error="boom", seed=5)))
     assert [(w.version, w.rows) for w in collector.close(MONDAY + DAY)] == [("v1", 30)]
 

@@ -5,7 +5,8 @@ the same windows; what the store already holds is not judged again, so recording
 
 All of a model's traffic counts for drift, whichever arm answered, as drift is about who asks, not who answers: rows of
 the champion always, rows of a candidate when it reads the same columns. Rows without an answer, and rows that fell
-back to the champion, are left out: their features may be in a third version's order. Each row is compared with the
+back to the champion, are left out: their features may be in a third version's order. So are requests pinned to a
+version: somebody tries something. Each row is compared with the
 version that was champion when it was served, so a promotion splits a window in two.
 """
 
@@ -169,7 +170,7 @@ class Collector:
         for watch in self._performance.get(prediction.model, ()):
             self._keep_answer(watch, prediction)
         champion = self._champion_of(prediction)
-        if prediction.fallback or champion is None:
+        if prediction.fallback or prediction.arm == "pinned" or champion is None:
             return
         reference = self._reference(prediction.model, champion)
         if reference is None or not self._same_columns(prediction, champion, reference):
