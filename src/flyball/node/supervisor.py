@@ -19,13 +19,13 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from flyball.adapters.local.process import die_with_parent, log
+from flyball.adapters.local.process import PARENT, die_with_parent, log, log_to
 from flyball.adapters.local.running import Running, bind, lock, write_atomically
-from flyball.adapters.local.tables import host_name, read_table, untrusted
+from flyball.adapters.local.tables import host_name, newest_table, read_table, untrusted
 from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
 from flyball.node.child import Child
@@ -45,18 +45,17 @@ _HOST_SILENCE = 10.0
 _HOST_GRACE = 3.0
 
 
-def serve(project: Path, environment: str | None = None) -> int:
-    """Run a node in the foreground until SIGTERM or SIGINT; return the exit code.
+def serve(project: Path, environment: str | None = None) -> NoReturn:
+    """Turn this process into a node's supervisor, in the foreground until SIGTERM or SIGINT.
 
-    Raises:
-        Unavailable: a port is in use.
-        Refused: this project runs already.
+    The process is replaced, not grown: what applied definitions or trained a first model has loaded user code and half
+    the scientific stack, and a supervisor has neither. The exit code is 0, or that of the error it prints.
     """
-    from flyball.config import load
-
-    file = (project / "flyball.toml" if project.is_dir() else project).absolute()
-    config = load(file, environment=environment)
-    return Supervisor(file, config.layout, config.settings, environment=environment).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.environ.pop(PARENT, None)
+    arguments = ["--project", str(project), *(["--environment", environment] if environment else [])]
+    os.execv(sys.executable, [sys.executable, "-m", "flyball.node.supervisor", *arguments])
 
 
 class Supervisor:
@@ -84,6 +83,7 @@ class Supervisor:
     def run(self) -> int:
         """Start everything, keep it alive, drain on SIGTERM or SIGINT, return 0."""
         held = lock(self._layout)
+        log_to(self._layout.state / "logs" / "supervisor.log")
         wake = self._signals()
         server, control = self._settings.server, self._settings.control
         gate = bind(server.host, server.port, setting="server.port")
@@ -92,6 +92,7 @@ class Supervisor:
         for slot in self._map:
             slot.release()
         self._map.domain_time = self._domain_time()
+        self._map.table_version = max(self._map.table_version, newest_table(self._layout))
         self._addresses = (gate.getsockname()[:2], admin.getsockname()[:2])
         logs = self._layout.state / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -169,6 +170,7 @@ class Supervisor:
             write_atomically(self._layout.state / "run.json", msgspec.json.encode(running))
             if self._last is None:
                 log("node ready", after_s=round(time.time() - self._started, 2))
+                sys.stderr.write(f"serving on {running.url}, control on {running.control_url}; Ctrl-C ends it\n")
             self._last = running
 
     def _all_ready(self) -> bool:
@@ -243,10 +245,18 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     die_with_parent("supervisor")
     try:
-        return serve(given.project, environment=given.environment)
+        return _serve(given.project, given.environment)
     except FlyballError as error:
         sys.stderr.write(f"flyball: {error}\n")
         return error.exit_code
+
+
+def _serve(project: Path, environment: str | None) -> int:
+    from flyball.config import load
+
+    file = (project / "flyball.toml" if project.is_dir() else project).absolute()
+    config = load(file, environment=environment)
+    return Supervisor(file, config.layout, config.settings, environment=environment).run()
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
-__all__ = ["PARENT", "READY", "Beats", "child_environment", "die_with_parent", "failed", "log"]
+__all__ = ["PARENT", "READY", "Beats", "child_environment", "die_with_parent", "failed", "log", "log_to"]
 
 PARENT = "FLYBALL_PARENT"
 READY = "FLYBALL_READY_FD"
@@ -26,6 +27,7 @@ _PR_SET_PDEATHSIG = 1
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
                "VECLIB_MAXIMUM_THREADS", "ARROW_NUM_THREADS")  # fmt: skip
 _name = "main"
+_output: TextIO | None = None
 
 
 def child_environment(*, threads: int = 1, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -55,12 +57,20 @@ def die_with_parent(name: str, *, sig: int = signal.SIGKILL) -> None:
         sys.exit(1)
 
 
+def log_to(path: Path) -> None:
+    """Send structured lines to a file instead of stderr, which stays for a person's eyes."""
+    global _output
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _output = path.open("a", encoding="utf-8")
+
+
 def log(event: str, /, **fields: Any) -> None:
-    """Write one structured line to stderr, which is the process's log file."""
+    """Write one structured line to the process's log: stderr, unless `log_to` said otherwise."""
     line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "process": _name, "event": event} | fields
     try:
-        sys.stderr.write(json.dumps(line, default=str) + "\n")
-        sys.stderr.flush()
+        output = _output or sys.stderr
+        output.write(json.dumps(line, default=str) + "\n")
+        output.flush()
     except OSError:
         pass  # a full disk must not stop serving
 

@@ -107,7 +107,7 @@ def start(project: Path, layout: Layout, *, environment: str | None = None, time
     command = [sys.executable, "-m", "flyball.node.supervisor", "--project", str(project)]
     if environment is not None:
         command += ["--environment", environment]
-    with (logs / "supervisor.log").open("wb") as output:
+    with (logs / "start.log").open("wb") as output:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -240,7 +240,7 @@ def _locked(layout: Layout) -> bool:
 
 def _last_words(layout: Layout, code: int) -> str:
     with contextlib.suppress(OSError):
-        for line in reversed((layout.state / "logs" / "supervisor.log").read_text().splitlines()):
+        for line in reversed((layout.state / "logs" / "start.log").read_text().splitlines()):
             if line.startswith("flyball: "):
                 return line.removeprefix("flyball: ")
     return f"the supervisor ended with code {code}; look into {layout.state / 'logs' / 'supervisor.log'} for the cause"

@@ -15,7 +15,7 @@ from flyball.errors import IntegrityError, Unavailable
 from flyball.layout import Layout
 from flyball.rollout.routing import RoutingTable, VersionRef
 
-__all__ = ["host_name", "read_table", "table_file", "untrusted"]
+__all__ = ["host_name", "newest_table", "read_table", "table_file", "untrusted"]
 
 
 def host_name(digest: str) -> str:
@@ -47,6 +47,11 @@ def read_table(layout: Layout, version: int) -> RoutingTable:
     if table.version != version:
         raise IntegrityError(f"{path} holds routing table {table.version} instead of {version}")
     return table
+
+
+def newest_table(layout: Layout) -> int:
+    """Return the newest version that has a file, 0 when none has: a file is written only after the commit."""
+    return max((int(path.stem) for path in layout.routing.glob("*.json") if path.stem.isdigit()), default=0)
 
 
 def untrusted(table: RoutingTable) -> Iterator[VersionRef]:
