@@ -9,6 +9,7 @@ number, negative, in file order; a pushed row's is its number in the ingest log,
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -56,6 +57,7 @@ class DuckDBEngine:
         self._root = Path(root)
         self._log = log
         self._threads = threads
+        self._lock = threading.Lock()  # two threads may scan; a log is read by one
 
     def scan(
         self,
@@ -128,12 +130,15 @@ class DuckDBEngine:
         return None, {f.name: expressions.arrow_type(f) for f in fields}, pushed  # type: ignore[misc]
 
     def _pushed(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> pa.Table | None:
-        raw = self._log.read(source.name) if self._log is not None else None
+        with self._lock:
+            raw = self._log.read(source.name) if self._log is not None else None
         return None if raw is None or not raw.num_rows else reading.accept(source, raw, types)[0]
 
     def _pushed_rejected(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> int:
         assert self._log is not None
-        return reading.accept(source, self._log.read(source.name), types)[1]
+        with self._lock:
+            raw = self._log.read(source.name)
+        return reading.accept(source, raw, types)[1]
 
     def _file_rows(self, source: SourceSpec) -> int:
         import pyarrow.parquet as pq

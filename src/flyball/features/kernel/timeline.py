@@ -64,7 +64,7 @@ class Timeline:
         if self._newest is None:
             self._newest = self._running()
         keys, best = self._newest
-        place = self._until(keys, codes, np.searchsorted(self._known_sorted, at, "right")) - 1
+        place = self.until(keys, codes, self.place_known(at)) - 1
         if not len(best):
             return np.full(len(codes), -1, dtype=np.int64)
         found = best[np.maximum(place, 0)]
@@ -78,21 +78,18 @@ class Timeline:
         rows = self._by_known[keys & self._mask]
         return keys, np.maximum.accumulate((keys & ~self._mask) | rows)
 
-    def until_event(self, keys: Ints, codes: Ints, limit: Ints) -> Ints:
-        """Return how many of the packed event keys lie before the end of (entity, event <= limit)."""
-        return self._until(keys, codes, np.searchsorted(self._event, limit, "right"))
+    def place_event(self, limit: Ints) -> Ints:
+        """Return how many rows, of any entity, have an event <= limit."""
+        return _places(self._event, limit)
 
-    def until_known(self, keys: Ints, codes: Ints, limit: Ints) -> Ints:
-        """Return how many of the packed known keys lie before the end of (entity, known <= limit)."""
-        return self._until(keys, codes, np.searchsorted(self._known_sorted, limit, "right"))
+    def place_known(self, limit: Ints) -> Ints:
+        """Return how many rows, of any entity, are known <= limit."""
+        return _places(self._known_sorted, limit)
 
-    def _until(self, keys: Ints, codes: Ints, place: Ints) -> Ints:
+    def until(self, keys: Ints, codes: Ints, place: Ints) -> Ints:
+        """Return how many packed keys lie before (entity, place), both by event or both by known."""
         mine = self._codes(codes)
-        wanted = np.where(mine >= 0, (mine << self._shift) | place, -1)  # place <= n < 2**shift
-        order = np.argsort(wanted)  # neighbours are looked up together
-        found = np.empty(len(wanted), dtype=np.int64)
-        found[order] = np.searchsorted(keys, wanted[order], "left")
-        return found
+        return _places(keys, np.where(mine >= 0, (mine << self._shift) | place, 0) - 1)  # place <= n < 2**shift
 
     def _codes(self, codes: Ints) -> Ints:
         if self._dense is None:
@@ -133,6 +130,14 @@ def row_order(event: Ints, created: Ints, sequence: Ints) -> Ints | None:
     if (after | (tie & later)).all():
         return None
     return np.lexsort((sequence, created, event))
+
+
+def _places(sorted_keys: Ints, limit: Ints) -> Ints:
+    """Return how many keys are <= limit, for limits in any order; neighbours are looked up together."""
+    order = np.argsort(limit)
+    found = np.empty(len(limit), dtype=np.int64)
+    found[order] = np.searchsorted(sorted_keys, limit[order], "right")
+    return found
 
 
 def _fit(codes: Ints, bits: int) -> tuple[Ints, Ints | None]:

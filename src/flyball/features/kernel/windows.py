@@ -96,25 +96,43 @@ def evaluate(
     """
     features = list(features)
     unseen = rows.newest(codes, at) < 0
-    ranges = {(f.window, f.hop): floor_hop(at - (f.window or 0), f.hop or 1) for f in features}
-    chains = list(_chains(rows))
-    answers: dict[int, tuple[Floats, npt.NDArray[np.uint8]]] = {}
-    for of in dict.fromkeys(f.of for f in features):
-        mine = [(i, f) for i, f in enumerate(features) if f.of == of]
-        column = None if of is None else values[of][rows.rows]
-        folded = {key: empty(len(at)) for key in dict.fromkeys((f.window, f.hop) for _, f in mine)}
-        deep = any(f.stat is not Stat.COUNT for _, f in mine)
-        for chain in chains:
-            chain.add(rows, column, folded, ranges, codes, at, deep=deep)
-        for i, f in mine:
-            found, status = finish(folded[f.window, f.hop], f.stat or Stat.COUNT)
-            status[unseen] = Status.MISSING
-            answers[i] = found, status
-    return [answers[i] for i in range(len(features))]
+    asked = _Requests(codes, at, rows.place_known(at), rows.place_event(at), _low_places(rows, features, at))
+    folded = {(f.of, f.window, f.hop): empty(len(at)) for f in features}
+    deep = {f.of for f in features if f.stat is not Stat.COUNT}
+    for chain in _chains(rows):
+        ranges = chain.ranges(rows, asked)
+        for of in dict.fromkeys(f.of for f in features):
+            column = None if of is None else values[of][rows.rows[chain.picked]]
+            mine = {key: ranges[key[1:]] for key in folded if key[0] == of}
+            for key, found in chain.fold(asked, column, mine, deep=of in deep):
+                folded[key] = combine(folded[key], found)
+    answers = []
+    for f in features:
+        numbers, status = finish(folded[f.of, f.window, f.hop], f.stat or Stat.COUNT)
+        status[unseen] = Status.MISSING
+        answers.append((numbers, status))
+    return answers
 
 
-_Folded = dict[tuple[int | None, int | None], Partials]
-_Ranges = Mapping[tuple[int | None, int | None], Ints]
+_Span = tuple[int | None, int | None]  # window and hop
+_Key = tuple[str | None, int | None, int | None]  # column, window, hop
+_Range = tuple[Ints, Ints]
+
+
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """Requests, and where among all rows their T and their windows' old edges lie."""
+
+    codes: Ints
+    at: Ints
+    at_known: Ints
+    at_event: Ints
+    low_event: Mapping[_Span, Ints]
+
+
+def _low_places(rows: Timeline, features: Iterable[FeatureSpec], at: Ints) -> dict[_Span, Ints]:
+    spans = dict.fromkeys((f.window, f.hop) for f in features)
+    return {(w, h): rows.place_event(floor_hop(at - (w or 0), h or 1)) for w, h in spans}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +143,21 @@ class _Chain:
     by_event: Ints
     by_known: Ints
 
-    def add(
-        self,
-        rows: Timeline,
-        column: Floats | None,
-        folded: _Folded,
-        ranges: _Ranges,
-        codes: Ints,
-        at: Ints,
-        *,
-        deep: bool,
-    ) -> None:
-        """Merge each request's range of this chain into `folded`."""
-        end = rows.until_known(self.by_known, codes, at)
-        tree = None if column is None else _Tree(column[self.picked], deep=deep)
-        for key, low in ranges.items():
-            if key in folded:
-                begin = np.minimum(rows.until_event(self.by_event, codes, low), end)
-                found = _counts(end - begin) if tree is None else tree.query(begin, end)
-                folded[key] = combine(folded[key], found)
+    def ranges(self, rows: Timeline, asked: _Requests) -> dict[_Span, _Range]:
+        """Return the range of this chain's rows that each request sees, per window."""
+        end = rows.until(self.by_known, asked.codes, asked.at_known)
+        return {
+            span: (np.minimum(rows.until(self.by_event, asked.codes, low), end), end)
+            for span, low in asked.low_event.items()
+        }
+
+    def fold(
+        self, _: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool
+    ) -> Iterator[tuple[_Key, Partials]]:
+        """Fold each range; a tree answers all windows over one column."""
+        tree = None if column is None else _Tree(column, deep=deep)
+        for key, (begin, end) in ranges.items():
+            yield key, _counts(end - begin) if tree is None else tree.query(begin, end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,26 +168,23 @@ class _Rest:
     by_event: Ints
     known: Ints
 
-    def add(
-        self,
-        rows: Timeline,
-        column: Floats | None,
-        folded: _Folded,
-        ranges: _Ranges,
-        codes: Ints,
-        at: Ints,
-        *,
-        deep: bool,
-    ) -> None:
-        """Merge each request's rows of the rest into `folded`."""
-        mine = np.ones(len(self.picked)) if column is None else column[self.picked]
-        end = rows.until_event(self.by_event, codes, at)
-        for key, low in ranges.items():
-            if key in folded:
-                begin = np.minimum(rows.until_event(self.by_event, codes, low), end)
-                for part in _slices(end - begin):
-                    found = self._fold(mine, begin[part], end[part], at[part])
-                    folded[key][part] = combine(folded[key][part], found)
+    def ranges(self, rows: Timeline, asked: _Requests) -> dict[_Span, _Range]:
+        """Return the range of this rest's rows in each request's window, known or not."""
+        end = rows.until(self.by_event, asked.codes, asked.at_event)
+        return {
+            span: (np.minimum(rows.until(self.by_event, asked.codes, low), end), end)
+            for span, low in asked.low_event.items()
+        }
+
+    def fold(
+        self, asked: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool
+    ) -> Iterator[tuple[_Key, Partials]]:
+        """Fold what was known of each range; `deep` makes no difference here."""
+        del deep
+        values = np.ones(len(self.picked)) if column is None else column
+        for key, (begin, end) in ranges.items():
+            folded = [self._fold(values, begin[p], end[p], asked.at[p]) for p in _slices(end - begin)]
+            yield key, np.concatenate([empty(0), *folded])
 
     def _fold(self, values: Floats, begin: Ints, end: Ints, at: Ints) -> Partials:
         lengths = end - begin
