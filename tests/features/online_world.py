@@ -98,7 +98,9 @@ class World:
         return found.to_dicts(), found.status()
 
     def batch(self, at: int, zones: tuple[int, ...] = (1, 2, 3, 4)) -> tuple[list[Any], list[Any]]:
-        requests = pa.table({"zone": pa.array(zones, pa.int64()), "T": pa.array([at] * len(zones)).cast(pa.timestamp("us", "UTC"))})
+        requests = pa.table(
+            {"zone": pa.array(zones, pa.int64()), "T": pa.array([at] * len(zones)).cast(pa.timestamp("us", "UTC"))}
+        )
         table = history(self.engine, requests, self.views, None, at="T")
         statuses = {name: table.status(name).tolist() for name in table.names}
         rows = table.to_arrow().select(list(table.names)).to_pylist()

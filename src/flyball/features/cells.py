@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ TOP = np.dtype([("kind", "u1"), ("groups", "u1"), ("slots", "<u2"), ("heads", "<
                 ("applied", "<i8"), ("seen", "<i8"), ("floor", "<i8")])  # fmt: skip
 GROUP = np.dtype([("hop", "<i8"), ("window", "<i8"), ("slot", "<i8")])
 _KIND = 1
+_FEW = 16
+_CELL = struct.Struct("<qqdddd")
 _PRESENT, _NULL, _, _MISSING = (int(s) for s in Status)
 
 
@@ -268,8 +271,11 @@ def answer(layout: WindowLayout, values: Sequence[bytes], at: int) -> tuple[np.n
     """
     n, features = len(values), layout.view.features
     held = WindowValues(values, len(layout.shape) // GROUP.itemsize, len(layout.slots))
-    partials = _from_cells(layout, held, values, at)
-    if len(held.heads):
+    if n == 1:
+        partials = _from_one(layout, held, values[0], at)
+    else:
+        partials = _from_many(layout, held, n, at)
+    if len(held.heads) > (_FEW if n == 1 else 0):
         partials = _with_heads(layout, held, n, at, partials)
     if n == 1:
         return _finish_one(layout, partials, seen=held.tops["seen"].item() <= at)
@@ -309,32 +315,40 @@ def _scalar(stat: Stat, count: int, total: float, m2: float, least: float, great
     return least if stat == "min" else greatest
 
 
-def _from_cells(layout: WindowLayout, held: WindowValues, values: Sequence[bytes], at: int) -> np.ndarray:
+def _from_many(layout: WindowLayout, held: WindowValues, n: int, at: int) -> np.ndarray:
     """Return one partial per (range, value) from the cells."""
-    n = len(values)
-    if n == 1:
-        return _from_one(layout, held, values[0], at)
-    pieces, counts = [], []
+    index = np.ascontiguousarray(held.cells["index"])
+    chosen, counts = [], []
     for group, window, hop, _ in layout.ranges:
-        chosen = (held.cell_group == group) & (held.cells["index"] >= first_cell(at, window, hop))
-        pieces.append(held.cells["partial"][chosen])
-        counts.append(np.bincount(held.cell_owner[chosen], minlength=n))
+        mine = np.flatnonzero((held.cell_group == group) & (index >= first_cell(at, window, hop)))
+        chosen.append(mine)
+        counts.append(np.bincount(held.cell_owner[mine], minlength=n))
     sizes = np.concatenate(counts)
-    return merge(np.concatenate(pieces), sizes.cumsum() - sizes)
+    return merge(held.cells["partial"][np.concatenate(chosen)], sizes.cumsum() - sizes)
 
 
 def _from_one(layout: WindowLayout, held: WindowValues, value: bytes, at: int) -> np.ndarray:
-    """Do the same for one value by cutting its bytes: numpy joins structured arrays slowly."""
+    """Do the same for one value by cutting its bytes: numpy joins structured arrays slowly.
+
+    A few raw events are taken along, each as a partial of one value.
+    """
     index = held.cells["index"]
     ends = held.counts[0].cumsum().tolist()
     front = TOP.itemsize + len(layout.shape) + _padded(len(ends))
+    heads = held.heads.tolist() if len(held.heads) <= _FEW else ()
     pieces, starts, total = [], [], 0
-    for group, window, hop, _ in layout.ranges:
+    for group, window, hop, slot in layout.ranges:
+        first = first_cell(at, window, hop)
         begin, end = ends[group - 1] if group else 0, ends[group]
-        begin += int(index[begin:end].searchsorted(first_cell(at, window, hop)))
+        begin += int(index[begin:end].searchsorted(first))
         pieces.append(value[front + 48 * begin : front + 48 * end])
         starts.append(total)
         total += end - begin
+        for event, known, _, values in heads:
+            number = float(values[slot]) if slot >= 0 else 1.0
+            if known <= at and event > first * hop and number == number:  # noqa: PLR0124 not NaN
+                pieces.append(_CELL.pack(0, 1, number, 0.0, number, number))
+                total += 1
     return merge(np.frombuffer(b"".join(pieces), CELL)["partial"], np.array(starts))
 
 
@@ -346,8 +360,8 @@ def _with_heads(layout: WindowLayout, held: WindowValues, n: int, at: int, parti
     heads, owner = held.heads[known], held.head_owner[known]
     pieces, counts = [], []
     for _, window, hop, slot in layout.ranges:
-        inside = heads["event"] > first_cell(at, window, hop) * hop
-        pieces.append(heads["values"][inside, slot] if slot >= 0 else np.ones(int(inside.sum())))
+        inside = np.flatnonzero(heads["event"] > first_cell(at, window, hop) * hop)
+        pieces.append(heads["values"][inside, slot] if slot >= 0 else np.ones(len(inside)))
         counts.append(np.bincount(owner[inside], minlength=n))
     sizes = np.concatenate(counts)
     return combine(partials, fold(np.concatenate(pieces), sizes.cumsum() - sizes))

@@ -320,8 +320,10 @@ def _join(parts: Sequence[Rows]) -> Rows:
         name: (_stack([p.columns[name][0] for p in parts]), np.concatenate([p.columns[name][1] for p in parts]))
         for name in parts[0].columns
     }
-    rest = (np.concatenate([getattr(p, n) for p in parts]) for n in ("event", "created", "known", "sequence"))
-    return Rows(keys, np.concatenate(owner), *rest, columns=columns)
+    event, created, known, sequence = (
+        np.concatenate([getattr(p, n) for p in parts]) for n in ("event", "created", "known", "sequence")
+    )
+    return Rows(keys, np.concatenate(owner), event, created, known, sequence, columns)
 
 
 def _stack(values: Sequence[np.ndarray]) -> np.ndarray:

@@ -121,9 +121,7 @@ class ViewReader:
         else:
             numbers[rows], statuses[rows] = found, status
 
-    def _rows(
-        self, numbers: np.ndarray, statuses: np.ndarray, rows: list[int], held: list[bytes], at: int
-    ) -> None:
+    def _rows(self, numbers: np.ndarray, statuses: np.ndarray, rows: list[int], held: list[bytes], at: int) -> None:
         layout = self._row
         assert layout is not None
         size = layout.dtype.itemsize
@@ -258,9 +256,7 @@ class OnlineReader:
                 if status is not None:
                     statuses[0, column] = status[feature]
 
-    def _read_many(
-        self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int
-    ) -> None:
+    def _read_many(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int) -> None:
         keys = [part.reader.keys(inputs, n) for part in self._parts]
         union = list(dict.fromkeys(k for part in keys for k in part if k is not None))
         held = dict(zip(union, self._store.get_many(union), strict=True))
@@ -289,9 +285,7 @@ class OnlineReader:
         if null.any():
             status[null] = _NULL
 
-    def _at_request(
-        self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int
-    ) -> None:
+    def _at_request(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int) -> None:
         times = np.full(n, at, np.int64)
         arrays: dict[str, np.ndarray] = {}
         for i, column in self._requests:

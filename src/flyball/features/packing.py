@@ -2,7 +2,8 @@
 
 A row value is a chain of records, the newest first. The surprise: mostly there is one, but a row that is newer and
 not yet known at some T that may still be asked keeps its predecessor behind it, so that the answer at T is the
-as-known one. A record is `<event, created, sequence: big-endian, orderable><known><floor><size><null bits><slots><tail>`;
+as-known one. A record is
+`<event, created, sequence: big-endian, orderable><known><floor><size><null bits><slots><tail>`;
 strings lie in the tail. `floor` is the earliest T that may still be asked; what only earlier T would see is dropped.
 """
 
@@ -165,8 +166,11 @@ def read_rows(view: ViewSpec, table: pa.Table) -> Rows:
         whole = valid if whole is None else pc.and_(whole, valid)
     table = table.filter(whole)
     keys, owner = _dictionary(view.entity, table)
-    times = (table.column(n).to_numpy().astype(np.int64) for n in ("__event", "__created", "__known", "__sequence"))
-    return Rows(keys, owner, *times, columns={n: _column(table.column(n)) for n in wanted})
+    event, created, known, sequence = (
+        table.column(n).to_numpy().astype(np.int64) for n in ("__event", "__created", "__known", "__sequence")
+    )
+    columns = {n: _column(table.column(n)) for n in wanted}
+    return Rows(keys, owner, event, created, known, sequence, columns)
 
 
 def _complete(view: ViewSpec, table: pa.Table, keys: Sequence[str], columns: Iterable[str]) -> pa.Table:
@@ -176,7 +180,9 @@ def _complete(view: ViewSpec, table: pa.Table, keys: Sequence[str], columns: Ite
     for name in keys:
         if name not in table.column_names:
             known = ", ".join(n for n in table.column_names if not n.startswith("__"))
-            raise BadRequest(f"rows of {view.source.name!r} have no column {name!r}, a key of {view.name!r}; have {known}")
+            raise BadRequest(
+                f"rows of {view.source.name!r} have no column {name!r}, a key of {view.name!r}; have {known}"
+            )
     for name in columns:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))

@@ -44,9 +44,7 @@ class OnlineStore(Protocol):
         """Return the value of each key, None where there is none, in one round trip."""
         ...
 
-    def put_newer(
-        self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None
-    ) -> int:
+    def put_newer(self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None) -> int:
         """Write each row value whose header is larger than the stored one; return how many changed something."""
         ...
 
