@@ -163,4 +163,4 @@ def _model_difference(old: Model, new: Model) -> list[str]:
 
 
 def _plain(value: object) -> str:
-    return digest_of(msgspec.to_builtins(value, str_keys=True))
+    return digest_of(msgspec.to_builtins(value, str_keys=True, enc_hook=lambda part: part.spec))

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from flyball.registry.types import Version
     from flyball.rollout.reconcile import Reconciler
     from flyball.rollout.routing import VersionRef
-    from flyball.serving.slots import SharedMap
 
 __all__ = ["ControlPass", "LoopHandle"]
 
@@ -89,9 +88,13 @@ class ControlPass:
         self._children: dict[str, StageChild] = {}
         self._collector: Collector | None = None
         self._watching: tuple[ModelMonitors, ...] = ()
+        self._fence = 0
 
     def step(self, now: datetime, fence: int) -> list[str]:
         """Do what is due and return what was done, one line each."""
+        if fence != self._fence:
+            self._fence = fence
+            self._adopt_runs()
         did = self._pass(now, fence)
         while self._waits and self._children:
             self._wait()
@@ -150,7 +153,6 @@ class ControlPass:
             refs=self._ref,
             promoted=self._promoted,
             rolled_back=self._rolled_back,
-            vetoes=self._veto,
         )
 
     def _governor(self) -> Governor:
@@ -189,20 +191,6 @@ class ControlPass:
 
         self._project.database.versions.set_lifecycle(model, version, Lifecycle.RETIRED, now=now)
 
-    def _veto(self, rollout: str) -> str:
-        """Return a worker's veto of a rollout's candidate under the table in force, "" when there is none."""
-        if self._map is None:
-            return ""
-        _, status = self._project.database.rollouts.get(rollout)
-        found = self._map.vetoes(status.model, table=self._map.table_version)
-        return "; ".join(found)
-
-    @cached_property
-    def _map(self) -> SharedMap | None:
-        from flyball.serving.slots import SharedMap
-
-        return SharedMap.open(self._project.layout.map) if self._project.layout.map.exists() else None
-
     def _mirror(self, act: Callable[[Any], None]) -> None:
         """Tell the tracker; the truth is the control database, so a tracker that is away stops nothing."""
         project = self._project
@@ -236,6 +224,17 @@ class ControlPass:
         from flyball.project.releases import start_rollout
 
         return start_rollout(self._project, model, version, skip_shadow=False, cause=cause, actor="loop").id
+
+    def _adopt_runs(self) -> None:
+        """Go on with the loop's runs that a former controller left behind; their stages resume."""
+        from flyball.project.runs import spawn_run
+        from flyball.training.types import RunState
+
+        if self._project.is_temporary:
+            return
+        for run in self._project.database.runs.list():
+            if run.trigger is not None and run.state in {RunState.PENDING, RunState.RUNNING} and run.id not in self._children:
+                self._children[run.id] = spawn_run(self._project, run.id)
 
     def _reap(self) -> None:
         """Record the failure of children that ended without recording it themselves."""
