@@ -142,6 +142,17 @@ def test_a_worker_that_does_not_acknowledge_is_ended(layout, worker):
     os.close(held)
 
 
+def test_a_hung_worker_is_ended_before_patience_is_over(layout, worker, monkeypatch):
+    monkeypatch.setattr("flyball.adapters.local.routes._SILENT", 0.05)
+    held = lock(layout)
+    SharedMap.create(layout.map, slots=1).slot(0).claim(worker.pid)
+    started = time.monotonic()
+    NodeRoutes(layout, Tables(), patience=60).commit(table(1), expected=0, fence=1)
+    assert time.monotonic() - started < 30
+    assert worker.wait(5) == -9
+    os.close(held)
+
+
 def test_only_children_of_the_supervisor_are_ever_ended(layout):
     held = lock(layout)
     shared = SharedMap.create(layout.map, slots=1)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeRoutes", "TableStore"]
 
-_FRESH = 5.0  # seconds since a worker's last heartbeat within which it counts as alive
+_SILENT = 10.0  # seconds without a heartbeat after which a worker counts as hung and is not waited for
 
 
 class TableStore(Protocol):
@@ -130,9 +130,11 @@ class NodeRoutes:
         while late := [slot for slot in _live(shared, supervisor) if slot.acknowledged != version]:
             if shared.table_version > version:
                 return  # a newer table took its place
-            if time.monotonic() > until:
+            now = time.monotonic()
+            if now > until:
                 self._end(late, version)
-                return
+                return  # their successors begin with the new table
+            self._end([s for s in late if now - s.heartbeat / 1e9 > _SILENT], version)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.02)
 
@@ -155,11 +157,8 @@ def _supervisor(layout: Layout) -> int:
 
 
 def _live(shared: SharedMap, supervisor: int) -> list[Slot]:
-    """Return the slots whose worker lives: a child of the supervisor that beat lately."""
-    now = time.monotonic_ns()
-    return [
-        slot for slot in shared if slot.pid and now - slot.heartbeat < _FRESH * 1e9 and _parent(slot.pid) == supervisor
-    ]
+    """Return the slots whose worker lives: a child of the supervisor, hung ones too, for they may wake up."""
+    return [slot for slot in shared if slot.pid and _parent(slot.pid) == supervisor]
 
 
 def _parent(pid: int) -> int:
