@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 from flyball.errors import ConflictError, InputError, IntegrityError, Untrusted
 from flyball.registry.code import PREFIX, install_code
 from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
+from flyball.registry.trees import SMALL, lower
 from flyball.registry.types import Manifest
 
 __all__ = [
@@ -58,8 +59,17 @@ class Predictor:
         self.classes: tuple[float, ...] | None = _classes(model) if self.classifier else None
         self._call = call
         self._order = _order(getattr(model, "feature_names_in_", None), names)
+        self._small: Callable[[np.ndarray], np.ndarray] | None = None
         self._limited = threading.local()
         warnings.filterwarnings("ignore", message=_NAMES_WARNING)  # columns are in the fitted order, by construction
+
+    def accelerate(self, sample: np.ndarray) -> bool:
+        """Answer small batches by a faster kernel, if there is one that equals the model on `sample` to the bit."""
+        rows = sample[:SMALL] if self._order is None else sample[:SMALL, self._order]
+        small = lower(self.model) if len(rows) else None
+        if small is not None and np.array_equal(small(rows), np.asarray(self._call(rows)), equal_nan=True):
+            self._small = small
+        return self._small is not None
 
     def predict(self, matrix: np.ndarray) -> np.ndarray:
         """Return predictions (n,), or a classifier's probabilities (n, c), float64.
@@ -72,7 +82,10 @@ class Predictor:
         """
         if not hasattr(self._limited, "done"):
             self._limited.done = _one_thread()
-        answer = self._call(matrix if self._order is None else matrix[:, self._order])
+        ordered = matrix if self._order is None else matrix[:, self._order]
+        if self._small is not None and len(ordered) <= SMALL:
+            return self._small(ordered)
+        answer = self._call(ordered)
         out = np.asarray(answer, dtype=np.float64)
         if out.ndim == 2 and out.shape[1] == 1:
             out = out[:, 0]
@@ -165,7 +178,10 @@ def load_version(path: Path, digest: str, *, signing_key: bytes = b"", code: Pat
     if name not in manifest.files:
         raise Untrusted(f"{path.name} has no file of format {manifest.format!r} in its manifest; train the model again")
     model = deserialize(manifest.format, (path / name).read_bytes(), signature=manifest.signature, key=signing_key)
-    return LoadedModel(path, manifest, Predictor(model, manifest.service.names))
+    loaded = LoadedModel(path, manifest, Predictor(model, manifest.service.names))
+    if "sample.npy" in manifest.files:
+        loaded.predictor.accelerate(loaded.sample())
+    return loaded
 
 
 def read_manifest(path: Path, digest: str) -> Manifest:
