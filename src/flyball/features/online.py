@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from flyball.features.packing import HEADER, RowLayout, entity_key, key_values, 
 from flyball.features.ports import OnlineStore
 from flyball.features.request import request_column
 from flyball.features.spec import FeatureService, FeatureSpec, Stat, Status, ViewSpec
+from flyball.units import to_micros
 
 __all__ = ["OnlineReader", "Vectors", "ViewReader", "lookup"]
 
@@ -207,6 +209,7 @@ class OnlineReader:
         self._fields = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "field"]
         self._requests = [(i, c) for i, c in enumerate(service.columns) if c.kind == "request"]
         self._required = {i.name: i.required for i in service.inputs}
+        self._timed = {i.name for i in service.inputs if i.type == "timestamp"}
         self._width = len(service.columns)
 
     @property
@@ -291,10 +294,11 @@ class OnlineReader:
         for i, column in self._requests:
             for name in column.args:
                 if name in inputs and name not in arrays:
-                    arrays[name] = _floats(name, inputs[name])
-            values = request_column(column, arrays, times)
-            matrix[:, i] = values
-            null = np.isnan(values)
+                    values = inputs[name]
+                    arrays[name] = _times(name, values) if name in self._timed else _floats(name, values)
+            found = request_column(column, arrays, times)
+            matrix[:, i] = found
+            null = np.isnan(found)
             if null.any():
                 statuses[null, i] = _NULL
 
@@ -306,6 +310,20 @@ def _floats(name: str, values: Any) -> np.ndarray:
         if value is not None and not isinstance(value, int | float | np.number | np.bool_):
             raise BadRequest(f"{name} is {value!r} ({type(value).__name__}); it is declared as a number, send one")
     return np.array([_NAN if v is None else v for v in values], np.float64)
+
+
+def _times(name: str, values: Any) -> np.ndarray:
+    """Return µs as float64 (NaN is null) of int µs, datetimes or ISO texts; without an offset they count as UTC."""
+    return _floats(name, values if isinstance(values, np.ndarray) else [_moment(name, v) for v in values])
+
+
+def _moment(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise BadRequest(f"{name} is {value!r}, which is no time; write ISO text or microseconds") from None
+    return to_micros(value) if isinstance(value, datetime) else value
 
 
 def _parts(service: FeatureService) -> Iterable[_Part]:
