@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import flyball as fb
 from flyball.adapters.duckdb import DuckDBEngine
-from flyball.datasets.compare import compare
+from flyball.datasets.compare import compare, difference
 from flyball.datasets.files import content_digest, open_dataset
 from flyball.datasets.snapshot import build_snapshot, split
 from flyball.datasets.types import TrainingSet
@@ -234,9 +234,13 @@ def test_compare_says_what_moved(tmp_path: Path) -> None:
     trips = source()
     old = make(tmp_path, source=trips)
     new = make(tmp_path, fb.Examples(trips, at="pickup_at", derive={"distance": "distance + 10"}), source=trips)
-    found = compare(old, new)
+    found = difference(old, new)
     shift = {c.name: c for c in found.columns}
     assert shift["distance"].moved > 3
     assert abs(shift["trips_1h"].moved) < 0.01
     assert found.columns[0].name == "distance"
-    assert compare(old, old).same
+    assert difference(old, old).same
+    document = compare(old.manifest, new.manifest, Layout(tmp_path, tmp_path / "state"))
+    assert next(iter(document["columns"])) == "distance"
+    assert document["shared_rows"] > 0
+    assert set(document["manifest"]) == {"digest", "path"}

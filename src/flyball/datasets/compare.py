@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from flyball.datasets.types import TrainingSet
+from flyball.datasets.files import open_dataset
+from flyball.datasets.types import DatasetManifest, TrainingSet
+from flyball.layout import Layout
 
-__all__ = ["ColumnChange", "DatasetDiff", "compare"]
+__all__ = ["ColumnChange", "DatasetDiff", "compare", "difference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,35 @@ class DatasetDiff:
         """Whether both are the same training set."""
         return self.old == self.new
 
-    def to_dict(self) -> dict[str, object]:
-        """Return plain values."""
-        import msgspec
 
-        return {**msgspec.to_builtins(self), "same": self.same}
+def compare(old: DatasetManifest, new: DatasetManifest, layout: Layout) -> dict[str, Any]:
+    """Return how two recorded training sets differ, as one JSON document.
+
+    Args:
+        old: A manifest.
+        new: Another one.
+        layout: Where their files are.
+
+    Returns:
+        "manifest": field -> [old, new] where they differ; "columns": name -> how far its mean moved, in standard
+        deviations of the old one (None when unknown), what moved most first; "shared_rows", "added", "removed".
+
+    Raises:
+        Unavailable: a file is gone.
+        IntegrityError: a file was changed.
+    """
+    found = difference(open_dataset(old, layout), open_dataset(new, layout))
+    before, after = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    return {
+        "manifest": {name: [before[name], after[name]] for name in before if before[name] != after[name]},
+        "columns": {c.name: c.moved if math.isfinite(c.moved) else None for c in found.columns},
+        "shared_rows": found.shared_rows,
+        "added": list(found.added),
+        "removed": list(found.removed),
+    }
 
 
-def compare(old: TrainingSet, new: TrainingSet) -> DatasetDiff:
+def difference(old: TrainingSet, new: TrainingSet) -> DatasetDiff:
     """Compare two training sets, training parts and holdouts together."""
     common = [name for name in new.feature_names if name in old.feature_names]
     columns = [_change(name, name, old, new) for name in common]
