@@ -227,3 +227,23 @@ def test_a_value_that_does_not_fit_counts_as_null() -> None:
     assert rejected == 1
     assert found["x"].to_pylist() == [None, None]
     assert found["__event"].to_pylist() == [_utc(2020, 3, 1, 10, 10), _utc(2020, 3, 1, 9, 10)]
+
+
+def test_a_column_of_nulls_alone_takes_the_type_that_fits() -> None:
+    spec = fb.ParquetSource(
+        "s", "p", event_time="at", where="name is null or name <> 'x'", derive={"d": "(till - at) / 1h"}
+    ).spec
+    found, rejected = accept(spec, pa.table({"at": ["2020-03-01"], "name": pa.nulls(1), "till": pa.nulls(1)}))
+    assert (rejected, found["d"].to_pylist(), found.schema.field("name").type) == (0, [None], pa.string())
+
+
+def test_what_is_pushed_later_is_seen_by_the_same_engine(tmp_path: Path) -> None:
+    _write(tmp_path, _trips(["2020-03-01T10:00"], ["2020-03-01T10:20"]))
+    row: dict[str, object] = {"pickup_at": "2020-03-01T10:00:00", "dropoff_at": "2020-03-01T11:30:00", "zone": 7}
+    log = Log([row], arrival=0)
+    engine = DuckDBEngine(tmp_path, log)
+    assert engine.scan(_source(), columns=["zone"])["zone"].to_pylist() == [0]
+    log._table = Log([row, {**row, "dropoff_at": "2020-03-01T10:30:00"}], arrival=0)._table
+    for _ in range(2):
+        assert engine.scan(_source(), columns=["zone"])["__sequence"].to_pylist()[1:] == [2]
+        assert engine.rejected(_source()) == 1

@@ -44,6 +44,16 @@ class SourceReport:
     doubled_hour: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Pushed:
+    """Pushed rows up to sequence `last`, accepted under these column types."""
+
+    types: Mapping[str, ColumnType] | None
+    last: int
+    table: pa.Table
+    rejected: int
+
+
 class DuckDBEngine:
     """Move rows on one machine.
 
@@ -58,6 +68,7 @@ class DuckDBEngine:
         self._log = log
         self._threads = threads
         self._lock = threading.Lock()  # two threads may scan; a log is read by one
+        self._accepted: dict[SourceSpec, _Pushed] = {}  # the log only grows, so what was accepted stays so
 
     def scan(
         self,
@@ -81,7 +92,7 @@ class DuckDBEngine:
         if types is not None:
             parts.append(self._scan_files(source, types, outputs, columns, start, end))
         if pushed is not None:
-            parts.append(_pick(pushed, columns, outputs, start, end))
+            parts.append(_pick(pushed.table, columns, outputs, start, end))
         table = pa.concat_tables(parts) if len(parts) > 1 else parts[0]
         order = row_order(*(table.column(n).to_numpy() for n in ("__event", "__created", "__sequence")))
         return table if order is None else table.take(pa.array(order))
@@ -98,9 +109,9 @@ class DuckDBEngine:
         """Count what reading the whole source meets."""
         types, outputs, pushed = self._open(source)
         rows = rejected = missing = doubled = 0
-        if self._log is not None and pushed is not None:
-            rows += pushed.num_rows + self._pushed_rejected(source, types)
-            rejected += rows - pushed.num_rows
+        if pushed is not None:
+            rows += pushed.table.num_rows + pushed.rejected
+            rejected += pushed.rejected
         if types is not None:
             sql = _Query(source, types, outputs, self._sources(source)).counts()
             counted, kept = self._run(source, sql).to_pylist()[0].values()
@@ -111,7 +122,7 @@ class DuckDBEngine:
                 missing, doubled = found.missing, found.doubled
         return SourceReport(rows, rejected, missing, doubled)
 
-    def _open(self, source: SourceSpec) -> tuple[dict[str, ColumnType] | None, dict[str, ColumnType], pa.Table | None]:
+    def _open(self, source: SourceSpec) -> tuple[dict[str, ColumnType] | None, dict[str, ColumnType], _Pushed | None]:
         """Return the files' column types, the types after derive, and accepted pushed rows."""
         types = reading.file_types(self._root, source)
         pushed = self._pushed(source, types)
@@ -126,19 +137,26 @@ class DuckDBEngine:
                 raise SourceError(f"source {source.name!r} is empty: the files at {source.path!r} hold no rows")
             return types, outputs, pushed
         assert pushed is not None
-        fields = (f for f in pushed.schema if not f.name.startswith("__"))
+        fields = (f for f in pushed.table.schema if not f.name.startswith("__"))
         return None, {f.name: expressions.arrow_type(f) for f in fields}, pushed  # type: ignore[misc]
 
-    def _pushed(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> pa.Table | None:
+    def _pushed(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> _Pushed | None:
+        """Accept what was pushed since the last call; without declared types all of it."""
+        if self._log is None:
+            return None
         with self._lock:
-            raw = self._log.read(source.name) if self._log is not None else None
-        return None if raw is None or not raw.num_rows else reading.accept(source, raw, types)[0]
-
-    def _pushed_rejected(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> int:
-        assert self._log is not None
-        with self._lock:
-            raw = self._log.read(source.name)
-        return reading.accept(source, raw, types)[1]
+            before = self._accepted.get(source)
+            if before is None or types is None or before.types != types:
+                before = _Pushed(types, 0, pa.table({}), 0)
+            raw = self._log.read(source.name, after=before.last)
+            sequence = raw.column("__sequence").to_numpy() if raw.num_rows else np.empty(0, dtype=np.int64)
+            raw = raw.filter(pa.array(sequence > before.last)) if raw.num_rows else raw
+            if raw.num_rows:
+                table, rejected = reading.accept(source, raw, types)
+                whole = pa.concat_tables([before.table, table]) if before.last else table
+                before = _Pushed(types, int(sequence.max()), whole, before.rejected + rejected)
+                self._accepted[source] = before
+            return before if before.last else None
 
     def _file_rows(self, source: SourceSpec) -> int:
         import pyarrow.parquet as pq

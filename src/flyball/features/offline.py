@@ -218,6 +218,8 @@ def _typed(column: pa.ChunkedArray, feature: FeatureSpec, view: ViewSpec) -> pa.
     want = reading.ARROW[feature.type]
     if column.type == want:
         return column
+    if column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(column), want)])
     if pa.types.is_integer(column.type) and feature.type == "float64":
         return column.cast(want, safe=False)
     raise InputError(
@@ -272,7 +274,9 @@ def _row_keys(rows: pa.Table, view: ViewSpec) -> list[pa.ChunkedArray]:
 def _key(column: pa.ChunkedArray, kind: ColumnType, what: str) -> pa.ChunkedArray:
     found = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     fits = pa.types.is_integer(found) if kind == "int64" else _is_text(found)
-    if not fits and not pa.types.is_null(found):
+    if not fits and column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(column), reading.ARROW[kind])])
+    if not fits:
         hint = " (a frame with nulls needs Int64)" if pa.types.is_floating(found) else ""
         raise InputError(f'{what} is {found}, but the key is {kind}; 1 and "1" differ, so convert it first{hint}')
     return column.cast(reading.ARROW[kind])

@@ -10,6 +10,7 @@ import glob
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ARROW: dict[str, pa.DataType] = {
     "timestamp": pa.timestamp("us", "UTC"),
 }  # fmt: skip
 _ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d([.,]\d+)?)?)?\s*(Z|[+-]\d\d(:?\d\d)?)?")
+_MOST_BLANK = 4
 _PYTHON: dict[str, tuple[type, ...]] = {
     "int64": (int,), "float64": (int, float), "bool": (bool,), "string": (str,), "timestamp": (str, int, datetime),
 }  # fmt: skip
@@ -156,7 +158,9 @@ def accept(spec: SourceSpec, raw: pa.Table, types: Mapping[str, ColumnType] | No
         SourceError: a column is missing or has a wrong type.
     """
     table = _typed_table(spec, raw, types)
-    output_types(spec, {f.name: expressions.arrow_type(f) for f in table.schema})  # type: ignore[misc]
+    if types is None:
+        table = _with_null_types(spec, raw, table)
+    output_types(spec, _schema_types(table))
     for name, text in spec.derive:
         value = expressions.evaluate(expressions.parse(text), table)
         table = _with(table, name, value)
@@ -169,6 +173,28 @@ def accept(spec: SourceSpec, raw: pa.Table, types: Mapping[str, ColumnType] | No
             table = table.append_column(extra, raw.column(extra).cast(pa.int64()))
     rejected = int(len(keep) - keep.sum())
     return _with_times(spec, table.filter(pa.array(keep)) if rejected else table), rejected
+
+
+def _schema_types(table: pa.Table) -> dict[str, ColumnType]:
+    return {f.name: kind for f in table.schema if (kind := _readable(f)) is not None}
+
+
+def _with_null_types(spec: SourceSpec, raw: pa.Table, table: pa.Table) -> pa.Table:
+    """Give columns that hold nothing but nulls, and so say no type, types under which the expressions fit."""
+    blank = [n for n in raw.column_names if n in needed(spec) and pa.types.is_null(raw.column(n).type)]
+    blank = [n for n in blank if n not in {spec.event_time, spec.created_time}]
+    if not blank or len(blank) > _MOST_BLANK:
+        return table
+    for kinds in product(("float64", "string", "timestamp", "bool"), repeat=len(blank)):
+        tried = table
+        for name, kind in zip(blank, kinds, strict=True):
+            tried = _with(tried, name, pa.nulls(table.num_rows, ARROW[kind]))
+        try:
+            output_types(spec, _schema_types(tried))
+        except SourceError:
+            continue
+        return tried
+    return table
 
 
 def _with_times(spec: SourceSpec, table: pa.Table) -> pa.Table:
