@@ -204,7 +204,7 @@ class ControlPass:
         from flyball.profiles.reference import Reference
 
         found: Version = self._project.database.versions.get(model, version)
-        path = Path(found.path) / "reference.bin"
+        path = self._project.root / found.path / "reference.bin"
         return Reference.from_bytes(path.read_bytes()) if path.exists() else None
 
     # -- runs -----------------------------------------------------------------------------------------------------

@@ -61,15 +61,14 @@ class ModelHandle:
 
     def load(self, version: str | None = None) -> LoadedModel:
         """Load a version (the champion by default) after checking all its digests."""
-        from pathlib import Path
-
         from flyball.project.runs import signing_key
         from flyball.registry.artifacts import load_version
 
         found = self.champion if version is None else self.version(version)
         if found is None:
             raise Refused(f"{self.name} has no champion yet; train one with: flyball run --model {self.name}")
-        return load_version(Path(found.path), found.digest, signing_key=signing_key(self._project))
+        path = self._project.root / found.path
+        return load_version(path, found.digest, signing_key=signing_key(self._project))
 
     def gate(self, version: str) -> GateReport:
         """Return the gate's report on a version."""

@@ -16,7 +16,6 @@ from flyball.rollout.types import TERMINAL, RolloutEvent, RolloutSpec, RolloutSt
 if TYPE_CHECKING:
     from flyball.project.root import Project
     from flyball.rollout.ports import Routes
-    from flyball.rollout.replay import Replay
 
 __all__ = ["RolloutHandle", "exclusive", "routes_of", "start_rollout"]
 
@@ -100,8 +99,8 @@ class RolloutHandle:
             raise Refused(f"{self.model} has answered nothing yet, so nothing can be forecast; give --per-day")
         return forecast(model.rollout, per_day=rate, matures=model.label.matures, skip_shadow=skip_shadow)
 
-    def replay(self) -> Replay:
-        """Fold the prediction log again from the recorded ranges; the verdicts must be the recorded ones."""
+    def replay(self) -> dict[str, Any]:
+        """Fold the prediction log again and decide again: same, and per verdict what was recorded and what it gives now."""
         from flyball.rollout.replay import replay
 
         found = self.current

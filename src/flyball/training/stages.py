@@ -216,7 +216,7 @@ def register(work: Work, folder: Path) -> dict[str, Any]:
         tracked, problem = _track(work, version, artifact, manifest)
         known = Version(
             model=run.model, version=ModelVersion(version), run=run.id, lifecycle=Lifecycle.CANDIDATE,
-            path=str(artifact), digest=packed["digest"], dataset=manifest.digest, code=run.code, created=run.created,
+            path=_below(context.layout.root, artifact), digest=packed["digest"], dataset=manifest.digest, code=run.code, created=run.created,
             cause=run.cause, parent=found["champion"], trained_from=manifest.start, trained_until=manifest.end,
             metrics=found["metrics"], mlflow=tracked,
         )  # fmt: skip
@@ -246,6 +246,12 @@ WORK: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def _below(root: Path, path: Path) -> str:
+    """Return a path relative to the project's root where it can be, so that the folder may be moved."""
+    here, there = root.resolve(), path.resolve()
+    return str(there.relative_to(here) if there.is_relative_to(here) else there)
+
+
 def _train_on(work: Work) -> Any:
     return work.plan.train_on if work.run.train_on is None else duration(work.run.train_on)
 
@@ -271,7 +277,9 @@ def _open(version: Version | None, work: Work) -> Champion | None:
         dataset = None
     try:
         key = ensure_signing_key(context.layout)
-        loaded: LoadedModel | None = load_version(Path(version.path), version.digest, signing_key=key)
+        loaded: LoadedModel | None = load_version(
+            context.layout.root / version.path, version.digest, signing_key=key
+        )
         return Champion(version.version, loaded, dataset)
     except FlyballError as error:
         return Champion(version.version, None, dataset, str(error))
