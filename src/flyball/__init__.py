@@ -49,7 +49,11 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(_MODULES[name])
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'flyball' has no attribute {name!r}")
+    from flyball.errors import nearest
+
+    close = nearest(name, __all__)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise AttributeError(f"module 'flyball' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -146,9 +146,10 @@ class LazyGroup(click.Group):
 def _root() -> LazyGroup:
     group = LazyGroup("flyball", TREE, "Govern machine-learning models in production.")
     group.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help="Show tracebacks."))
-    group.params.append(
-        click.Option(["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version.")
+    version = click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
     )
+    group.params.append(version)
     return group
 
 
@@ -173,8 +174,7 @@ def run(arguments: list[str] | None = None) -> int:
         click.echo(error.format_message())
         return 0
     except click.ClickException as error:
-        error.show()
-        return 2
+        return _fail(_wrong_use(error), 2, debug)
     except (click.Abort, KeyboardInterrupt):
         click.echo("flyball: interrupted", err=True)
         return 130
@@ -183,13 +183,37 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         return _fail(error, 3, debug)
+    except Exception as error:
+        return _fail(_mistake(error), 3, debug)
     return code if isinstance(code, int) else 0
 
 
 def _fail(error: Exception, code: int, debug: bool) -> int:
+    """Say one sentence, on one line; the traceback only with --debug."""
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"flyball: {error}", err=True)
+    click.echo(f"flyball: {' '.join(str(error).split())}", err=True)
     return code
+
+
+def _wrong_use(error: click.ClickException) -> Exception:
+    """Return what click says about the command line as a sentence that names the help to read."""
+    from flyball.errors import InputError
+
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "flyball"
+    said = InputError(f"{error.format_message().rstrip('.')}; see: {path} --help")
+    said.__cause__ = error
+    return said
+
+
+def _mistake(error: Exception) -> Exception:
+    """Return a sentence about an error that flyball did not foresee."""
+    said = FlyballError(
+        f"{type(error).__name__}: {error or 'no message'}; this is a mistake in flyball: run it again with --debug "
+        "and report what it prints"
+    )
+    said.__cause__ = error
+    return said

@@ -48,7 +48,9 @@ def schema(as_json: bool) -> None:
     """List every setting."""
     from flyball.config import schema as all_settings
 
-    rows: Callable[[Any], list[tuple[object, ...]]] = lambda d: [(r["key"], r["type"], r["default"], r["doc"]) for r in d]  # noqa: E731
+    rows: Callable[[Any], list[tuple[object, ...]]] = lambda d: [
+        (r["key"], r["type"], r["default"], r["doc"]) for r in d
+    ]  # noqa: E731
     emit(all_settings(), lambda d: print_table(("setting", "type", "default", "what"), rows(d)), as_json=as_json)
 
 

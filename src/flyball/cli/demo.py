@@ -61,7 +61,14 @@ def _print(report: dict[str, Any]) -> None:
 
     click.echo("\nReleases")
     rows = [
-        (r["started"][:16], r["version"], r["cause"], r["verdict"].replace("_", " "), r["candidate_requests"], r["reason"])
+        (
+            r["started"][:16],
+            r["version"],
+            r["cause"],
+            r["verdict"].replace("_", " "),
+            r["candidate_requests"],
+            r["reason"],
+        )
         for r in report["rollouts"]
     ]
     print_table(("when", "version", "why it was made", "verdict", "requests", "why it ended so"), rows, empty="none")

@@ -56,7 +56,9 @@ def _feature_text(feature: FeatureSpec) -> str:
 
 
 def _print_view(view: dict[str, Any]) -> None:
-    click.echo(f"{view['name']} ({view['kind']} view, digest {view['digest']}) of {view['entity']} from {view['source']}")
+    click.echo(
+        f"{view['name']} ({view['kind']} view, digest {view['digest']}) of {view['entity']} from {view['source']}"
+    )
     click.echo(f"{view['rows_online']:,} entities online")
     print_table(("feature", "type", "what"), [(f["name"], f["type"], f["text"]) for f in view["features"]])
 
@@ -67,7 +69,8 @@ def _materialize(project: Project, view: str | None, *, full: bool, show: Callab
     """Bring a view's online rows (all views' without VIEW) up to date."""
     names = [view] if view else [v.name for v in project.features.views()]
     done = {
-        name: project.features.materialize(name, full=full, progress=progress_bar(f"materializing {name}")) for name in names
+        name: project.features.materialize(name, full=full, progress=progress_bar(f"materializing {name}"))
+        for name in names
     }
     show(done, lambda d: print_table(("view", "rows", "keys"), [(n, r["rows"], r["keys"]) for n, r in d.items()]))
 
@@ -79,20 +82,10 @@ def _get(project: Project, names: tuple[str, ...], *, entity: tuple[str, ...], s
     keys = {k.name: k.type for n in names for k in project.applied.view(n.partition(":")[0]).spec.entity.keys}
     row = dict(_key(text, keys) for text in entity)
     vectors = project.features.online([row], list(names))
-    document = row | {
-        name: {"value": value, "status": status}
-        for (name, value), status in zip(
-            ((n, v) for n, v in vectors.to_dicts()[0].items() if n not in row), _statuses(vectors), strict=False
-        )
-    }
+    values, statuses = vectors.to_dicts()[0], vectors.status()[0]
+    document = row | {name: {"value": value, "status": statuses[name].name} for name, value in values.items()}
     rows = lambda d: [(n, v["value"], v["status"]) for n, v in d.items() if isinstance(v, dict)]  # noqa: E731
     show(document, lambda d: print_table(("feature", "value", "status"), rows(d)))
-
-
-def _statuses(vectors: Any) -> list[str]:
-    from flyball.features.spec import Status
-
-    return [Status(int(s)).name for s in vectors.status()[0]]
 
 
 def _key(text: str, types: dict[str, str]) -> tuple[str, Any]:
@@ -118,7 +111,10 @@ def _push(project: Project, source: str, file: str, *, show: Callable[..., None]
         rows = [msgspec.json.decode(line) for line in text.splitlines() if line.strip()]
     except msgspec.DecodeError as error:
         raise InputError(f"{file} is not JSON lines ({error}); write one object a line") from error
-    show(project.features.push(source, rows), lambda d: note(f"{d['accepted']} accepted, {d['rejected']} rejected by where"))
+    show(
+        project.features.push(source, rows),
+        lambda d: note(f"{d['accepted']} accepted, {d['rejected']} rejected by where"),
+    )
 
 
 @click.argument("requests", type=click.Path(exists=True))

@@ -21,9 +21,11 @@ __all__ = ["compare", "list_", "promote", "retire", "score", "show"]
 def _list(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
     """List versions, oldest first."""
     found = project.models[model or only_model(project)].versions
-    rows = lambda d: [  # noqa: E731
-        (v["version"], v["lifecycle"], v["gate"], v["metrics"].get("mae"), v["cause"], v["created"][:16]) for v in d
-    ]
+    rows = (
+        lambda d: [  # noqa: E731
+            (v["version"], v["lifecycle"], v["gate"], v["metrics"].get("mae"), v["cause"], v["created"][:16]) for v in d
+        ]
+    )
     show(found, lambda d: print_table(("version", "lifecycle", "gate", "mae", "cause", "made"), rows(d)))
 
 
@@ -38,9 +40,13 @@ def _show(project: Project, version: str, *, model: str | None, show: Callable[.
 
 def _print_version(document: dict[str, Any]) -> None:
     version = document["version"]
-    click.echo(f"{version['model']} {version['version']}: {version['lifecycle']}, made by run {version['run']} ({version['cause']})")
+    click.echo(
+        f"{version['model']} {version['version']}: {version['lifecycle']}, made by run {version['run']} ({version['cause']})"
+    )
     print_table(("metric", "value"), sorted(version["metrics"].items()))
-    print_table(("check", "verdict", "what"), [(c["name"], c["verdict"], c["text"]) for c in document["gate"]["checks"]])
+    print_table(
+        ("check", "verdict", "what"), [(c["name"], c["verdict"], c["text"]) for c in document["gate"]["checks"]]
+    )
 
 
 @click.argument("one")

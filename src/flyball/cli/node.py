@@ -27,7 +27,9 @@ def _up(project: Project, *, no_bootstrap: bool, show: Callable[..., None]) -> i
         bars: dict[str, Callable[[int, int], None]] = {}
         bootstrap(project, say=note, progress=lambda n, d, t: bars.setdefault(n, progress_bar(f"filling {n}"))(d, t))
     settings = project.settings
-    note(f"serving on http://{settings.server.host}:{settings.server.port} (control on {settings.control.port}); Ctrl-C ends it")
+    note(
+        f"serving on http://{settings.server.host}:{settings.server.port} (control on {settings.control.port}); Ctrl-C ends it"
+    )
     root, environment = project.root, project.config.environment
     project.close()
     return serve(root, environment)
@@ -43,11 +45,17 @@ def status(project: Project, *, show: Callable[..., None]) -> None:
 
 def _print_status(document: dict[str, Any]) -> None:
     node = document["node"]
-    click.echo(f"{document['project']}: " + (f"up, {node['url']} (pid {node['pid']})" if node else "not running; start it with: flyball up"))
+    click.echo(
+        f"{document['project']}: "
+        + (f"up, {node['url']} (pid {node['pid']})" if node else "not running; start it with: flyball up")
+    )
     rows = [
-        (m["model"], m["champion"] or "-", m["rollout"] or "-", m["drift"] or "-", m["frozen"] or "no") for m in document["models"]
+        (m["model"], m["champion"] or "-", m["rollout"] or "-", m["drift"] or "-", m["frozen"] or "no")
+        for m in document["models"]
     ]
-    print_table(("model", "champion", "rollout", "drift", "frozen"), rows, empty="nothing is applied yet; run: flyball apply")
+    print_table(
+        ("model", "champion", "rollout", "drift", "frozen"), rows, empty="nothing is applied yet; run: flyball apply"
+    )
     for alert in document["alerts"]:
         click.echo(f"{alert['severity']}: {alert['text']}")
 

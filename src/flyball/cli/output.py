@@ -22,9 +22,9 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --project, --env and --json."""
     function = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(function)
     function = click.option("--env", default=None, help="Overlay [env.NAME] of flyball.toml.")(function)
-    return click.option("-p", "--project", "path", default=".", show_default=True, help="Project folder or flyball.toml.")(
-        function
-    )
+    return click.option(
+        "-p", "--project", "path", default=".", show_default=True, help="Project folder or flyball.toml."
+    )(function)
 
 
 def verb(function: Callable[..., Any]) -> click.Command:

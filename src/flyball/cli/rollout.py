@@ -67,9 +67,7 @@ def _ordering(name: str, text: str) -> click.Command:
     @_version
     @_model
     @_reason
-    def command(
-        project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]
-    ) -> None:
+    def command(project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]) -> None:
         show(getattr(project.rollout(model or only_model(project), version), name)(reason), _print_status)
 
     command.__doc__ = text
@@ -77,7 +75,9 @@ def _ordering(name: str, text: str) -> click.Command:
 
 
 def _print_status(status: dict[str, Any]) -> None:
-    click.echo(f"{status['id']}: {status['phase']} at {status['share']:.0%} ({status['wanted']}) {status['reason']}".rstrip())
+    click.echo(
+        f"{status['id']}: {status['phase']} at {status['share']:.0%} ({status['wanted']}) {status['reason']}".rstrip()
+    )
 
 
 @_version

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @click.option("--run", "run_id", help="Resume this run instead of starting one.")
 @click.option("--train-on", help="How far back examples are taken, such as 9d.")
 def _run(
-    project: Project, stage: str | None, *, model: str | None, run_id: str | None, train_on: str | None, show: Callable[..., None]
+    project: Project,
+    stage: str | None,
+    *,
+    model: str | None,
+    run_id: str | None,
+    train_on: str | None,
+    show: Callable[..., None],
 ) -> int:
     """Run all stages of a model, or STAGE of a run alone."""
     from flyball.project.runs import new_run, resume
@@ -51,7 +57,9 @@ def _tell(run: Run) -> None:
 def _print_run(run: dict[str, Any]) -> None:
     rows = [(s["stage"], s["state"], _seconds(s)) for s in run["stages"]]
     print_table(("stage", "state", "seconds"), rows)
-    click.echo(f"{run['model']} {run['version'] or '-'}: {run['state'].replace('_', ' ')}{' - ' + run['error'] if run['error'] else ''}")
+    click.echo(
+        f"{run['model']} {run['version'] or '-'}: {run['state'].replace('_', ' ')}{' - ' + run['error'] if run['error'] else ''}"
+    )
 
 
 def _seconds(stage: dict[str, Any]) -> float | None:

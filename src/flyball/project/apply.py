@@ -55,9 +55,7 @@ def plan(project: Project) -> Plan:
     record = None if project.is_temporary else project.database.deployments.applied()
     old = None if record is None else project.definitions_of(record.code)
     new = project.working
-    if not new.models and not new.views:
-        where = project.root / project.settings.project.definitions
-        raise DefinitionError(f"{where} defines neither a model nor a feature view; see `flyball init --template eta`")
+    _require_something(project)
     changes = [*_view_changes(old, new), *_model_changes(old, new)]
     if record is not None and record.code != code and not changes:
         changes.append(Change("code", "project", "change", "only code changed"))
@@ -86,9 +84,18 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
     return Plan(code, proposed.changes, tuple(filled))
 
 
+def _require_something(project: Project) -> None:
+    if not project.working.models and not project.working.views:
+        where = project.root / project.settings.project.definitions
+        raise DefinitionError(
+            f"{where} defines neither a model nor a feature view; an example is made by: flyball init --template eta"
+        )
+
+
 def check_columns(project: Project) -> None:
     """Raise SourceError unless every source can be read and has the columns that views and models need of it."""
     definitions = project.working
+    _require_something(project)
     for name, source in definitions.sources.items():
         types = project.engine.types(source)
         for spec in definitions.view_specs:
@@ -132,11 +139,16 @@ def _fill(project: Project, specs: tuple[ViewSpec, ...], progress: Progress | No
 def _view_changes(old: Definitions | None, new: Definitions) -> list[Change]:
     before = {} if old is None else {v.name: v for v in old.view_specs}
     after = {v.name: v for v in new.view_specs}
-    changes = [Change("view", n, "add", f"view {n} is new ({len(after[n].features)} features)") for n in after.keys() - before.keys()]
+    changes = [
+        Change("view", n, "add", f"view {n} is new ({len(after[n].features)} features)")
+        for n in after.keys() - before.keys()
+    ]
     changes += [Change("view", n, "remove", f"view {n} is gone") for n in before.keys() - after.keys()]
     for name in sorted(before.keys() & after.keys()):
         if before[name].digest != after[name].digest:
-            changes.append(Change("view", name, "change", f"view {name}: {_view_difference(before[name], after[name])}"))
+            changes.append(
+                Change("view", name, "change", f"view {name}: {_view_difference(before[name], after[name])}")
+            )
     return sorted(changes, key=lambda c: c.name)
 
 

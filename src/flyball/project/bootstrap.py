@@ -30,4 +30,7 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
             project.models[name].promote(run.version, reason="first champion")
             say(f"{name} {run.version} is champion")
         else:
-            say(f"{name} {run.version} did not pass its gate, so {name} is not served; see: flyball model show {run.version}")
+            say(
+                f"{name} {run.version} did not pass its gate, so {name} is not served; "
+                f"see: flyball model show {run.version} --model {name}"
+            )

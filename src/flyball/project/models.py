@@ -110,14 +110,14 @@ class ModelHandle:
         if found.gate != "passing":
             raise Refused(
                 f"{self.name} {version} may not be promoted: its gate says {found.gate or 'nothing yet'}; "
-                f"see: flyball model show {self.name} {version}"
+                f"see: flyball model show {version} --model {self.name}"
             )
         active = self._project.database.rollouts.list(self.name, active=True)
         if active:
             status = active[0][1]
             raise Refused(
                 f"rollout {status.id} of {self.name} {status.candidate} is under way ({status.phase}); "
-                f"use: flyball rollout promote {self.name} {status.candidate}"
+                f"use: flyball rollout promote {status.candidate} --model {self.name}"
             )
         _route_champion(self._project, found)
         return self._settle(found, Lifecycle.CHAMPION, "promoted", reason, actor)

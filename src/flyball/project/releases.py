@@ -141,7 +141,7 @@ def start_rollout(
     champion = project.models[model].champion
     if champion is None:
         raise Refused(
-            f"{model} has no champion to compare {version} with; make one with: flyball model promote {model} {version}"
+            f"{model} has no champion to compare {version} with; make one with: flyball model promote {version} --model {model}"
         )
     if found.gate != "passing":
         raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")

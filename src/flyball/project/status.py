@@ -21,7 +21,9 @@ def status(project: Project) -> dict[str, Any]:
         "project": project.settings.project.name,
         "node": None if running is None else {"pid": running.pid, "url": running.url, "control": running.control_url},
         "applied": None if record is None else {"code": record.code, "at": record.at},
-        "models": [_model(project, name) for name in (record.definitions.split(",") if record and record.definitions else [])],
+        "models": [
+            _model(project, name) for name in (record.definitions.split(",") if record and record.definitions else [])
+        ],
         "alerts": database.monitors.alerts()[-5:],
     }
 

@@ -93,6 +93,8 @@ def load_definitions(folder: Path, module_file: str) -> ModuleType:
     name = f"{install_code(folder)}.{module_file.removesuffix('.py').replace('/', '.')}"
     try:
         return importlib.import_module(name)
+    except DefinitionError as error:
+        raise type(error)(f"{_where(error, folder, module_file)}: {error}") from error
     except FlyballError:
         raise
     except SyntaxError as error:
