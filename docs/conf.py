@@ -14,7 +14,7 @@ release = version = _project["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "reference/settings.md"]  # configuration.md includes it
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 html_theme = "furo"
