@@ -1,7 +1,7 @@
 """The command line: parse, call one project method, print. It decides nothing.
 
-The surprise: groups and verbs are named in one table with their one-line help, and a verb's module is imported only when
-that verb runs, so `flyball --help` imports nothing else.
+The surprise: groups and verbs are named in one table with their one-line help, and a verb's module is imported only
+when that verb runs, so `flyball --help` imports nothing else.
 """
 
 from __future__ import annotations

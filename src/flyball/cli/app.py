@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -13,7 +14,7 @@ from flyball.errors import FlyballError
 __all__ = ["TREE", "LazyGroup", "run"]
 
 # verb -> (module:attribute, help); a group -> (help, {verb: ...})
-Verbs = dict[str, "tuple[str, str] | tuple[str, Verbs]"]
+Verbs = dict[str, tuple[str, Any]]
 _HERE = "flyball.cli"
 
 TREE: Verbs = {

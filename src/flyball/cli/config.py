@@ -48,10 +48,12 @@ def schema(as_json: bool) -> None:
     """List every setting."""
     from flyball.config import schema as all_settings
 
-    rows: Callable[[Any], list[tuple[object, ...]]] = lambda d: [
-        (r["key"], r["type"], r["default"], r["doc"]) for r in d
-    ]  # noqa: E731
-    emit(all_settings(), lambda d: print_table(("setting", "type", "default", "what"), rows(d)), as_json=as_json)
+    emit(all_settings(), _print_schema, as_json=as_json)
+
+
+def _print_schema(settings: list[dict[str, Any]]) -> None:
+    rows = [(s["key"], s["type"], s["default"], s["doc"]) for s in settings]
+    print_table(("setting", "type", "default", "what"), rows)
 
 
 get = verb(_get)

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 def _versions(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
     """List a model's training sets."""
     found = project.data.versions(model or only_model(project))
-    rows = (
-        lambda d: [  # noqa: E731
-            (m["digest"][:12], m["train_rows"], m["holdout_rows"], m["immature"], m["start"][:16], m["end"][:16])
-            for m in d
-        ]
-    )
-    show(found, lambda d: print_table(("digest", "train", "holdout", "immature", "from", "until"), rows(d)))
+    show(found, _print_versions)
+
+
+def _print_versions(manifests: list[dict[str, Any]]) -> None:
+    rows = [
+        (m["digest"][:12], m["train_rows"], m["holdout_rows"], m["immature"], m["start"][:16], m["end"][:16])
+        for m in manifests
+    ]
+    print_table(("digest", "train", "holdout", "immature", "from", "until"), rows)
 
 
 @click.argument("one")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,12 @@ __all__ = ["get", "history", "list_", "materialize", "push", "show"]
 def list_(project: Project, *, show: Callable[..., None]) -> None:
     """List feature views and their features."""
     document = [_view(v) for v in project.features.views()]
-    rows = lambda d: [(v["name"], v["entity"], f["name"], f["text"]) for v in d for f in v["features"]]  # noqa: E731
-    show(document, lambda d: print_table(("view", "entity", "feature", "what"), rows(d), empty="no views are applied"))
+    show(document, _print_views)
+
+
+def _print_views(views: list[dict[str, Any]]) -> None:
+    rows = [(v["name"], v["entity"], f["name"], f["text"]) for v in views for f in v["features"]]
+    print_table(("view", "entity", "feature", "what"), rows, empty="no views are applied")
 
 
 @click.argument("view")
@@ -84,11 +88,15 @@ def _get(project: Project, names: tuple[str, ...], *, entity: tuple[str, ...], s
     vectors = project.features.online([row], list(names))
     values, statuses = vectors.to_dicts()[0], vectors.status()[0]
     document = row | {name: {"value": value, "status": statuses[name].name} for name, value in values.items()}
-    rows = lambda d: [(n, v["value"], v["status"]) for n, v in d.items() if isinstance(v, dict)]  # noqa: E731
-    show(document, lambda d: print_table(("feature", "value", "status"), rows(d)))
+    show(document, _print_values)
 
 
-def _key(text: str, types: dict[str, str]) -> tuple[str, Any]:
+def _print_values(document: dict[str, Any]) -> None:
+    rows = [(n, v["value"], v["status"]) for n, v in document.items() if isinstance(v, dict)]
+    print_table(("feature", "value", "status"), rows)
+
+
+def _key(text: str, types: Mapping[str, str]) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign:
         raise InputError(f"--entity {text!r} is not KEY=VALUE; write for example --entity {next(iter(types))}=1")

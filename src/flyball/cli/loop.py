@@ -25,7 +25,7 @@ def status(project: Project, *, show: Callable[..., None]) -> None:
             "model": name,
             "retrains_on": [t.kind for t in model.retrain.on] if model.retrain else [],
             "frozen": store.frozen(name),
-            "last": (store.story(name) or [None])[-1],
+            "last": next(reversed(store.story(name)), None),
         }
         for name, model in sorted(project.applied.models.items())
     ]

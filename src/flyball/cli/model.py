@@ -21,12 +21,15 @@ __all__ = ["compare", "list_", "promote", "retire", "score", "show"]
 def _list(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
     """List versions, oldest first."""
     found = project.models[model or only_model(project)].versions
-    rows = (
-        lambda d: [  # noqa: E731
-            (v["version"], v["lifecycle"], v["gate"], v["metrics"].get("mae"), v["cause"], v["created"][:16]) for v in d
-        ]
-    )
-    show(found, lambda d: print_table(("version", "lifecycle", "gate", "mae", "cause", "made"), rows(d)))
+    show(found, _print_versions)
+
+
+def _print_versions(versions: list[dict[str, Any]]) -> None:
+    rows = [
+        (v["version"], v["lifecycle"], v["gate"], v["metrics"].get("mae"), v["cause"], v["created"][:16])
+        for v in versions
+    ]
+    print_table(("version", "lifecycle", "gate", "mae", "cause", "made"), rows)
 
 
 @click.argument("version")

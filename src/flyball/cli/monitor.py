@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,24 +63,36 @@ def _print_drift(windows: list[dict[str, Any]]) -> None:
 def _performance_verb(project: Project, *, model: str | None, limit: int, show: Callable[..., None]) -> None:
     """Performance by window of the prediction's time, with label coverage."""
     found = project.monitor(model or only_model(project)).performance(limit=limit)
-    rows = lambda d: [(w["start"][:16], w["version"], w["metric"], _performance(w), w["state"]) for w in d]  # noqa: E731
-    show(found, lambda d: print_table(("window", "version", "metric", "value", "state"), rows(d)))
+    show(found, _print_performance)
+
+
+def _print_performance(windows: list[dict[str, Any]]) -> None:
+    rows = [(w["start"][:16], w["version"], w["metric"], _performance(w), w["state"]) for w in windows]
+    print_table(("window", "version", "metric", "value", "state"), rows, empty="no window has closed yet")
 
 
 @verb
 def alerts(project: Project, *, show: Callable[..., None]) -> None:
     """Alerts, newest last."""
     found = project.database.monitors.alerts()
-    rows = lambda d: [(a["at"][:16], a["severity"], a["model"], a["text"]) for a in d]  # noqa: E731
-    show(found, lambda d: print_table(("at", "severity", "model", "what"), rows(d), empty="no alerts"))
+    show(found, _print_alerts)
+
+
+def _print_alerts(alerts: list[dict[str, Any]]) -> None:
+    rows = [(a["at"][:16], a["severity"], a["model"], a["text"]) for a in alerts]
+    print_table(("at", "severity", "model", "what"), rows, empty="no alerts")
 
 
 @click.argument("file", type=click.Path())
 @_model
 def _report(project: Project, file: str, *, model: str | None, show: Callable[..., None]) -> None:
     """Write one self-contained HTML page to FILE."""
-    written = project.monitor(model or only_model(project)).report(file)
-    show({"file": str(written)}, lambda d: note(f"written to {d['file']}"))
+    from flyball.ui.report import render_monitor
+
+    handle = project.monitor(model or only_model(project))
+    page = render_monitor(handle.model, handle.drift(), handle.performance(), project.database.monitors.alerts())
+    Path(file).write_text(page, encoding="utf-8")
+    show({"file": file}, lambda d: note(f"written to {d['file']}"))
 
 
 drift = verb(_drift)

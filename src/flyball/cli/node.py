@@ -26,10 +26,6 @@ def _up(project: Project, *, no_bootstrap: bool, show: Callable[..., None]) -> i
     if not no_bootstrap:
         bars: dict[str, Callable[[int, int], None]] = {}
         bootstrap(project, say=note, progress=lambda n, d, t: bars.setdefault(n, progress_bar(f"filling {n}"))(d, t))
-    settings = project.settings
-    note(
-        f"serving on http://{settings.server.host}:{settings.server.port} (control on {settings.control.port}); Ctrl-C ends it"
-    )
     root, environment = project.root, project.config.environment
     project.close()
     return serve(root, environment)

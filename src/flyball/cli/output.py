@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from flyball.project import Project
+    pass
 
 __all__ = ["emit", "note", "options", "plain", "print_table", "progress_bar", "verb"]
 

@@ -97,8 +97,12 @@ def _print_evidence(document: dict[str, Any]) -> None:
 def _history(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
     """List releases and what became of them."""
     found = [status for _, status in project.database.rollouts.list(model or only_model(project))]
-    rows = lambda d: [(s["candidate"], s["champion"], s["phase"], s["created"][:16], s["reason"]) for s in d]  # noqa: E731
-    show(found, lambda d: print_table(("candidate", "champion", "phase", "started", "why"), rows(d)))
+    show(found, _print_history)
+
+
+def _print_history(rollouts: list[dict[str, Any]]) -> None:
+    rows = [(s["candidate"], s["champion"], s["phase"], s["created"][:16], s["reason"]) for s in rollouts]
+    print_table(("candidate", "champion", "phase", "started", "why"), rows)
 
 
 start = verb(_start)

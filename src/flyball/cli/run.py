@@ -55,20 +55,10 @@ def _tell(run: Run) -> None:
 
 
 def _print_run(run: dict[str, Any]) -> None:
-    rows = [(s["stage"], s["state"], _seconds(s)) for s in run["stages"]]
+    rows = [(s["stage"], s["state"], s["seconds"]) for s in run["stages"]]
     print_table(("stage", "state", "seconds"), rows)
-    click.echo(
-        f"{run['model']} {run['version'] or '-'}: {run['state'].replace('_', ' ')}{' - ' + run['error'] if run['error'] else ''}"
-    )
-
-
-def _seconds(stage: dict[str, Any]) -> float | None:
-    from datetime import datetime
-
-    if not stage["finished"]:
-        return None
-    begun, ended = (datetime.fromisoformat(stage[k]) for k in ("started", "finished"))
-    return round((ended - begun).total_seconds(), 2)
+    why = f" - {run['error']}" if run["error"] else ""
+    click.echo(f"{run['model']} {run['version'] or '-'}: {run['state'].replace('_', ' ')}{why}")
 
 
 run = verb(_run)

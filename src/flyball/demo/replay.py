@@ -1,7 +1,8 @@
 """Step a project through domain time and be its callers: ask at pickup, tell the truth at drop-off.
 
-One tick: the clock moves (and everything due is done), trips that ended are pushed and their outcomes told, then the
-pickups of the tick are asked for, all at once. A tick in which nothing happens is skipped.
+One tick: the clock moves (and everything due is done) while trips that ended are pushed and their outcomes told, then
+the pickups of the tick are asked for, all at once. A tick in which nothing happens is skipped. A trip is known at its
+drop-off however early its push arrives, so it does not matter which of clock and push comes first.
 """
 
 from __future__ import annotations
@@ -82,8 +83,7 @@ class Replay:
         return self.served
 
     async def _tick(self, now: int, pickups: range, ended: np.ndarray) -> None:
-        await self._step_clock(now)
-        await self._tell(ended)
+        await asyncio.gather(self._step_clock(now), self._tell(ended))
         asked = [i for i in pickups if self._trips.accepted[i] and self._trips.pickup[i] >= self._score_from]
         answers = await self._gateway.post_all([("/v2/models/eta/infer", self._question(i)) for i in asked])
         for trip, answer in zip(asked, answers, strict=True):

@@ -134,5 +134,3 @@ def _served_features(project: Project, ids: list[str]) -> np.ndarray:
 
 def _ms(seconds: float) -> float:
     return round(float(seconds) * 1e3, 2)
-
-

@@ -122,7 +122,9 @@ def _prepare(folder: Path, story: Story, say: Callable[[str], None]) -> Project:
     set_value(config, "clock.start", first.isoformat())
     if not story.schedule:
         definitions = folder / "definitions.py"
-        definitions.write_text(definitions.read_text().replace('fb.on.drift(), fb.on.schedule("0 4 * * 1")', "fb.on.drift()"))
+        definitions.write_text(
+            definitions.read_text().replace('fb.on.drift(), fb.on.schedule("0 4 * * 1")', "fb.on.drift()")
+        )
     rows = trips.write_history(folder / "data" / "trips" / "history.parquet", story.learn_until)
     say(f"project in {folder}: {rows:,} trips until {story.learn_until:%-d %B %Y}")
     project = Project.open(folder)
@@ -168,7 +170,10 @@ def _bad_releases(project: Project, demo: Demo, say: Callable[[str], None]) -> l
         (date(2020, 3, 12), "rare zones", releases.RARE_ZONES),
     )
     return [
-        Action(trips.first_tick(day) + 8 * HOUR, lambda cause=cause, edits=edits: _release(project, demo, cause, edits, say))
+        Action(
+            trips.first_tick(day) + 8 * HOUR,
+            lambda cause=cause, edits=edits: _release(project, demo, cause, edits, say),
+        )
         for day, cause, edits in plans
     ]
 

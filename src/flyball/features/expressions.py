@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -75,8 +76,9 @@ _COMPARE = {"=", "<>", "<", "<=", ">", ">="}
 _INT_MIN, _INT_MAX = -(2**63), 2**63 - 1
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str) -> Expr:
-    """Parse an expression.
+    """Parse an expression; the same text gives the same (immutable) tree.
 
     Raises:
         ExpressionError: it does not parse; the message shows where.

@@ -17,7 +17,8 @@ from flyball.loop.types import RetrainSpec, Trigger, TriggerSpec
 from flyball.monitoring.types import DriftWindow, PerformanceWindow
 from flyball.units import duration, per
 
-__all__ = ["Damping", "Retrain", "damp", "drift_trigger", "on", "performance_trigger", "schedule_trigger"]
+__all__ = ["Damping", "Retrain", "damp", "drift_trigger", "next_tick", "on", "performance_trigger",
+           "schedule_trigger"]  # fmt: skip
 
 _COVERAGE = 0.5  # a performance window with fewer labels fires nothing
 _ROWS = 200
@@ -183,6 +184,15 @@ def schedule_trigger(model: str, spec: TriggerSpec, armed: datetime, now: dateti
     evidence = {"cron": spec.cron, "timezone": spec.timezone, "tick": due.isoformat()}
     text = f"the schedule {spec.cron!r} ({spec.timezone}) was due at {tick:%Y-%m-%d %H:%M}"
     return Trigger(f"schedule/{model}/{_stamp(due)}", model, "schedule", now, evidence | {"text": text})
+
+
+def next_tick(specs: Iterable[TriggerSpec], now: datetime) -> datetime | None:
+    """Return when the next schedule of several is due after `now`, None without schedules."""
+    from croniter import croniter
+
+    schedules = [spec for spec in specs if spec.kind == "schedule"]
+    ticks = [croniter(s.cron, now.astimezone(ZoneInfo(s.timezone))).get_next(datetime) for s in schedules]
+    return min((tick.astimezone(UTC) for tick in ticks), default=None)
 
 
 def performance_trigger(

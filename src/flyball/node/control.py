@@ -191,17 +191,20 @@ class ControlProcess:
             failed("pass failed", error)
 
     async def _step(self, project: Any, *, until_done: bool) -> list[Any]:
-        await self._on(self._thread, self._routes.ensure)
         did: list[Any] = []
         for _ in range(_PASSES):
             if self._lease is None:
                 raise Unavailable("the control lease was lost during the pass; try again")
-            done = await self._on(self._thread, project.control_step, self.clock.now(), self._lease.fence)
+            done = await self._on(self._thread, self._act, project, self._lease.fence)
             self._passes += 1
             did += done or []
             if not until_done or not done:
                 break
         return did
+
+    def _act(self, project: Any, fence: int) -> list[Any]:
+        self._routes.ensure()
+        return list(project.control_step(self.clock.now(), fence))
 
     async def _follow_routes(self) -> None:
         try:

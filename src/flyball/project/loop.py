@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import ConflictError, FlyballError
+from flyball.errors import ConflictError
+from flyball.project.mirror import tell_champion
 from flyball.records.log import Batch, Cursor, follow, read_range
 
 if TYPE_CHECKING:
     from flyball.adapters.local.children import StageChild
+    from flyball.definitions import Definitions
     from flyball.loop.governor import Governor
     from flyball.monitoring.collector import Collector, ModelMonitors
     from flyball.profiles.reference import Reference
@@ -89,6 +90,8 @@ class ControlPass:
         self._collector: Collector | None = None
         self._watching: tuple[ModelMonitors, ...] = ()
         self._fence = 0
+        self._govern_at = datetime.min.replace(tzinfo=UTC)
+        self._delivery: StageChild | None = None
 
     def step(self, now: datetime, fence: int) -> list[str]:
         """Do what is due and return what was done, one line each."""
@@ -106,25 +109,21 @@ class ControlPass:
         return self._project.settings.clock.domain == "simulated"
 
     def _pass(self, now: datetime, fence: int) -> list[str]:
-        self._reap()
-        collector = self._collector_of(self._watched())
+        reaped = self._reap()
+        definitions = self._project.applied
+        collector = self._collector_of(_watched(definitions))
         batches = follow(self._project.layout.log, self._cursor)
         did = [f"{e.kind} {e.rollout}: {e.reason}" for e in self._reconciler.step(batches, now, fence)]
         collector.fold(batches)
         for window in collector.close(now):
             if window.level != "none":
                 did.append(f"DriftFound {window.model} {window.start:%Y-%m-%d}: {window.level}, {window.text}")
-        did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor().step(now, fence)]
+        if did or reaped or now >= self._govern_at:
+            did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor(definitions).step(now, fence)]
+            self._govern_at = now if did else _next_turn(definitions, now)
+        if did:
+            self._deliver()
         return did
-
-    def _watched(self) -> tuple[ModelMonitors, ...]:
-        """Return what to watch; windows are days of the source's own place."""
-        from flyball.monitoring.collector import ModelMonitors
-
-        return tuple(
-            ModelMonitors(name, model.monitors, model.timezone, model.label.matures)
-            for name, model in sorted(self._project.applied.models.items())
-        )
 
     def _collector_of(self, watched: tuple[ModelMonitors, ...]) -> Collector:
         """Return the collector; when other monitors were applied, a new one that has read what this one had."""
@@ -155,8 +154,8 @@ class ControlPass:
             rolled_back=self._rolled_back,
         )
 
-    def _governor(self) -> Governor:
-        """Return a governor for the definitions applied now; it keeps no state of its own."""
+    def _governor(self, definitions: Definitions) -> Governor:
+        """Return a governor for these definitions; it keeps no state of its own."""
         from flyball.loop.governor import Governor
 
         project = self._project
@@ -167,7 +166,7 @@ class ControlPass:
             rollouts=project.database.rollouts,
             launch=self._launch,
             start_rollout=self._start_rollout,
-            specs={n: m.retrain for n, m in project.applied.models.items() if m.retrain is not None},
+            specs={n: m.retrain for n, m in definitions.models.items() if m.retrain is not None},
             champion=self._champion,
         )
 
@@ -184,21 +183,12 @@ class ControlPass:
         from flyball.registry.types import Lifecycle
 
         self._project.database.versions.set_lifecycle(model, version, Lifecycle.CHAMPION, now=now)
-        self._mirror(lambda tracker: tracker.set_alias(model, "champion", version))
+        tell_champion(self._project, model, version, now)
 
     def _rolled_back(self, model: str, version: str, now: datetime) -> None:
         from flyball.registry.types import Lifecycle
 
         self._project.database.versions.set_lifecycle(model, version, Lifecycle.RETIRED, now=now)
-
-    def _mirror(self, act: Callable[[Any], None]) -> None:
-        """Tell the tracker; the truth is the control database, so a tracker that is away stops nothing."""
-        project = self._project
-        if project.tracker is not None:
-            try:
-                act(project.tracker)
-            except (FlyballError, OSError) as error:
-                project.database.audit.record(project.clock.now(), "control", "mirror failed", "tracker", {"error": str(error)})
 
     def _reference(self, model: str, version: str) -> Reference | None:
         from flyball.profiles.reference import Reference
@@ -233,13 +223,18 @@ class ControlPass:
         if self._project.is_temporary:
             return
         for run in self._project.database.runs.list():
-            if run.trigger is not None and run.state in {RunState.PENDING, RunState.RUNNING} and run.id not in self._children:
+            if (
+                run.trigger is not None
+                and run.state in {RunState.PENDING, RunState.RUNNING}
+                and run.id not in self._children
+            ):
                 self._children[run.id] = spawn_run(self._project, run.id)
 
-    def _reap(self) -> None:
-        """Record the failure of children that ended without recording it themselves."""
+    def _reap(self) -> bool:
+        """Record the failure of children that ended without recording it themselves; return whether any ended."""
         from flyball.training.types import RunState
 
+        before = len(self._children)
         for run, child in list(self._children.items()):
             code = child.poll()
             if code is None:
@@ -249,10 +244,43 @@ class ControlPass:
             if code not in {0, 1} and record.state in {RunState.PENDING, RunState.RUNNING}:
                 now = self._project.clock.now()
                 self._project.database.runs.set_state(run, RunState.FAILED, now=now, error=child.error())
+        return len(self._children) < before
+
+    def _deliver(self) -> None:
+        """Have the outbox delivered by a process of its own, one at a time."""
+        from flyball.adapters.local.children import spawn_delivery
+        from flyball.project.mirror import deliver
+
+        project = self._project
+        if not project.database.outbox.list(limit=1) or (self._delivery is not None and self._delivery.poll() is None):
+            return
+        if project.is_temporary:
+            deliver(project)
+        else:
+            log = project.layout.state / "logs" / "deliver.log"
+            self._delivery = spawn_delivery(project.root, log, environment=project.config.environment)
 
     def _wait(self) -> None:
         for child in list(self._children.values()):
             child.wait()
+
+
+def _watched(definitions: Definitions) -> tuple[ModelMonitors, ...]:
+    """Return what to watch; windows are days of the source's own place."""
+    from flyball.monitoring.collector import ModelMonitors
+
+    return tuple(
+        ModelMonitors(name, model.monitors, model.timezone, model.label.matures)
+        for name, model in sorted(definitions.models.items())
+    )
+
+
+def _next_turn(definitions: Definitions, now: datetime) -> datetime:
+    """Return when the governor must look again although nothing happened: the next schedule, an hour at most."""
+    from flyball.loop.policy import next_tick
+
+    triggers = [t for model in definitions.models.values() if model.retrain is not None for t in model.retrain.on]
+    return min(now + timedelta(hours=1), next_tick(triggers, now) or datetime.max.replace(tzinfo=UTC))
 
 
 def again(root: Path, cursor: Cursor) -> list[Batch]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import Refused, UnknownName
+from flyball.project.mirror import tell_champion
 from flyball.registry.types import Lifecycle, Version
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 
@@ -133,8 +134,8 @@ class ModelHandle:
         project, now = self._project, self._project.clock.now()
         project.database.versions.set_lifecycle(self.name, version.version, to, now=now)
         project.database.audit.record(now, actor, action, f"{self.name} {version.version}", {"reason": reason})
-        if to is Lifecycle.CHAMPION and project.tracker is not None:
-            project.tracker.set_alias(self.name, "champion", version.version)
+        if to is Lifecycle.CHAMPION:
+            tell_champion(project, self.name, version.version, now)
         return self.version(version.version)
 
 

@@ -1,8 +1,7 @@
-"""`project.monitor("eta")`: drift and performance by window, and a report."""
+"""`project.monitor("eta")`: drift and performance by window."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,11 +26,3 @@ class MonitorHandle:
     def performance(self, *, limit: int = 1000) -> list[PerformanceWindow]:
         """Return the newest performance windows, oldest first."""
         return self._project.database.monitors.performance(self.model, limit=limit)
-
-    def report(self, path: str | Path) -> Path:
-        """Write one self-contained HTML page with both."""
-        from flyball.ui.report import render_monitor
-
-        target = Path(path)
-        target.write_text(render_monitor(self.model, self.drift(), self.performance()), encoding="utf-8")
-        return target

@@ -100,7 +100,7 @@ class RolloutHandle:
         return forecast(model.rollout, per_day=rate, matures=model.label.matures, skip_shadow=skip_shadow)
 
     def replay(self) -> dict[str, Any]:
-        """Fold the prediction log again and decide again: same, and per verdict what was recorded and what it gives now."""
+        """Fold the prediction log and decide again: `same`, and per verdict what was recorded and what comes now."""
         from flyball.rollout.replay import replay
 
         found = self.current
@@ -141,7 +141,8 @@ def start_rollout(
     champion = project.models[model].champion
     if champion is None:
         raise Refused(
-            f"{model} has no champion to compare {version} with; make one with: flyball model promote {version} --model {model}"
+            f"{model} has no champion to compare {version} with; "
+            f"make one with: flyball model promote {version} --model {model}"
         )
     if found.gate != "passing":
         raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")

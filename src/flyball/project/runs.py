@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import secrets
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import DefinitionError
@@ -77,17 +78,17 @@ def resume(
     if project.is_temporary:
         return run_stages_here(project, run, stage)
     runs = project.database.runs
-    seen = 0
+    told = {s.stage for s in runs.get(run).stages if s.state == "done"}
 
     def tell() -> None:
-        nonlocal seen
         record = runs.get(run)
-        done = sum(s.state == "done" for s in record.stages)
-        if progress is not None and done != seen:
-            seen = done
-            progress(record)
+        for place, found in enumerate(record.stages):
+            if progress is not None and found.state == "done" and found.stage not in told:
+                told.add(found.stage)
+                progress(replace(record, stages=record.stages[: place + 1]))
 
     run_stages(spawn_run(project, run, stage), each=tell if progress is not None else None)
+    tell()
     return runs.get(run)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from flyball.adapters.local.process import child_environment
 
-__all__ = ["StageChild", "run_stages", "spawn"]
+__all__ = ["StageChild", "run_stages", "spawn", "spawn_delivery"]
 
 _spawner: ThreadPoolExecutor | None = None
 _spawner_lock = threading.Lock()
@@ -110,6 +110,16 @@ def spawn(
     command += ["--memory", str(memory)] if memory else []
     log.parent.mkdir(parents=True, exist_ok=True)
     return _from_spawner(lambda: StageChild(run, log, _popen(command, log, threads), _until(timeout)))
+
+
+def spawn_delivery(
+    project: Path, log: Path, *, environment: str | None = None, timeout: timedelta = timedelta(minutes=2)
+) -> StageChild:
+    """Start `python -m flyball.node.deliver`, which empties the outbox and ends; return at once."""
+    command = [sys.executable, "-m", "flyball.node.deliver", "--project", str(project)]
+    command += ["--environment", environment] if environment else []
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return _from_spawner(lambda: StageChild("delivery", log, _popen(command, log, 1), _until(timeout)))
 
 
 def run_stages(child: StageChild, *, each: Callable[[], None] | None = None) -> None:
