@@ -13,7 +13,7 @@ from flyball.rollout.definitions import Rollout, guard
 from flyball.rollout.evidence import Ledger, alphas
 from flyball.rollout.explain import forecast
 from flyball.rollout.types import Phase
-from flyball.testing.scenario import scenario
+from flyball.testing.scenarios import scenario
 
 SECOND = 1_000_000
 NOW = datetime(1970, 1, 2, tzinfo=UTC)

@@ -8,7 +8,7 @@ from flyball.errors import Refused
 from flyball.rollout.definitions import guard
 from flyball.rollout.routing import BUCKETS
 from flyball.rollout.types import TERMINAL, Phase
-from flyball.testing.scenario import scenario
+from flyball.testing.scenarios import scenario
 
 
 class Crash(Exception):

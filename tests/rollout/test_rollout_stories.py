@@ -8,7 +8,7 @@ from flyball.errors import FenceLost, Refused
 from flyball.records.log import follow
 from flyball.rollout.definitions import guard
 from flyball.rollout.explain import explain
-from flyball.testing.scenario import Behaviour, scenario
+from flyball.testing.scenarios import Behaviour, scenario
 from flyball.units import to_micros
 
 

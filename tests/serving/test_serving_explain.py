@@ -11,7 +11,7 @@ from flyball.errors import UnknownName
 from flyball.layout import Layout
 from flyball.serving.explain import explain
 from flyball.serving.ids import IdMaker, parts_of
-from flyball.testing.client import client
+from flyball.testing.in_process import client
 
 
 @given(st.lists(st.integers(0, 2**55), min_size=2, max_size=20), st.integers(0, 1023), st.integers(0, 2**20 - 1))

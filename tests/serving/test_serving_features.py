@@ -20,7 +20,7 @@ from flyball.records.types import Prediction, Shadow
 from flyball.serving.gateway import Gateway
 from flyball.serving.log import LogWriter
 from flyball.serving.plan import unite
-from flyball.testing.client import client
+from flyball.testing.in_process import client
 from flyball.units import to_micros
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)

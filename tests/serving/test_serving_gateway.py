@@ -11,7 +11,7 @@ from serving_kit import Kit, broken, double, infer_body, table, triple, until
 from flyball.errors import FlyballError
 from flyball.records.types import Outcome, Prediction, Shadow
 from flyball.serving.slots import VetoReason
-from flyball.testing.client import async_client, client
+from flyball.testing.in_process import async_client, client
 
 INFER = "/v2/models/eta/infer"
 

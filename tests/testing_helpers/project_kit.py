@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flyball.project import Project
-from flyball.testing.client import GatewayClient, client
+from flyball.testing.in_process import GatewayClient, client
 
 DAYS = 10
 START = datetime(2020, 3, 2, tzinfo=UTC)  # a Monday

@@ -43,9 +43,8 @@ def _show(project: Project, version: str, *, model: str | None, show: Callable[.
 
 def _print_version(document: dict[str, Any]) -> None:
     version = document["version"]
-    click.echo(
-        f"{version['model']} {version['version']}: {version['lifecycle']}, made by run {version['run']} ({version['cause']})"
-    )
+    made = f"made by run {version['run']} ({version['cause']})"
+    click.echo(f"{version['model']} {version['version']}: {version['lifecycle']}, {made}")
     print_table(("metric", "value"), sorted(version["metrics"].items()))
     print_table(
         ("check", "verdict", "what"), [(c["name"], c["verdict"], c["text"]) for c in document["gate"]["checks"]]

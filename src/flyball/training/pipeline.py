@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,8 +76,10 @@ def _run_stage(work: Work, name: str) -> dict[str, Any]:
         record = StageRecord(name, "started", inputs, started)
         context.runs.record_stage(run.id, record)
         context.progress(name, "started")
+        begun = time.monotonic()
         outputs = _execute(work, name)
-        context.runs.record_stage(run.id, replace(record, state="done", finished=context.clock.now(), outputs=outputs))
+        done = replace(record, state="done", finished=context.clock.now(), outputs=outputs)
+        context.runs.record_stage(run.id, replace(done, seconds=round(time.monotonic() - begun, 3)))
     except Exception as error:
         raise _failed(work, name, inputs, started, error) from error
     context.progress(name, "done")

@@ -33,6 +33,7 @@ class StageRecord:
     finished: datetime | None = None
     outputs: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+    seconds: float | None = None  # by the machine's monotonic clock; started and finished are domain time
 
 
 @dataclass(frozen=True, slots=True)

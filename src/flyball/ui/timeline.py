@@ -13,9 +13,9 @@ from typing import Any
 
 from flyball.ui.charts import CHART_CSS, Mark, Series, bar_chart, line_chart
 
-__all__ = ["render_timeline"]
+__all__ = ["PAGE_CSS", "POLICY", "render_timeline"]
 
-_CSS = """
+PAGE_CSS = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --ink-soft: #5a6470; --rule: #dfe3e8; --one: #0b63b0;
   --two: #b3541e; --three: #5f6b2d; --alarm: #8a5a00; --good: #1a6b3c; --bad: #a8232f; --card: #f6f7f9; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e8eaed; --ink-soft: #a3acb7; --rule: #333a42;
@@ -39,7 +39,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .narrow { display: none; }
 @media (max-width: 560px) { .wide { display: none; } .narrow { display: block; } }
 """
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _WORDS = {"promoted": "promoted", "rolled_back": "rolled back", "paused": "paused"}
 
 
@@ -73,8 +73,8 @@ def render_timeline(report: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}{CHART_CSS}</style>\n</head>\n<body>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f"<title>{escape(title)}</title>\n<style>{PAGE_CSS}{CHART_CSS}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )

@@ -21,7 +21,7 @@ from flyball.units import to_micros
 try:
     import httpx
 except ImportError as error:
-    raise MissingExtra.of("the in-process client", "dev") from error
+    raise MissingExtra.of("the in-process client", "standard") from error
 
 if TYPE_CHECKING:
     import numpy as np
