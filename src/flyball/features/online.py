@@ -26,6 +26,7 @@ __all__ = ["OnlineReader", "Vectors", "ViewReader", "lookup"]
 
 _SIGN = 1 << 63
 _NAN = float("nan")
+_NUMBERS = frozenset({int, float, bool})
 _PRESENT, _NULL, _EXPIRED, _MISSING = (int(s) for s in Status)
 Value = float | int | str | bool | None
 
@@ -239,7 +240,13 @@ class OnlineReader:
             else:
                 self._read_many(matrix, statuses, inputs, n, at)
         for i, name in self._fields:
-            self._field(matrix[:, i], statuses[:, i], name, inputs.get(name), n)
+            values = inputs.get(name)
+            if n == 1 and type(values) is list and len(values) == 1 and type(values[0]) in _NUMBERS:
+                matrix[0, i] = values[0]  # the usual lone request: numpy per field would cost as much as all the rest
+                if values[0] != values[0]:
+                    statuses[0, i] = _NULL
+                continue
+            self._field(matrix[:, i], statuses[:, i], name, values, n)
         if self._requests:
             self._at_request(matrix, statuses, inputs, n, at)
         return matrix, statuses

@@ -275,9 +275,9 @@ class Project:
         Raises:
             UnknownName: the log holds no such prediction.
         """
-        from flyball.serving.explain import explain
+        from flyball.project.explain import explain
 
-        return explain(self.layout, prediction_id)
+        return explain(self, prediction_id)
 
     def monitor(self, model: str) -> MonitorHandle:
         """Return a model's drift and performance."""
