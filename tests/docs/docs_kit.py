@@ -89,5 +89,8 @@ def run_python(steps: Sequence[Block], page: Path) -> dict[str, object]:
 
 def _as_shell(block: Block) -> str:
     if block.language == "python":
+        first = block.text.partition("\n")[0]
+        if first.startswith("# ") and first.endswith(".py"):  # "Save this as ..."
+            return f"cat > {shlex.quote(first[2:])} <<'END_OF_PYTHON'\n{block.text}END_OF_PYTHON"
         return f"{shlex.quote(sys.executable)} - <<'END_OF_PYTHON'\n{block.text}END_OF_PYTHON"
     return block.text
