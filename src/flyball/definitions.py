@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Definitions", "Model", "Params"]
 
 Params = dict[str, Any]
+T = TypeVar("T")
 
 
 class Model:
@@ -172,7 +173,7 @@ def _add(known: dict[str, Any], thing: Any, kind: str) -> None:
         raise DuplicateName(f"two different {kind}s are named {thing.name!r}; rename one of them")
 
 
-def _get(known: Mapping[str, Any], name: str, kind: str) -> Any:
+def _get(known: Mapping[str, T], name: str, kind: str) -> T:
     if name not in known:
         raise UnknownName.of(kind, name, known)
     return known[name]

@@ -1,8 +1,8 @@
 """Two bad releases, as people make them: an edit of definitions.py that looks fine and passes its gate.
 
 Neither is told to fail. The first learns from examples whose distance its own definitions turned into kilometres, and its
-gate reads the same rows; callers go on sending miles. The second learns and is judged on the busiest zones only, and its
-encoder does not know the others.
+gate reads the same rows; callers go on sending miles. The second learns and is judged on the busiest zones only, and
+its encoder does not know the others.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,10 +171,7 @@ def _bad_releases(project: Project, demo: Demo, say: Callable[[str], None]) -> l
         (date(2020, 3, 12), "rare zones", releases.RARE_ZONES),
     )
     return [
-        Action(
-            trips.first_tick(day) + 8 * HOUR,
-            lambda cause=cause, edits=edits: _release(project, demo, cause, edits, say),
-        )
+        Action(trips.first_tick(day) + 8 * HOUR, partial(_release, project, demo, cause, edits, say))
         for day, cause, edits in plans
     ]
 

@@ -89,7 +89,8 @@ def _utc(local: np.ndarray) -> np.ndarray:
     """Turn local New York microseconds into UTC by the two offsets of the stretch."""
     change = np.datetime64("2020-03-08T03:00", "us")  # 02:30 does not exist and counts as 03:30
     hours = np.where(local < change, 5, 4)
-    return local.astype(np.int64) + hours * 3_600_000_000
+    found: np.ndarray = local.astype(np.int64) + hours * 3_600_000_000
+    return found
 
 
 def _rows(table: pa.Table, pickup: np.ndarray, dropoff: np.ndarray) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Explain a prediction: what the log says, and how old what it served was.
 
-The log keeps values and their status, not the events they came from: that would cost every request what few ask for. The
-event times are read from history here, as-known at T, which is what serving went by.
+The log keeps values and their status, not the events they came from: that would cost every request what few ask for.
+The event times are read from history here, as-known at T, which is what serving went by.
 """
 
 from __future__ import annotations

@@ -34,5 +34,5 @@ def deliver(project: Project) -> int:
     for message in messages:
         if project.tracker is not None:
             project.tracker.set_alias(**message.body)
-        project.database.outbox.ack(message.seq, at=project.clock.now())
+        project.database.outbox.ack(message.id, at=project.clock.now())
     return len(messages)

@@ -35,8 +35,8 @@ __all__ = ["Project"]
 class Project:
     """A project: settings, definitions, stores, and what can be done with them.
 
-    Use `Project.open("flyball.toml")` for a folder and `Project.temporary([...])` in notebooks and tests. Parts are made
-    on first use; `close` (or a with block) releases them.
+    Use `Project.open("flyball.toml")` for a folder and `Project.temporary([...])` in notebooks and tests. Parts are
+    made on first use; `close` (or a with block) releases them.
     """
 
     def __init__(self, config: Config, *, objects: Iterable[object] | None = None, now: datetime | None = None) -> None:
