@@ -14,9 +14,9 @@ _HEAD = """# Command line
 
 Every verb, written by `python docs/render_cli.py` from the commands themselves.
 
-`--json` prints one document on stdout; notes and progress go to stderr. Verbs that
-work on a project take `-p`/`--project` (its folder
-or flyball.toml, `.` by default) and `--env` (an overlay of flyball.toml); they are left out below. `flyball --debug` shows tracebacks, `flyball --version` the version.
+`--json` prints one document on stdout; notes and progress go to stderr. Verbs that work on a project take
+`-p`/`--project` (its folder or flyball.toml, `.` by default) and `--env` (an overlay of flyball.toml); they are left
+out below. `flyball --debug` shows tracebacks, `flyball --version` the version.
 
 | exit code | means |
 |---|---|
