@@ -62,7 +62,7 @@ def _print(report: dict[str, Any]) -> None:
     click.echo("\nReleases")
     rows = [
         (
-            r["started"][:16],
+            r["started_at"][:16],
             r["version"],
             r["cause"],
             r["verdict"].replace("_", " "),
@@ -83,7 +83,8 @@ def _print(report: dict[str, Any]) -> None:
     click.echo(
         f"{report['trips_served']:,} trips served, {report['failed_requests']} failed requests, "
         f"p50 {report['latency_ms']['p50']} ms, p99 {report['latency_ms']['p99']} ms, {report['wall_s']:.0f} s in all, "
-        f"{report['peak_pss_mb']:,} MB at most; {len(report['retrained_versions'])} retrainings took "
+        f"{report['peak_pss_mb']:,} MB at most; {report['skew']['different']} of {report['skew']['values']:,} served "
+        f"feature values differ from history; {len(report['retrainings'])} retrainings took "
         f"{report['own_overhead_s']:.0f} s."
     )
     click.echo(f"The timeline: {report['page']}\nOpen the project live: flyball up --project {report['folder']}")

@@ -31,9 +31,15 @@ def cut(folder: Path, target: Path) -> int:
     table = table.filter(inside)
     columns = [table.column(old).cast(kind, safe=False) for old, (_, kind) in COLUMNS.items()]
     cut_table = pa.table(columns, names=[new for new, _ in COLUMNS.values()]).sort_by("pickup_at")
-    pq.write_table(cut_table, target, compression="zstd", compression_level=19, use_dictionary=["pickup_zone", "dropoff_zone"],
-                   column_encoding={"pickup_at": "DELTA_BINARY_PACKED", "dropoff_at": "DELTA_BINARY_PACKED",
-                                    "distance_miles": "BYTE_STREAM_SPLIT"})  # fmt: skip
+    times = dict.fromkeys(("pickup_at", "dropoff_at"), "DELTA_BINARY_PACKED")
+    pq.write_table(
+        cut_table,
+        target,
+        compression="zstd",
+        compression_level=19,
+        use_dictionary=["pickup_zone", "dropoff_zone"],
+        column_encoding={**times, "distance_miles": "BYTE_STREAM_SPLIT"},
+    )
     return int(cut_table.num_rows)
 
 

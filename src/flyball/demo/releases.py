@@ -1,8 +1,8 @@
 """Two bad releases, as people make them: an edit of definitions.py that looks fine and passes its gate.
 
-Neither is told to fail. The first learns from examples whose distance its own definitions turned into kilometres, and its
-gate reads the same rows; callers go on sending miles. The second learns and is judged on the busiest zones only, and
-its encoder does not know the others.
+Neither is told to fail. The first learns from examples whose distance its own definitions turned into kilometres, and
+its gate reads the same rows; callers go on sending miles. The second learns and is judged on the busiest zones only,
+and its encoder does not know the others.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["KILOMETRES", "RARE_ZONES", "edit"]
 _EXAMPLES = 'examples=fb.Examples(trips, at="pickup_at"),'
 _TRAIN = "    return HistGradientBoostingRegressor(random_state=0, **params).fit(data.X, data.y)\n"
 _BUSY = (
-    7, 17, 25, 33, 41, 42, 43, 49, 52, 61, 65, 66, 69, 74, 75, 76, 82, 83, 92, 95, 97, 116, 129, 130, 134, 145, 152, 166,
-    179, 181, 188, 196, 210, 223, 226, 242, 243, 244, 255, 260,
+    7, 17, 25, 33, 41, 42, 43, 49, 52, 61, 65, 66, 69, 74, 75, 76, 82, 83, 92, 95, 97, 116, 129, 130, 134, 145, 152,
+    166, 179, 181, 188, 196, 210, 223, 226, 242, 243, 244, 255, 260,
 )  # fmt: skip
 
 KILOMETRES = (

@@ -10,7 +10,12 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
+from flyball.demo.trips import NEW_YORK
+from flyball.features.matrix import to_matrix
+from flyball.features.offline import service_history
+from flyball.loop.story import lines
 from flyball.records.log import follow
 from flyball.records.types import Prediction
 from flyball.rollout.types import Phase, RolloutStatus
@@ -18,6 +23,7 @@ from flyball.training.types import RunState
 
 if TYPE_CHECKING:
     from flyball.demo.story import Demo
+    from flyball.monitoring.types import DriftWindow
     from flyball.project import Project
 
 __all__ = ["judge", "summarise"]
@@ -29,21 +35,26 @@ def summarise(project: Project, demo: Demo) -> dict[str, Any]:
     """Return the document of `flyball demo --json`."""
     served = demo.served
     seconds = np.array(served.seconds or [0.0])
+    retrained = _retrained(project)
     drift = [w for w in project.monitor("eta").drift(limit=10_000) if w.level != "none"]
     return {
         "trips_served": len(served.value),
         "failed_requests": served.failed,
         "latency_ms": {"p50": _ms(np.quantile(seconds, 0.5)), "p99": _ms(np.quantile(seconds, 0.99))},
         "rollouts": [_rollout(project, demo, status) for _, status in project.database.rollouts.list("eta")],
-        "drift_first_alarm": drift[0].start.isoformat() if drift else None,
-        "drift_alarms": [{"start": w.start.isoformat(), "level": w.level, "text": w.text} for w in drift],
-        "retrained_versions": _retrained(project),
+        "drift_first_alarm": drift[0].start.astimezone(NEW_YORK).isoformat() if drift else None,
+        "drift": [{"start": _day(w), "level": w.level, "text": w.text, "version": w.version} for w in drift],
+        "retrained_versions": [r["version"] for r in retrained if r["version"] is not None],
+        "retrainings": retrained,
+        "skew": _skew(project, demo),
         "error_by_day": _error_by_day(project, demo),
         "wall_s": round(demo.wall, 1),
         "own_overhead_s": round(sum(served.overhead), 1),
         "own_overhead_each_s": [round(s, 1) for s in served.overhead],
         "peak_pss_mb": round(demo.peak_pss / 1e6),
         "ticks": served.ticks,
+        "story": lines(project.loop.why("eta")),
+        "timezone": "New York",
         "folder": str(project.root),
     }
 
@@ -74,8 +85,8 @@ def _rollout(project: Project, demo: Demo, status: RolloutStatus) -> dict[str, A
         "verdict": _VERDICTS.get(status.phase, "paused" if status.phase is Phase.PAUSED else "running"),
         "reason": status.reason,
         "candidate_requests": evidence["candidate_requests"],
-        "started": status.created.isoformat(),
-        "finished": ended.isoformat(),
+        "started_at": status.created.astimezone(NEW_YORK).isoformat(),
+        "decided_at": ended.astimezone(NEW_YORK).isoformat(),
         "decided_after_s": (ended - status.created).total_seconds(),
     }
 
@@ -99,8 +110,35 @@ def _retrained(project: Project) -> list[dict[str, Any]]:
     return made
 
 
+def _trips(demo: Demo) -> np.ndarray:
+    """Return the trips that were answered, in order of pickup."""
+    return np.array(sorted(demo.served.value), dtype=np.int64)
+
+
+def _day(window: DriftWindow) -> str:
+    return window.start.astimezone(NEW_YORK).date().isoformat()
+
+
+def _skew(project: Project, demo: Demo) -> dict[str, int]:
+    """Recompute every served vector offline, as-known at its request, and count the values that differ.
+
+    Counts and whole numbers must be equal, means within 1e-12 of their size.
+    """
+    ids = [demo.served.prediction[int(t)] for t in _trips(demo)]
+    if not ids:
+        return {"vectors": 0, "values": 0, "different": 0}
+    records = _records(project, ids)
+    service = project.models["eta"].load(demo.champion).manifest.service
+    requests = pa.table({i.name: [r.inputs[i.name] for r in records] for i in service.inputs})
+    at = np.array([r.at for r in records], dtype=np.int64)
+    offline = to_matrix(service_history(project.engine, requests, service, at), service.names)
+    served = np.array([r.features for r in records], dtype=np.float64)
+    same = np.isclose(served, offline, rtol=1e-12, atol=1e-12, equal_nan=True)
+    return {"vectors": len(ids), "values": int(same.size), "different": int((~same).sum())}
+
+
 def _error_by_day(project: Project, demo: Demo) -> list[dict[str, Any]]:
-    trips = np.array(sorted(demo.served.value), dtype=np.int64)
+    trips = _trips(demo)
     if not len(trips):
         return []
     truth = demo.trips.minutes[trips]
@@ -124,12 +162,15 @@ def _error_by_day(project: Project, demo: Demo) -> list[dict[str, Any]]:
 
 def _served_features(project: Project, ids: list[str]) -> np.ndarray:
     """Return the logged feature values of predictions, shape (len(ids), k)."""
-    found: dict[str, list[float]] = {}
+    return np.array([r.features for r in _records(project, ids)], dtype=np.float64)
+
+
+def _records(project: Project, ids: list[str]) -> list[Prediction]:
+    """Return the logged predictions with these ids, in their order."""
+    found: dict[str, Prediction] = {}
     for batch in follow(project.layout.log, {}):
-        for record in batch.records:
-            if isinstance(record, Prediction):
-                found[record.id] = record.features
-    return np.array([found[i] for i in ids], dtype=np.float64)
+        found.update((r.id, r) for r in batch.records if isinstance(r, Prediction))
+    return [found[i] for i in ids]
 
 
 def _ms(seconds: float) -> float:
