@@ -160,6 +160,9 @@ class Caller:
         self.did: list[str] = []
         self.ids: list[str] = []
         self._units = 0
+        begun = project.clock.now()
+        self.stream = trips(12, start=begun - HOUR, seed=seed + 1)
+        self._pushed = np.datetime64(begun.replace(tzinfo=None), "us")
 
     def ask(self, rows: int, *, scale: float = 1.0, per_request: int = 1) -> list[str]:
         """Ask for trips of many units; outcomes follow at once."""
@@ -194,6 +197,15 @@ class Caller:
         ]
         self.project.features.push("trips", rows)
 
+    def push_ended(self) -> None:
+        """Push the trips that ended since the last call."""
+        now = np.datetime64(self.project.clock.now().replace(tzinfo=None), "us")
+        ended = self.stream["dropoff_at"].to_numpy()
+        chosen = self.stream.filter(pa.array((ended > self._pushed) & (ended <= now)))
+        self._pushed = now
+        if chosen.num_rows:
+            self.push(chosen)
+
     def step(self, by: timedelta) -> list[str]:
         """Step domain time and do what is due."""
         self.project.clock.set(self.project.clock.now() + by)  # type: ignore[attr-defined]
@@ -202,9 +214,13 @@ class Caller:
         return did
 
     def hours(self, count: int, per_hour: int = 60, **how: Any) -> None:
+        """Live for hours: trips end and are pushed, callers ask near the end of each hour, the controller looks."""
         for _ in range(count):
+            begun = self.project.clock.now()
+            self.project.clock.set(begun + timedelta(minutes=58))  # type: ignore[attr-defined]
+            self.push_ended()
             self.ask(per_hour, **how)
-            self.step(HOUR)
+            self.step(timedelta(minutes=2))
 
 
 def caller(project: Project, *, seed: int = 1) -> Caller:

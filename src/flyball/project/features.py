@@ -40,9 +40,10 @@ class FeatureHandle:
         writer = self.__dict__.pop("_writer", None)
         if writer is not None:
             writer.close()
-        store = self.__dict__.pop("_reader", None) or self.__dict__.pop("_writable", None)
-        if store is not None:
-            store.close()
+        for name in ("_reader", "_writable"):
+            store = self.__dict__.pop(name, None)
+            if store is not None:
+                store.close()
 
     def views(self) -> list[ViewSpec]:
         """Return the applied views in order of their names."""
@@ -173,9 +174,6 @@ class FeatureHandle:
     def _writable(self) -> LMDBStore:
         from flyball.adapters.lmdb import LMDBStore
 
-        reader = self.__dict__.pop("_reader", None)  # one environment is opened once per process
-        if reader is not None:
-            reader.close()
         return LMDBStore(self._project.layout.online, self._project.settings.online.map_size)
 
     @cached_property
