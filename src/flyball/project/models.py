@@ -103,7 +103,7 @@ class ModelHandle:
         """Make a version champion at once, without a rollout; audited.
 
         Raises:
-            Refused: its gate did not pass, it is retired, or a rollout of this model is under way.
+            Refused: its gate did not pass, or a rollout of this model is under way. A retired version may come back.
         """
         found = self.version(version)
         if found.lifecycle is Lifecycle.CHAMPION:

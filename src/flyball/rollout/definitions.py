@@ -40,7 +40,10 @@ class guard:  # noqa: N801 read as a namespace: fb.guard.errors(...)
 
     @staticmethod
     def latency(*, p99: str | timedelta, weight: float = 1.0) -> GuardrailSpec:
-        """Watch answers slower than `p99`, against the control cohort, which pays the same hop."""
+        """Watch answers slower than `p99`, against the control cohort.
+
+        The candidate's answers come through its host process; that hop (well under a millisecond) counts as its own.
+        """
         limit = units.duration(p99).total_seconds()
         if limit <= 0:
             raise DefinitionError(f"guard.latency has p99={p99!r}; it needs a time above 0, such as 50ms")
