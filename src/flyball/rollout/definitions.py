@@ -42,7 +42,7 @@ class guard:  # noqa: N801 read as a namespace: fb.guard.errors(...)
     def latency(*, p99: str | timedelta, weight: float = 1.0) -> GuardrailSpec:
         """Watch answers slower than `p99`, against the control cohort.
 
-        The candidate's answers come through its host process; that hop (well under a millisecond) counts as its own.
+        The candidate's answers come through its host process; that hop counts as its own.
         """
         limit = units.duration(p99).total_seconds()
         if limit <= 0:
