@@ -70,8 +70,10 @@ def run_session(steps: Sequence[Block], folder: Path, *, seconds: float) -> str:
             code = session.wait(seconds)
         except subprocess.TimeoutExpired:
             code = -1
-            session.send_signal(signal.SIGTERM)
-            session.wait(20)
+        finally:
+            if session.poll() is None:
+                session.send_signal(signal.SIGTERM)  # its trap ends what it started
+                session.wait(20)
         out.seek(0)
         said = out.read()
     assert code == 0, f"the session ended with {code}:\n{said}"

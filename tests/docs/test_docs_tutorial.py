@@ -10,7 +10,7 @@ from docs_kit import DOCS, blocks, run_session
 
 @pytest.mark.slow
 def test_the_first_loop_promotes_one_version_and_rolls_one_back(tmp_path):
-    said = run_session(blocks(DOCS / "tutorial" / "first-loop.md", "shell", "python"), tmp_path, seconds=170)
+    said = run_session(blocks(DOCS / "tutorial" / "first-loop.md", "shell", "python"), tmp_path, seconds=150)
     assert "model eta: params changed" in said
     history = dict(re.findall(r"^(v\d)  +v\d  +(\w+)  ", said, re.MULTILINE))
     assert history == {"v2": "Promoted", "v3": "RolledBack"}, said
