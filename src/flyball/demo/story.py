@@ -124,7 +124,7 @@ def _prepare(folder: Path, story: Story, say: Callable[[str], None]) -> Project:
     if not story.schedule:
         definitions = folder / "definitions.py"
         definitions.write_text(
-            definitions.read_text().replace('fb.on.drift(), fb.on.schedule("0 4 * * 1")', "fb.on.drift()")
+            definitions.read_text().replace('fb.on.drift(), fb.on.schedule("0 4 1,15 * *")', "fb.on.drift()")
         )
     rows = trips.write_history(folder / "data" / "trips" / "history.parquet", story.learn_until)
     say(f"project in {folder}: {rows:,} trips until {story.learn_until:%-d %B %Y}")

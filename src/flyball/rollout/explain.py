@@ -34,6 +34,7 @@ def explain(spec: RolloutSpec, status: RolloutStatus, events: Sequence[RolloutEv
         "step": status.step,
         "share": status.share,
         "reason": status.reason,
+        "waiting": status.state.get("waiting", ""),
         "cause": status.cause,
         "alpha": spec.alpha,
         "bins": status.bins,

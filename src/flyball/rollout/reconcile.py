@@ -136,8 +136,9 @@ class Reconciler:
             return
         table, route = self._settle(status, table, route, now, fence)
         live.ensure_split(route, table.version, status.id)
-        if status.phase not in TERMINAL and (status.bins, status.cursor) != (live.ledger.bins, live.cursor):
-            self._persist(status, live, evidence, fence, [])
+        seen = (status.bins, status.cursor, status.state.get("waiting"))
+        if status.phase not in TERMINAL and seen != (live.ledger.bins, live.cursor, decision.reason):
+            self._persist(status, live, evidence, fence, [], waiting=decision.reason)
 
     def _open(self, spec: RolloutSpec, status: RolloutStatus, fence: int) -> Live:
         live = self._live.get(status.id)
@@ -187,11 +188,17 @@ class Reconciler:
         return self._refs(status.model, status.candidate)
 
     def _persist(
-        self, status: RolloutStatus, live: Live, evidence: Evidence, fence: int, events: list[RolloutEvent]
+        self,
+        status: RolloutStatus,
+        live: Live,
+        evidence: Evidence,
+        fence: int,
+        events: list[RolloutEvent],
+        *,
+        waiting: str = "",
     ) -> RolloutStatus:
-        known = replace(
-            status, cursor=dict(live.cursor), bins=live.ledger.bins, state={"evidence": snapshot(evidence)}
-        )  # fmt: skip
+        state = {"evidence": snapshot(evidence), "waiting": waiting}
+        known = replace(status, cursor=dict(live.cursor), bins=live.ledger.bins, state=state)
         return self._store.save(known, expected=status.revision, fence=fence, events=events)
 
 

@@ -68,5 +68,5 @@ eta = fb.Model(
         guardrails=[fb.guard.errors(margin="1pp"), fb.guard.metric("mae", margin="5%")],
     ),
     monitors=[fb.monitor.drift(window="1d"), fb.monitor.performance("mae")],
-    retrain=fb.Retrain(on=[fb.on.drift(), fb.on.schedule("0 4 * * 1")], cooldown="48h", budget="2/week"),
+    retrain=fb.Retrain(on=[fb.on.drift(), fb.on.schedule("0 4 1,15 * *")], cooldown="48h", budget="2/week"),
 )
