@@ -13,7 +13,7 @@ from flyball.clock import Clock, ManualClock, SystemClock
 from flyball.config import Config, load
 from flyball.errors import ConfigError
 from flyball.layout import Layout
-from flyball.settings import ProjectSettings, Settings
+from flyball.settings import ProjectSettings, Settings, TrackingSettings
 
 if TYPE_CHECKING:
     from flyball.adapters.duckdb import DuckDBEngine
@@ -63,7 +63,7 @@ class Project:
         """Make a project of definitions, with its state in a folder that goes away with it.
 
         No process is started and no port is opened: history, train, gate and an in-process gateway
-        (`fb.testing.client(project)`) all run here.
+        (`fb.testing.client(project)`) all run here. Nothing is tracked in MLflow.
 
         Args:
             objects: Models, feature views, sources.
@@ -71,7 +71,8 @@ class Project:
             now: Freeze domain time, for data of the past.
         """
         scratch = tempfile.TemporaryDirectory(prefix="flyball-")
-        settings = Settings(project=ProjectSettings(name="temporary", state=scratch.name))
+        here = ProjectSettings(name="temporary", state=scratch.name)
+        settings = Settings(project=here, tracking=TrackingSettings(enabled=False))
         config = Config(settings, Path(root or ".").resolve())
         project = cls(config, objects=objects, now=now)
         project._scratch = scratch
