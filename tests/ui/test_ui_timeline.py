@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from flyball.ui.charts import Mark, Series, bar_chart, line_chart
+from flyball.drawing.charts import Mark, Series, bar_chart, line_chart
 from flyball.ui.timeline import render_timeline
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,12 +86,8 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
 @_model
 def _report(project: Project, file: str, *, model: str | None, show: Callable[..., None]) -> None:
     """Write one self-contained HTML page to FILE."""
-    from flyball.ui.report import render_monitor
-
-    handle = project.monitor(model or only_model(project))
-    page = render_monitor(handle.model, handle.drift(), handle.performance(), project.database.monitors.alerts())
-    Path(file).write_text(page, encoding="utf-8")
-    show({"file": file}, lambda d: note(f"written to {d['file']}"))
+    written = project.monitor(model or only_model(project)).report(file)
+    show({"file": str(written)}, lambda d: note(f"written to {d['file']}"))
 
 
 drift = verb(_drift)

@@ -1,7 +1,8 @@
-"""`project.monitor("eta")`: drift and performance by window."""
+"""`project.monitor("eta")`: drift and performance by window, and a report."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +27,12 @@ class MonitorHandle:
     def performance(self, *, limit: int = 1000) -> list[PerformanceWindow]:
         """Return the newest performance windows, oldest first."""
         return self._project.database.monitors.performance(self.model, limit=limit)
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML page on drift, performance and alerts; return where."""
+        from flyball.monitoring.report import render_monitor
+
+        alerts = self._project.database.monitors.alerts()
+        target = Path(path)
+        target.write_text(render_monitor(self.model, self.drift(), self.performance(), alerts), encoding="utf-8")
+        return target

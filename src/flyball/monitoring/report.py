@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from flyball.ui.charts import CHART_CSS, Mark, Series, line_chart
-from flyball.ui.timeline import PAGE_CSS, POLICY
+from flyball.drawing.charts import Mark, Series, line_chart
+from flyball.drawing.page import page
+from flyball.monitoring.types import Alert, DriftWindow, PerformanceWindow
 
-if TYPE_CHECKING:
-    from flyball.monitoring.types import Alert, DriftWindow, PerformanceWindow
 
 __all__ = ["render_monitor"]
 
@@ -47,14 +45,7 @@ def render_monitor(
         "<h2>Alerts</h2>",
         _table(("at", "severity", "what"), [_alert_row(a) for a in alerts if a.model == model]),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f"<title>{escape(title)}</title>\n<style>{PAGE_CSS}{CHART_CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return page(title, body)
 
 
 def _sentence(drift: Sequence[DriftWindow], performance: Sequence[PerformanceWindow]) -> str:

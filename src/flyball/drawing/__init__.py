@@ -1,0 +1,1 @@
+"""Numbers to SVG and HTML text: pure, without scripts, files or addresses."""
