@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import subprocess
@@ -375,18 +376,31 @@ def test_a_control_database_that_is_no_database(says, small):
     assert "control.db" in says(small, "status", code=3)
 
 
-def test_a_port_in_use(trained, tmp_path):
+@pytest.mark.parametrize("how", [(), ("--no-bootstrap",)], ids=["before training", "by the server"])
+def test_a_port_in_use(small, how):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        run(["config", "set", "server.port", str(port), "-p", str(trained)])
-        command = [sys.executable, "-c", "from flyball.cli import main; main()", "up", "-p", str(trained)]
+        run(["config", "set", "server.port", str(port), "-p", str(small)])
+        run(["config", "set", "control.port", "0", "-p", str(small)])
+        command = [sys.executable, "-c", "from flyball.cli import main; main()", "up", *how, "-p", str(small)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     said = [line for line in kit.lines(done.stderr) if line.startswith("flyball: ")]
     assert len(said) == 1 and str(port) in said[0] and "server.port" in said[0]
+    assert "training" not in done.stderr
+
+
+def test_up_of_a_project_that_is_up_already(says, small):
+    from flyball.adapters.local.running import lock
+
+    held = lock(kit.Project.open(small).layout)
+    try:
+        assert "runs already" in says(small, "up", code=1)
+    finally:
+        os.close(held)
 
 
 # -- how it is said ----------------------------------------------------------------------------------------------------

@@ -89,6 +89,8 @@ def _explain(project: Project, version: str, *, model: str | None, show: Callabl
 
 def _print_evidence(document: dict[str, Any]) -> None:
     click.echo(f"{document['rollout']}: {document['phase']}. {document['reason']}")
+    if document.get("waiting"):
+        click.echo(f"  waiting: {document['waiting']}")
     if document["waiting"]:
         click.echo(f"  waiting: {document['waiting']}")
     for guardrail in document["guardrails"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,12 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
     """Apply if nothing was ever applied; train and promote for models that have no version at all.
 
     A project that was applied before is left as it is: an edit goes live by `flyball apply` only.
+
+    Raises:
+        Refused: the project is up already.
+        Unavailable: a port is in use; nothing was applied or trained.
     """
+    _check_ports(project)
     if project.database.deployments.applied() is None:
         say("applying the definitions")
         project.apply(progress=progress)
@@ -34,3 +40,16 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
                 f"{name} {run.version} did not pass its gate, so {name} is not served; "
                 f"see: flyball model show {run.version} --model {name}"
             )
+
+
+def _check_ports(project: Project) -> None:
+    """Say now what the server would say after minutes of training."""
+    from flyball.adapters.local.running import bind, lock
+
+    held = lock(project.layout)
+    try:
+        server, control = project.settings.server, project.settings.control
+        bind(server.host, server.port, setting="server.port").close()
+        bind(control.host, control.port, setting="control.port").close()
+    finally:
+        os.close(held)
