@@ -86,13 +86,14 @@ def parse(text: str) -> Expr:
     return _Parser(text).parse()
 
 
-def columns(expr: Expr) -> set[str]:
+@lru_cache(maxsize=4096)
+def columns(expr: Expr) -> frozenset[str]:
     """Return the names of the columns an expression reads."""
     match expr:
         case Name(name):
-            return {name}
+            return frozenset({name})
         case Constant():
-            return set()
+            return frozenset()
         case Unary(_, of):
             return columns(of)
         case Binary(_, left, right):

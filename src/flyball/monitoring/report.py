@@ -13,7 +13,6 @@ from flyball.drawing.charts import Mark, Series, line_chart
 from flyball.drawing.page import page
 from flyball.monitoring.types import Alert, DriftWindow, PerformanceWindow
 
-
 __all__ = ["render_monitor"]
 
 _FEATURES = 3  # lines a chart can tell apart

@@ -216,7 +216,8 @@ def register(work: Work, folder: Path) -> dict[str, Any]:
         tracked, problem = _track(work, version, artifact, manifest)
         known = Version(
             model=run.model, version=ModelVersion(version), run=run.id, lifecycle=Lifecycle.CANDIDATE,
-            path=_below(context.layout.root, artifact), digest=packed["digest"], dataset=manifest.digest, code=run.code, created=run.created,
+            path=_below(context.layout.root, artifact), digest=packed["digest"], dataset=manifest.digest,
+            code=run.code, created=run.created,
             cause=run.cause, parent=found["champion"], trained_from=manifest.start, trained_until=manifest.end,
             metrics=found["metrics"], mlflow=tracked,
         )  # fmt: skip
@@ -277,9 +278,7 @@ def _open(version: Version | None, work: Work) -> Champion | None:
         dataset = None
     try:
         key = ensure_signing_key(context.layout)
-        loaded: LoadedModel | None = load_version(
-            context.layout.root / version.path, version.digest, signing_key=key
-        )
+        loaded: LoadedModel | None = load_version(context.layout.root / version.path, version.digest, signing_key=key)
         return Champion(version.version, loaded, dataset)
     except FlyballError as error:
         return Champion(version.version, None, dataset, str(error))
