@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import project_kit as kit
 import pyarrow.parquet as pq
 import pytest
@@ -121,6 +122,16 @@ def test_a_verb_that_reads_prints_for_people_and_as_json_and_changes_nothing(
     assert keys <= set(first)
     assert word in human(folder, *arguments)
     assert state_of(folder) == before
+
+
+def test_check_counts_accepted_and_rejected_rows(small, as_json, human):
+    table = kit.trips()
+    minutes = (table["dropoff_at"].to_numpy() - table["pickup_at"].to_numpy()) / np.timedelta64(1, "m")
+    kit.edit(small, ("minutes between 1 and 60", "minutes between 10 and 60"))
+    rejected = int(((minutes < 10) | (minutes > 60)).sum())
+    assert rejected > 0
+    assert as_json(small, "check")["sources"]["trips"] == {"accepted": 4000 - rejected, "rejected": rejected}
+    assert f"{4000 - rejected:,} rows accepted" in human(small, "check")
 
 
 def test_config_schema_lists_every_setting(capsys):

@@ -40,7 +40,7 @@ def check(project: Project, *, show: Callable[..., None]) -> None:
         "project": project.settings.project.name,
         "models": sorted(definitions.models),
         "views": sorted(definitions.views),
-        "sources": {name: {"rows": found.rows, "rejected": found.rejected} for name, found in rows.items()},
+        "sources": {n: {"accepted": r.rows - r.rejected, "rejected": r.rejected} for n, r in rows.items()},
     }
     show(document, _print_check)
 
@@ -48,7 +48,7 @@ def check(project: Project, *, show: Callable[..., None]) -> None:
 def _print_check(document: dict[str, Any]) -> None:
     click.echo(f"project {document['project']}: definitions and settings are fine")
     for name, found in document["sources"].items():
-        click.echo(f"source {name}: {found['rows']:,} rows accepted, {found['rejected']:,} rejected by where")
+        click.echo(f"source {name}: {found['accepted']:,} rows accepted, {found['rejected']:,} rejected by where")
     click.echo(f"views: {', '.join(document['views']) or 'none'}; models: {', '.join(document['models']) or 'none'}")
 
 
