@@ -31,6 +31,7 @@ h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 32px 0 8p
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 14px; } th, td { text-align: left; padding: 6px 10px 6px 0;
   border-bottom: 1px solid var(--rule); vertical-align: top; } th { font-weight: 600; }
+th:first-child, td:first-child { white-space: nowrap; } .scroll td:last-child { min-width: 15em; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .promoted { color: var(--good); } .rolled_back { color: var(--bad); } .paused { color: var(--alarm); }
 .narrow { display: none; }
