@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["IngestProcess", "main"]
 
 _GROUP = 256  # pushes in one commit at most
+_COMPACT_EVERY = 30.0  # seconds between two looks at the log's closed segments
 
 
 @dataclass(slots=True)
@@ -83,13 +84,15 @@ class IngestProcess:
         views = read_views(self._layout)
         self._views = {v.name: v for v in views}
         self._ingest = await self._write(self._open, views)
-        self._task = asyncio.get_running_loop().create_task(self._commit_for_ever())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._commit_for_ever()), loop.create_task(self._compact_for_ever())]
 
     async def close(self) -> None:
         """Write what is queued, then close."""
         while self._queue:
             await asyncio.sleep(0.001)
-        self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._write(getattr(self._ingest, "close", lambda: None))
 
     def handlers(self) -> dict[str, Any]:
@@ -164,6 +167,18 @@ class IngestProcess:
                 results = await self._write(self._commit, group)
                 for push, result in zip(group, results, strict=True):
                     _settle(push.answer, result)
+
+    async def _compact_for_ever(self) -> None:
+        """Turn closed segments of the log into Parquet now and then, on the writing thread."""
+        while True:
+            await asyncio.sleep(_COMPACT_EVERY)
+            try:
+                done = await self._write(self._ingest.compact)
+            except Exception as error:
+                failed("log not compacted", error)
+            else:
+                if done:
+                    log("log compacted", segments=done)
 
     def _commit(self, group: list[_Push]) -> list[Any]:
         """Commit a group; a bad push comes back as its own error and never fails its neighbours."""
