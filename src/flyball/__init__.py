@@ -39,7 +39,12 @@ _HOMES = {
     "std": "flyball.features.definitions",
     "sum": "flyball.features.definitions",
 }
-_MODULES = {"drift": "flyball.monitoring.drift", "experiments": "flyball.experiments", "testing": "flyball.testing"}
+_MODULES = {
+    "drift": "flyball.monitoring.drift",
+    "experiments": "flyball.experiments",
+    "rollout": "flyball.rollout",
+    "testing": "flyball.testing",
+}
 
 __all__ = ["__version__", *sorted([*_HOMES, *_MODULES])]
 
@@ -62,6 +67,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from flyball import experiments as experiments
+    from flyball import rollout as rollout
     from flyball import testing as testing
     from flyball.datasets.definitions import Examples as Examples
     from flyball.datasets.definitions import Label as Label

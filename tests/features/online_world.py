@@ -17,8 +17,8 @@ from flyball.adapters.lmdb import LMDBStore
 from flyball.clock import ManualClock
 from flyball.features import definitions as fb
 from flyball.features.ingest import Ingest
+from flyball.features.lookup import lookup
 from flyball.features.offline import history
-from flyball.features.online import lookup
 from flyball.features.spec import Status, ViewSpec
 
 START = 1_600_000_000_000_000

@@ -1,4 +1,4 @@
-"""Look up what a model reads, now: the gateway's hot path, and the same for people and notebooks.
+"""Look up what a model reads, now: the gateway's hot path. What people and notebooks ask for is in `lookup`.
 
 One multi-get fetches everything a request needs, whatever its views and rows; an entity that occurs twice is fetched
 once. The surprise: expiry and windows are judged here, at read, at T; what is stored does not age. A single row goes
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from flyball.errors import BadRequest, UnknownName
+from flyball.errors import BadRequest
 from flyball.features.cells import WindowLayout, answer
 from flyball.features.packing import HEADER, RowLayout, entity_key, key_values, latest_known, namespace
 from flyball.features.ports import OnlineStore
@@ -22,7 +22,7 @@ from flyball.features.request import request_column
 from flyball.features.spec import FeatureService, FeatureSpec, Stat, Status, ViewSpec
 from flyball.units import to_micros
 
-__all__ = ["OnlineReader", "Vectors", "ViewReader", "lookup"]
+__all__ = ["OnlineReader", "Value", "ViewReader", "as_float"]
 
 _SIGN = 1 << 63
 _NAN = float("nan")
@@ -43,7 +43,7 @@ class ViewReader:
         self._window = WindowLayout(view) if view.is_window else None
         self._row = None if view.is_window else RowLayout(view)
         self._numeric = all(f.type != "string" for f in view.features)
-        self.defaults = tuple(_number(f.default) for f in view.features)
+        self.defaults = tuple(as_float(f.default) for f in view.features)
         self._has_defaults = any(f.default is not None for f in view.features)
         self._absent = tuple(_absent(f) for f in view.features)
         self._missing = np.full(self.width, _MISSING, np.uint8)
@@ -178,10 +178,11 @@ def _absent(feature: FeatureSpec) -> float:
     """Return the number for an entity without a value: the default, else 0 for count and sum, else NaN."""
     if feature.default is None and feature.stat in (Stat.COUNT, Stat.SUM):
         return 0.0
-    return _number(feature.default)
+    return as_float(feature.default)
 
 
-def _number(value: object) -> float:
+def as_float(value: object) -> float:
+    """Return a value as float64 sees it; null and text are NaN."""
     return float(value) if isinstance(value, int | float) else _NAN
 
 
@@ -338,91 +339,6 @@ def _parts(service: FeatureService) -> Iterable[_Part]:
         places = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "view" and c.view == view.name]
         names = [f.name for f in view.features]
         columns = tuple(i for i, _ in places)
-        features = tuple(names.index(_bare(name, view.name)) for _, name in places)
+        features = tuple(names.index(name) for _, name in places)
         ordered = features == tuple(range(len(names))) and columns == tuple(range(columns[0], columns[0] + len(names)))
         yield _Part(ViewReader(view), features, columns, slice(columns[0], columns[-1] + 1) if ordered else None)
-
-
-def _bare(name: str, view: str) -> str:
-    return name.removeprefix(f"{view}:").removeprefix(f"{view}__")
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    """Online features of some entities: values of declared types, numbers, and statuses."""
-
-    names: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
-    statuses: tuple[tuple[Status, ...], ...]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def to_dicts(self) -> list[dict[str, Value]]:
-        """Return one dict per row, null as None."""
-        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
-
-    def matrix(self) -> np.ndarray:
-        """Return float64, shape (rows, names); null and text are NaN."""
-        return np.array([[_number(v) for v in row] for row in self.rows], np.float64).reshape(-1, len(self.names))
-
-    def status(self) -> list[dict[str, Status]]:
-        """Return one dict per row: what became of each value."""
-        return [dict(zip(self.names, row, strict=True)) for row in self.statuses]
-
-
-def lookup(
-    store: OnlineStore,
-    rows: Sequence[Mapping[str, object]],
-    views: Sequence[ViewSpec],
-    names: Sequence[str] | None,
-    at: int,
-) -> Vectors:
-    """Return features of entities at T.
-
-    Args:
-        store: The online store.
-        rows: One mapping per entity, with the key columns of every view.
-        views: Where features come from.
-        names: "view" (all of it) or "view:feature"; None means all of `views`.
-        at: T in µs.
-
-    Raises:
-        UnknownName: no such view or feature.
-        BadRequest: a key is missing or of wrong type.
-    """
-    wanted = _selection(views, names)
-    inputs = {name: [row[name] for row in rows] for name in _shared(rows)}
-    readers = {view.name: ViewReader(view) for view in views if any(v == view.name for v, _ in wanted)}
-    keys = {name: reader.keys(inputs, len(rows)) if rows else [] for name, reader in readers.items()}
-    union = list(dict.fromkeys(k for mine in keys.values() for k in mine if k is not None))
-    held = dict(zip(union, store.get_many(union), strict=True))
-    found = {n: [r.objects(None if k is None else held[k], at) for k in keys[n]] for n, r in readers.items()}
-    values = [tuple(found[v][i][0][f] for v, f in wanted) for i in range(len(rows))]
-    statuses = [tuple(Status(found[v][i][1][f]) for v, f in wanted) for i in range(len(rows))]
-    features = {view.name: view.features for view in views}
-    return Vectors(_unique([(v, features[v][f].name) for v, f in wanted]), tuple(values), tuple(statuses))
-
-
-def _shared(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    return [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
-
-
-def _unique(names: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    plain = [feature for _, feature in names]
-    return tuple(f if plain.count(f) == 1 else f"{v}:{f}" for v, f in names)
-
-
-def _selection(views: Sequence[ViewSpec], names: Sequence[str] | None) -> list[tuple[str, int]]:
-    known = {view.name: view for view in views}
-    wanted: list[tuple[str, int]] = []
-    for name in names if names is not None else list(known):
-        view_name, _, feature = name.partition(":")
-        view = known.get(view_name)
-        if view is None:
-            raise UnknownName.of("feature view", view_name, known)
-        features = [f.name for f in view.features]
-        if feature and feature not in features:
-            raise UnknownName.of(f"feature of {view_name}", feature, features)
-        wanted += [(view_name, i) for i, f in enumerate(features) if not feature or f == feature]
-    return wanted

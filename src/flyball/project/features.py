@@ -19,7 +19,7 @@ from flyball.units import to_micros
 if TYPE_CHECKING:
     from flyball.adapters.lmdb import LMDBStore
     from flyball.features.ingest import Ingest, PushResult
-    from flyball.features.online import Vectors
+    from flyball.features.lookup import Vectors
     from flyball.features.spec import ViewSpec
     from flyball.features.table import Table
     from flyball.project.root import Project
@@ -73,7 +73,7 @@ class FeatureHandle:
 
     def online(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None) -> Vectors:
         """Return the newest values for some entities, as serving sees them now (or at a given time)."""
-        from flyball.features.online import lookup
+        from flyball.features.lookup import lookup
 
         views = self._views_of(names)
         moment = to_micros(at or self._project.clock.now())
