@@ -38,7 +38,9 @@ def test_a_run_registers_a_version_that_answers(world: World) -> None:
     assert run.state is RunState.SUCCEEDED
     assert {s.stage for s in run.stages} == set(STAGES)
     version = world.context.versions.get("eta", "v1")
-    loaded = load_version((world.folder / version.path), version.digest, signing_key=ensure_signing_key(world.context.layout))
+    loaded = load_version(
+        (world.folder / version.path), version.digest, signing_key=ensure_signing_key(world.context.layout)
+    )
     assert np.isfinite(loaded.predict(loaded.sample())).all()
     assert version.metrics["mae"] < 2.5
     assert version.gate == "passing"
