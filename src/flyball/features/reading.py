@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +91,7 @@ def output_types(spec: SourceSpec, types: Mapping[str, ColumnType]) -> dict[str,
         SourceError: a column is missing or has a wrong type.
     """
     _check_times(spec, types)
-    known: dict[str, Any] = dict(types)
+    known = dict(types)
     for name, text in spec.derive:
         kind = _typed_expression(spec, f"derive {name!r}", text, known)
         if kind == "duration":
@@ -250,7 +249,7 @@ def _check_times(spec: SourceSpec, types: Mapping[str, ColumnType]) -> None:
             )
 
 
-def _typed_expression(spec: SourceSpec, what: str, text: str, types: Mapping[str, Any]) -> str:
+def _typed_expression(spec: SourceSpec, what: str, text: str, types: expressions.Types) -> expressions.ExprType:
     try:
         return expressions.type_of(expressions.parse(text), types)
     except DefinitionError as error:
