@@ -1,4 +1,4 @@
-"""The settings of flyball.toml as frozen values; `config.py` reads them and knows where each came from."""
+"""The settings of flyball.toml as frozen values; `config` reads them and knows where each came from."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrackingSettings:
-    """MLflow. `uri` empty means SQLite and files in the state folder; `off` switches tracking off."""
+    """MLflow. `uri` empty means SQLite and files in the state folder; `enabled` false tracks nothing."""
 
     uri: str = ""
     enabled: bool = True

@@ -1,0 +1,125 @@
+"""Which settings there are: every key with its type, default and meaning; unknown ones get the nearest names."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, fields
+from datetime import timedelta
+from functools import cache
+from typing import Any, get_type_hints
+
+from flyball.errors import ConfigError, nearest
+from flyball.settings import Settings
+
+__all__ = ["ADDRESSES", "FILE", "SECRETS", "SIZES", "Setting", "hint", "schema", "split_key", "types_of"]
+
+FILE = "flyball.toml"
+SIZES = frozenset({"server.max_body", "server.host_memory", "online.map_size", "training.memory"})
+SECRETS = frozenset({"server.key", "control.key"})
+ADDRESSES = frozenset({"control.database", "tracking.uri"})  # may hold a password, then a reference is needed
+_DOCS = {
+    "project.name": "what the project is called",
+    "project.definitions": "the Python file that says what exists",
+    "project.state": "the folder flyball writes to",
+    "server.host": "address the gateway listens on",
+    "server.port": "port the gateway listens on",
+    "server.workers": "worker processes on that port",
+    "server.deadline": "time for a whole request",
+    "server.max_body": "largest request body",
+    "server.key": "reference (env:NAME or file:PATH) to the key callers must send; empty for none",
+    "server.host_memory": "memory limit of a host process, 0 for none",
+    "control.host": "address of the control API and pages",
+    "control.port": "port of the control API and pages",
+    "control.database": "sqlite:///PATH or postgresql://USER@HOST/NAME; empty for SQLite in the state folder",
+    "control.key": "reference (env:NAME or file:PATH) to the key of the control API; empty for none",
+    "control.interval": "time between two passes",
+    "control.lease": "how long a silent control process keeps its lease",
+    "online.store": "where newest values are kept",
+    "online.map_size": "size of the store's memory map to begin with; it grows",
+    "log.mode": "when a prediction's log record is written: async, durable or sync",
+    "log.full": "what happens when the disk is full: fail_open (count drops) or fail_closed (503)",
+    "tracking.uri": "MLflow's address; empty for SQLite in the state folder",
+    "tracking.enabled": "whether runs are tracked in MLflow",
+    "training.threads": "threads of a stage",
+    "training.timeout": "longest time of a stage",
+    "training.memory": "memory limit of a stage",
+    "clock.domain": "the machine's time, or a simulated one that POST /v1/clock steps",
+    "clock.start": "where a simulated clock begins, ISO 8601 in UTC",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key flyball.toml may hold."""
+
+    key: str
+    type: str
+    default: str
+    doc: str
+    choices: tuple[str, ...] = ()
+
+
+def schema() -> tuple[Setting, ...]:
+    """Return every key of flyball.toml with type, default and meaning, in order."""
+    found = []
+    for section in fields(Settings):
+        kind = _section_type(section.name)
+        hints = types_of(section.name)
+        for item in fields(kind):
+            key = f"{section.name}.{item.name}"
+            choices = tuple(str(c) for c in getattr(hints[item.name], "__args__", ()))
+            found.append(
+                Setting(key, _type_name(key, hints[item.name]), _show(item.default), _DOCS.get(key, ""), choices)
+            )
+    return tuple(found)
+
+
+def split_key(key: str, where: str | None) -> tuple[str, str]:
+    """Return (section, name) of a known key, else raise ConfigError that names the nearest one."""
+    section, _, name = key.partition(".")
+    known = _keys()
+    if key not in known:
+        said = f"{where} has an unknown setting {key}" if where else f"there is no setting {key}"
+        raise ConfigError(f"{said}; {hint(key, sorted(known), section)}")
+    return section, name
+
+
+def hint(name: str, known: list[str], section: str = "") -> str:
+    """Return what to try instead of an unknown name: near names, else those of its section, else all."""
+    close = nearest(name, known)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    same = [k for k in known if section and k.startswith(f"{section}.")]
+    return f"known: {', '.join(same or known) or 'none'}"
+
+
+@cache
+def types_of(section: str) -> dict[str, Any]:
+    """Return the type of each setting of a section, as annotated in `settings`."""
+    return get_type_hints(_section_type(section))
+
+
+@cache
+def _keys() -> frozenset[str]:
+    return frozenset(f"{f.name}.{item.name}" for f in fields(Settings) for item in fields(_section_type(f.name)))
+
+
+@cache
+def _section_type(section: str) -> type[Any]:
+    kind: type[Any] = get_type_hints(Settings)[section]
+    return kind
+
+
+def _type_name(key: str, hint: Any) -> str:
+    if key in SECRETS:
+        return "reference"
+    if key in SIZES:
+        return "size"
+    return {str: "text", int: "number", bool: "true or false", timedelta: "duration"}.get(hint, "choice")
+
+
+def _show(default: Any) -> str:
+    if default is MISSING:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default.total_seconds():g}s" if isinstance(default, timedelta) else str(default)
