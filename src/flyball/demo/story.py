@@ -7,7 +7,6 @@ domain time, makes two bad releases as people make them, and reports what flybal
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -201,8 +200,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def clean(folder: Path) -> None:
-    """Remove a demo's folder."""
-    shutil.rmtree(folder, ignore_errors=True)

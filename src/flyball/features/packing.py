@@ -34,7 +34,6 @@ SPAN = 1_000_000  # µs that a read's T may lie before the newest arrival
 HEADER = 24  # bytes of (event, created, sequence)
 _SIGN = 1 << 63
 _META = struct.Struct("<qqII")  # known, floor, size, spare
-_MASK = (1 << 64) - 1
 _LONGEST = 480  # LMDB takes keys of up to 511 bytes
 
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from flyball.errors import InputError, MissingExtra, UnknownName
-from flyball.features.spec import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,10 +77,6 @@ class Table:
         if name not in self._statuses:
             raise UnknownName.of("feature", name, self._statuses)
         return self._statuses[name]
-
-    def status_counts(self) -> dict[str, dict[str, int]]:
-        """Return how many values of each feature are PRESENT, NULL, EXPIRED and MISSING."""
-        return {name: {s.name: int((values == s).sum()) for s in Status} for name, values in self._statuses.items()}
 
 
 def to_requests(requests: Any) -> pa.Table:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import os
 import signal
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["ControlProcess", "main"]
 
 _T = TypeVar("_T")
-_OPEN_AGAIN = 1.0
 _LEASE = "control"
 _PASSES = 1000  # passes in one clock step at most
 
@@ -120,8 +118,10 @@ class ControlProcess:
         async with self._passing:
             lease, self._lease = self._lease, None
         if lease is not None and self._project is not None:
-            with contextlib.suppress(Exception):
+            try:
                 await self._on(self._keeper, self._project.database.leases.release, lease)
+            except Exception as error:  # it expires by itself
+                failed("lease not released", error)
 
     async def work(self, call: Callable[[], _T]) -> _T:
         """Run something of the project beside the passes, off the event loop."""
