@@ -131,7 +131,9 @@ class Binner:
     def fold(self, batches: Iterable[Batch], now: int) -> list[Bin]:
         """Add records and return the bins that `now` (µs) closes, oldest first."""
         latest = now // SECOND - 1  # the newest second that this call closes
+        given = False
         for batch in batches:
+            given = True
             for record in batch.records:
                 match record:
                     case Prediction():
@@ -142,15 +144,16 @@ class Binner:
                         self._outcome(record, latest)
                     case _:
                         pass
-        return self._close(latest)
-
-    def _close(self, latest: int) -> list[Bin]:
         closed = [self._open.pop(second) for second in sorted(self._open) if second <= latest]
+        if given or closed:  # a call that found nothing leaves no frame, so a replay never sees what it changed
+            self._advance(latest)
+        return closed
+
+    def _advance(self, latest: int) -> None:
         self._next = max(self._next, latest + 1)
         horizon = latest * SECOND - self._episode
         if len(self._exposed) > 100_000:
             self._exposed = {key: at for key, at in self._exposed.items() if at > horizon}
-        return closed
 
     def _bin(self, second: int) -> Bin:
         second = max(second, self._next)
