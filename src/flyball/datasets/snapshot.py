@@ -7,7 +7,7 @@ request is made, else the holdout would judge a model that could not have existe
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from flyball.datasets.ports import DatasetStore
 from flyball.datasets.types import DatasetManifest, TrainingSet
 from flyball.errors import SourceError
 from flyball.features.ports import OfflineEngine
-from flyball.features.spec import FeatureService, digest_of
+from flyball.features.spec import FeatureService, Join, digest_of
 from flyball.layout import Layout
 from flyball.units import from_micros, micros
 
@@ -43,7 +43,7 @@ def build_snapshot(
     code: str,
     layout: Layout,
     poisoned: tuple[tuple[datetime, datetime], ...] = (),
-    join: Literal["as_known", "as_corrected"] = "as_known",
+    join: Join = "as_known",
 ) -> TrainingSet:
     """Build, write and return a training set; the same inputs give the same digest and the same file.
 
@@ -209,7 +209,7 @@ def _table(
     rows: ExampleRows,
     service: FeatureService,
     parts: np.ndarray,
-    join: Literal["as_known", "as_corrected"],
+    join: Join,
 ) -> pa.Table:
     """Return the canonical table: sorted by (at, unit, event, sequence), fixed schema, one chunk, no metadata."""
     import pyarrow as pa

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from flyball.features.spec import Join
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +31,7 @@ class DatasetManifest:
     features: str  # digest of the feature service
     label: str
     code: str
-    join: Literal["as_known", "as_corrected"]
+    join: Join
     start: datetime
     end: datetime
     holdout_from: datetime

@@ -22,7 +22,7 @@ import numpy as np
 
 from flyball.errors import IntegrityError
 from flyball.features.kernel.partials import PARTIAL, combine, finish, fold, merge
-from flyball.features.kernel.windows import first_cell
+from flyball.features.kernel.windows import cell_of, first_cell
 from flyball.features.packing import SPAN
 from flyball.features.spec import Stat, Status
 
@@ -218,7 +218,7 @@ def _merge_cells(
 
 
 def _fold(events: np.ndarray, whose: np.ndarray, hop: int, slot: int) -> tuple[np.ndarray, np.ndarray]:
-    index = (events["event"] - 1) // hop
+    index = cell_of(events["event"], hop)
     order = np.lexsort((events["sequence"], events["event"], index, whose))
     index, whose = index[order], whose[order]
     first = _firsts(whose, index)

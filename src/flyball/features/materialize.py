@@ -174,8 +174,7 @@ def _chains(items: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 def _plan(engine: OfflineEngine, view: ViewSpec, before: Checkpoint, until: int | None, *, full: bool) -> _Work:
     resumed = before.target is not None and (before.full or not full)
     full = before.full if resumed else full or before.until is None
-    wanted = dict.fromkeys([*(c.name for c in view.entity.keys), *(f.of for f in view.features if f.of is not None)])
-    rows = read_rows(view, engine.scan(view.source, columns=list(wanted)))
+    rows = read_rows(view, engine.scan(view.source, columns=view.columns))
     pushed = rows.sequence > 0
     watermark = before.sequence if resumed else int(rows.sequence.max(initial=0))
     target = before.target if resumed else until

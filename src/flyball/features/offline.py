@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,19 @@ from flyball.features.kernel.timeline import Timeline, codes_of
 from flyball.features.kernel.windows import evaluate
 from flyball.features.ports import OfflineEngine
 from flyball.features.request import request_column
-from flyball.features.spec import ColumnType, EntitySpec, FeatureService, FeatureSpec, Status, ViewSpec
+from flyball.features.spec import (
+    ColumnType,
+    EntitySpec,
+    FeatureService,
+    FeatureSpec,
+    Join,
+    Status,
+    ViewSpec,
+    columns_of,
+)
 from flyball.features.table import Table
 
-__all__ = ["Join", "history", "request_times", "service_history", "view_columns"]
-
-Join = Literal["as_known", "as_corrected"]
+__all__ = ["history", "request_times", "service_history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ def history(
     names: Sequence[str] | None,
     *,
     at: str,
-    join: str = "as_known",
+    join: Join = "as_known",
 ) -> Table:
     """Answer features for requests as of each one's time.
 
@@ -79,19 +86,13 @@ def history(
     return Table(requests, features, statuses)
 
 
-def view_columns(view: ViewSpec) -> list[str]:
-    """Return the source columns a view reads: its entity's keys and what its features are made of."""
-    columns = [k.name for k in view.entity.keys] + [f.of for f in view.features if f.of is not None]
-    return list(dict.fromkeys(columns))
-
-
 def service_history(
     engine: OfflineEngine,
     requests: pa.Table,
     service: FeatureService,
     at: npt.NDArray[np.int64],
     *,
-    join: str = "as_known",
+    join: Join = "as_known",
 ) -> pa.Table:
     """Answer every column of a feature service for requests.
 
@@ -159,7 +160,7 @@ def _all(
     wanted: Collection[tuple[ViewSpec, list[FeatureSpec]]],
     requests: pa.Table,
     at: Ints,
-    join: str,
+    join: Join,
 ) -> list[list[_Values]]:
     """Answer views, two side by side: scans and sorts leave the interpreter free."""
     if len(wanted) < 2:
@@ -174,13 +175,12 @@ def _answer(
     features: Sequence[FeatureSpec],
     requests: pa.Table,
     at: Ints,
-    join: str,
+    join: Join,
 ) -> list[_Values]:
     if join not in {"as_known", "as_corrected"}:
         raise InputError(f"join {join!r} is neither as_known nor as_corrected")
     keys = _request_keys(requests, view.entity)
-    columns = [k.name for k in view.entity.keys] + [f.of for f in features if f.of is not None]
-    rows = engine.scan(view.source, columns=list(dict.fromkeys(columns)))
+    rows = engine.scan(view.source, columns=columns_of(view.entity, features))
     row_codes, codes = codes_of(_row_keys(rows, view), keys)
     event = rows.column("__event").to_numpy()
     known = rows.column("__known").to_numpy() if join == "as_known" else event

@@ -8,6 +8,7 @@ All times and spans are int microseconds.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Literal
@@ -15,10 +16,12 @@ from typing import Literal
 import msgspec
 
 __all__ = [
-    "ColumnSpec", "ColumnType", "EntitySpec", "FeatureService", "FeatureSpec", "InputSpec", "ServiceColumn",
-    "SourceSpec", "Stat", "Status", "ViewSpec", "digest_of",
+    "ColumnSpec", "ColumnType", "EntitySpec", "FeatureService", "FeatureSpec", "InputSpec", "Join", "ServiceColumn",
+    "SourceSpec", "Stat", "Status", "ViewSpec", "columns_of", "digest_of",
 ]  # fmt: skip
 
+Join = Literal["as_known", "as_corrected"]
+"""What history may use: what had arrived by each request, or also what was corrected later."""
 ColumnType = Literal["int64", "float64", "bool", "string", "timestamp"]
 
 
@@ -109,6 +112,11 @@ class ViewSpec:
         return self.features[0].stat is not None
 
     @property
+    def columns(self) -> list[str]:
+        """The source columns the view reads, once each: its entity's keys, then what its features are made of."""
+        return columns_of(self.entity, self.features)
+
+    @property
     def digest(self) -> str:
         """The 16 hex digits that name this definition's namespace."""
         return digest_of(self)[:16]
@@ -163,6 +171,11 @@ class FeatureService:
     def from_json(cls, data: bytes) -> FeatureService:
         """Read what `to_json` wrote."""
         return msgspec.json.decode(data, type=cls)
+
+
+def columns_of(entity: EntitySpec, features: Iterable[FeatureSpec]) -> list[str]:
+    """Return the source columns that these features of an entity are made of, keys first, once each."""
+    return list(dict.fromkeys([*(k.name for k in entity.keys), *(f.of for f in features if f.of is not None)]))
 
 
 def digest_of(spec: object) -> str:

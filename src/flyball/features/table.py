@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,11 @@ class Table:
             frame[name] = series
         return frame
 
-    def status(self, name: str | None = None) -> Any:
+    @overload
+    def status(self, name: None = None) -> dict[str, npt.NDArray[np.uint8]]: ...
+    @overload
+    def status(self, name: str) -> npt.NDArray[np.uint8]: ...
+    def status(self, name: str | None = None) -> dict[str, npt.NDArray[np.uint8]] | npt.NDArray[np.uint8]:
         """Return what became of the values.
 
         Args:
@@ -71,6 +75,9 @@ class Table:
 
         Returns:
             uint8 of `Status`, shape (rows,); without a name a dict of them by feature.
+
+        Raises:
+            UnknownName: there is no such feature.
         """
         if name is None:
             return dict(self._statuses)

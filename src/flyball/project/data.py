@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from flyball.units import duration
@@ -38,9 +38,6 @@ class DataHandle:
         """Return a manifest by digest or unique prefix."""
         return self._project.database.datasets.get(digest)
 
-    def poison(self, model: str, start: object, end: object, *, reason: str) -> None:
-        """Mark a stretch that must not be trained on."""
-        from datetime import datetime
-
-        assert isinstance(start, datetime) and isinstance(end, datetime)
+    def poison(self, model: str, start: datetime, end: datetime, *, reason: str) -> None:
+        """Mark the stretch [start, end) as not to be trained on; raises InputError when it is empty."""
         self._project.database.datasets.poison(model, start, end, reason=reason)

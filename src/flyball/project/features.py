@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flyball.adapters.lmdb import LMDBStore
     from flyball.features.ingest import Ingest, PushResult
     from flyball.features.lookup import Vectors
-    from flyball.features.spec import ViewSpec
+    from flyball.features.spec import Join, ViewSpec
     from flyball.features.table import Table
     from flyball.project.root import Project
 
@@ -55,7 +55,7 @@ class FeatureHandle:
         names: Sequence[str],
         *,
         at: str,
-        join: Literal["as_known", "as_corrected"] = "as_known",
+        join: Join = "as_known",
     ) -> Table:
         """Return what online serving would have answered to past requests.
 

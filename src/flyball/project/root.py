@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -194,12 +194,12 @@ class Project:
 
     # -- what can be done -----------------------------------------------------------------------------------------
 
-    def apply(self, *, dry_run: bool = False, progress: Any = None) -> Plan:
+    def apply(self, *, dry_run: bool = False, progress: Callable[[str, int, int], None] | None = None) -> Plan:
         """Make the working definitions live: snapshot the code, fill new feature views, tell the processes.
 
         Args:
             dry_run: Only say what would change.
-            progress: Called with (text, done, total) while views are filled.
+            progress: Called with (view, entities done, entities in all) while views are filled.
         """
         from flyball.project.apply import apply, plan
 
@@ -240,7 +240,7 @@ class Project:
         *,
         train_on: str | None = None,
         cause: str = "manual",
-        progress: Any = None,
+        progress: Callable[[Run], None] | None = None,
     ) -> Run:
         """Run all training stages of a model and return the run; its gate may have refused the version.
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from flyball.features.spec import FeatureSpec, Stat, Status, ViewSpec
+from flyball.features.spec import FeatureSpec, Join, Stat, Status, ViewSpec
 
 __all__ = ["Row", "answer"]
 
@@ -34,7 +34,7 @@ def answer(
     key: tuple[Any, ...],
     at: int,
     *,
-    join: Literal["as_known", "as_corrected"] = "as_known",
+    join: Join = "as_known",
 ) -> tuple[Any, Status]:
     """Return the value (None for null) and status of one feature for one request at T = `at`."""
     seen = [r for r in rows if _visible(r, key, at, join)]
@@ -44,7 +44,7 @@ def answer(
     return value, status
 
 
-def _visible(row: Row, key: tuple[Any, ...], at: int, join: str) -> bool:
+def _visible(row: Row, key: tuple[Any, ...], at: int, join: Join) -> bool:
     if None in key or None in row.key or row.key != key:
         return False
     return (row.known if join == "as_known" else row.event) <= at
