@@ -9,13 +9,13 @@ import sys
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from flyball.adapters.local.process import child_environment
 from flyball.settings import TrainingSettings
 from flyball.training.limits import limited
 
 CHILD = """
-from flyball.settings import TrainingSettings
-from flyball.training.limits import limit_process
-limit_process(TrainingSettings(memory=400_000_000, threads=1))
+from flyball.adapters.local.children import limit_memory
+limit_memory(400_000_000)
 import os
 import numpy as np
 assert os.environ["OMP_NUM_THREADS"] == "1"
@@ -28,7 +28,14 @@ except MemoryError:
 
 
 def test_memory_of_a_child_is_limited() -> None:
-    done = subprocess.run([sys.executable, "-c", CHILD], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD],
+        env=child_environment(threads=1),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (done.stdout, done.returncode) == ("refused\n", 0), done.stderr
 
 

@@ -29,7 +29,7 @@ class Lifecycle(StrEnum):
 class Manifest:
     """`manifest.json` of an artifact folder: everything a server needs; its SHA-256 is the version's digest.
 
-    `files` maps file names beside the manifest to SHA-256. `reference` is the profile file's name.
+    `files` maps file names beside the manifest to SHA-256; `label_min` and `label_max` bound the training labels.
     """
 
     model: str

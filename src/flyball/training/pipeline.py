@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _done_before(work: Work, name: str, wanted: str) -> dict[str, Any]:
     return outputs
 
 
-def _failed(work: Work, name: str, inputs: str, started: Any, error: Exception) -> StageFailed:
+def _failed(work: Work, name: str, inputs: str, started: datetime, error: Exception) -> StageFailed:
     """Record a failed stage and return the one sentence that says so."""
     context, run = work.context, work.run
     what = str(error) if isinstance(error, FlyballError) else f"{type(error).__name__}: {error}"

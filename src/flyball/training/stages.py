@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from flyball.units import duration
 
 __all__ = ["WORK", "Work", "stage_inputs"]
 
-_SAMPLE = 256
+_SAMPLE = 256  # holdout rows kept with a version, to warm up with and to time calls
 
 
 @dataclass(slots=True)
@@ -55,7 +56,9 @@ class Work:
     plan: TrainingPlan
     context: StageContext
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    kept: dict[str, Any] = field(default_factory=dict)
+    kept_data: TrainingSet | None = None
+    kept_predictor: Predictor | None = None
+    kept_evaluation: Evaluation | None = None
     warming: threading.Thread | None = None
 
     @property
@@ -70,27 +73,27 @@ class Work:
 
     def data(self) -> TrainingSet:
         """The training set of the snapshot stage."""
-        if "data" not in self.kept:
+        if self.kept_data is None:
             body = (self.folder / "snapshot" / "manifest.json").read_bytes()
             manifest = msgspec.json.decode(body, type=DatasetManifest)
-            self.kept["data"] = open_dataset(manifest, self.context.layout)
-        return self.kept["data"]  # type: ignore[no-any-return]
+            self.kept_data = open_dataset(manifest, self.context.layout)
+        return self.kept_data
 
     def predictor(self) -> Predictor:
         """The model of the train stage."""
-        if "predictor" not in self.kept:
+        if self.kept_predictor is None:
             trained = self.outputs["train"]
             data = (self.folder / "train" / trained["file"]).read_bytes()
             key = ensure_signing_key(self.context.layout)
             model = deserialize(trained["format"], data, signature=trained["signature"], key=key)
-            self.kept["predictor"] = Predictor(model, self.plan.service.names)
-        return self.kept["predictor"]  # type: ignore[no-any-return]
+            self.kept_predictor = Predictor(model, self.plan.service.names)
+        return self.kept_predictor
 
     def evaluation(self) -> Evaluation:
         """What the evaluate stage found."""
-        if "evaluation" not in self.kept:
-            self.kept["evaluation"] = read_evaluation(self.folder / "evaluate")
-        return self.kept["evaluation"]  # type: ignore[no-any-return]
+        if self.kept_evaluation is None:
+            self.kept_evaluation = read_evaluation(self.folder / "evaluate")
+        return self.kept_evaluation
 
     def artifact(self) -> Path:
         """The artifact folder of the package stage."""
@@ -129,7 +132,7 @@ def snapshot(work: Work, folder: Path) -> dict[str, Any]:
     data = build(work.plan, work.context, until=run.until, code=run.code, train_on=_train_on(work))
     manifest = data.manifest
     (folder / "manifest.json").write_bytes(msgspec.json.encode(manifest, order="deterministic"))
-    work.kept["data"] = data
+    work.kept_data = data
     return {"dataset": manifest.digest, "rows": manifest.rows, "train_rows": manifest.train_rows,
             "holdout_rows": manifest.holdout_rows, "immature": manifest.immature}  # fmt: skip
 
@@ -157,7 +160,7 @@ def train(work: Work, folder: Path) -> dict[str, Any]:
         ) from error
     if model is None:
         raise StageFailed("train() returned None; return the fitted model")
-    work.kept["predictor"] = Predictor(model, work.plan.service.names)
+    work.kept_predictor = Predictor(model, work.plan.service.names)
     kind, body = serialize(model)
     (folder / FILE_NAMES[kind]).write_bytes(body)
     pinned = requirements(model)
@@ -174,7 +177,7 @@ def evaluate_stage(work: Work, folder: Path) -> dict[str, Any]:
     with limited(work.context.settings, work.plan.seed):
         found = evaluate(work.data(), work.predictor(), _open(champion, work), work.plan, work.context.engine)
     write_evaluation(found, folder)
-    work.kept["evaluation"] = found
+    work.kept_evaluation = found
     return {"metrics": _finite(found.metrics), "champion": found.champion_version, "paired": found.paired,
             "champion_metrics": _finite(found.champion_metrics), "paired_metrics": _finite(found.paired_metrics),
             "rows": file_digest(folder / "rows.npz")}  # fmt: skip
@@ -253,7 +256,7 @@ def _below(root: Path, path: Path) -> str:
     return str(there.relative_to(here) if there.is_relative_to(here) else there)
 
 
-def _train_on(work: Work) -> Any:
+def _train_on(work: Work) -> timedelta:
     return work.plan.train_on if work.run.train_on is None else duration(work.run.train_on)
 
 
@@ -304,7 +307,7 @@ def _reference(data: TrainingSet, plan: TrainingPlan) -> bytes:
 
 
 def _sample(data: TrainingSet) -> bytes:
-    """Return up to 256 holdout rows, evenly spread over its time, as .npy."""
+    """Return up to `_SAMPLE` holdout rows, evenly spread over its time, as .npy."""
     import io
 
     held, _ = data.holdout

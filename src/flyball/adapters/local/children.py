@@ -135,7 +135,10 @@ def run_stages(child: StageChild, *, each: Callable[[], None] | None = None) -> 
 
 
 def limit_memory(size: int) -> None:
-    """Limit the calling process's private memory; beyond it an allocation raises MemoryError."""
+    """Limit the calling process's private memory to `size` bytes (0 for none); beyond it MemoryError is raised.
+
+    The limit is RLIMIT_DATA, not RLIMIT_AS, because the online store maps far more address space than it uses.
+    """
     if size > 0:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         wanted = size if hard == resource.RLIM_INFINITY else min(size, hard)
