@@ -78,6 +78,10 @@ class Layout:
         """The registry's HMAC key, mode 0600."""
         return self.state / "keys" / "registry.key"
 
+    def table(self, version: int) -> Path:
+        """Return the file of a routing table."""
+        return self.routing / f"{version:012d}.json"
+
     def socket(self, name: str) -> Path:
         """Return the path of a unix socket; outside of `state` because such paths are limited to about 100 bytes."""
         digest = hashlib.sha256(str(self.state.resolve()).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ import pytest
 
 from flyball.adapters.local.routes import NodeRoutes
 from flyball.adapters.local.running import lock
-from flyball.adapters.local.tables import read_table, table_file, untrusted
+from flyball.adapters.local.tables import read_table, untrusted
 from flyball.errors import FenceLost, IntegrityError, RevisionConflict, Unavailable
 from flyball.layout import Layout
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
@@ -71,7 +71,7 @@ def test_an_old_fence_may_not_write(layout):
     NodeRoutes(layout, store).commit(table(1, fence=5), expected=0, fence=5)
     with pytest.raises(FenceLost):
         NodeRoutes(layout, store).commit(table(2, fence=4), expected=1, fence=4)
-    assert not table_file(layout, 2).exists()
+    assert not layout.table(2).exists()
 
 
 def test_a_node_that_missed_a_commit_follows_the_database(layout):
@@ -88,7 +88,7 @@ def test_a_changed_table_file_is_written_again(layout):
     SharedMap.create(layout.map, slots=1)
     routes = NodeRoutes(layout, store)
     routes.commit(table(1), expected=0, fence=1)
-    table_file(layout, 1).write_bytes(b"{}")
+    layout.table(1).write_bytes(b"{}")
     with pytest.raises(IntegrityError, match="no routing table"):
         read_table(layout, 1)
     routes.ensure()

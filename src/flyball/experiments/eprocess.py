@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-__all__ = ["THETAS", "OddsProcess", "odds"]
+__all__ = ["MAX_LOG", "THETAS", "OddsProcess", "odds"]
 
+MAX_LOG = 690.0  # e-values are cut at e**690, about 1e299: still a float, and JSON has no infinity
 THETAS = (1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -91,8 +92,8 @@ class OddsProcess:
 
     @property
     def e_value(self) -> float:
-        """The e-value now; 1e300 at most."""
-        return math.exp(min(self.log_e, 690.0))
+        """The e-value now; e**`MAX_LOG` at most."""
+        return math.exp(min(self.log_e, MAX_LOG))
 
     def breached(self, alpha: float) -> bool:
         """Tell whether the e-value ever reached 1/alpha."""

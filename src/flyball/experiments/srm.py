@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from flyball.errors import InputError
+from flyball.experiments.eprocess import MAX_LOG
 
 __all__ = ["ratio_e_value"]
 
@@ -23,7 +24,7 @@ def ratio_e_value(counts: Sequence[int], shares: Sequence[float], *, concentrati
         concentration: Prior weight in units; larger looks for smaller mismatches.
 
     Returns:
-        E-value >= 0, at most 1e300; hold when it reaches 1/alpha, at any time.
+        E-value >= 0, at most e**`MAX_LOG`; hold when it reaches 1/alpha, at any time.
 
     Raises:
         InputError: the shapes differ or the shares are no distribution.
@@ -41,4 +42,4 @@ def ratio_e_value(counts: Sequence[int], shares: Sequence[float], *, concentrati
         math.lgamma(a + n) - math.lgamma(a) - n * math.log(share)
         for a, n, share in zip(prior, counts, shares, strict=True)
     )
-    return math.exp(min(log, 690.0))
+    return math.exp(min(log, MAX_LOG))

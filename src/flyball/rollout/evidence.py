@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from flyball.experiments.confidence import BURN, Bounds, Moments, difference, mean_bounds, rate_lower, rate_upper
-from flyball.experiments.eprocess import OddsProcess, odds
+from flyball.experiments.eprocess import MAX_LOG, OddsProcess, odds
 from flyball.experiments.srm import ratio_e_value
 from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Counts, Failure, Row
 from flyball.rollout.definitions import NO_MARGIN, SLOW_SHARE
@@ -30,8 +30,11 @@ SAFE_ALPHA = 0.05
 _MISMATCH_ALPHA = 0.001
 _MINUTE = 60_000_000
 _INCIDENT_MINUTES = 10
-_INCIDENT_RATE = 0.05  # both arms at least here, and the control at 3 times its earlier rate
-_INCIDENT_LEAST = 20
+_INCIDENT_RATE = 0.05  # both arms at least here, and the control at so many times its earlier rate:
+_INCIDENT_TIMES = 3
+_INCIDENT_LEAST = 20  # control requests below which nothing is called an incident
+_INCIDENT_BEFORE = 100  # earlier control requests below which its usual rate is unknown
+_INCIDENT_CANDIDATE = 5  # candidate requests below which its own rate says nothing
 
 
 def alphas(spec: RolloutSpec) -> list[float]:
@@ -150,9 +153,10 @@ class Ledger:
         n_c, n_b, f_c, f_b = (sum(minute[i] for minute in self._recent) for i in (1, 2, 3, 4))
         if n_b < _INCIDENT_LEAST or f_b < _INCIDENT_RATE * n_b:
             return False
-        if self._older[1] >= 100 and f_b * self._older[1] < 3 * self._older[3] * n_b:
+        known = self._older[1] >= _INCIDENT_BEFORE
+        if known and f_b * self._older[1] < _INCIDENT_TIMES * self._older[3] * n_b:
             return False
-        return n_c < 5 or f_c >= _INCIDENT_RATE * n_c
+        return n_c < _INCIDENT_CANDIDATE or f_c >= _INCIDENT_RATE * n_c
 
 
 def _mismatch(allocation: Allocation, stretch: _Stretch) -> bool:
@@ -192,10 +196,7 @@ class _Rate:
     def _lower(self, strata: list[tuple[int, ...]], n_c: int, f_c: int) -> float | None:
         if n_c == 0 or any(s[1] == 0 for s in strata):
             return None
-        roof = math.fsum(
-            s[0] / n_c * rate_upper(min(s[3], s[1]), s[1], alpha=SAFE_ALPHA / 2 * 6 / (math.pi * (k + 1)) ** 2)
-            for k, s in enumerate(strata)
-        )
+        roof = math.fsum(s[0] / n_c * rate_upper(min(s[3], s[1]), s[1], alpha=_spent(k)) for k, s in enumerate(strata))
         return rate_lower(min(f_c, n_c), n_c, alpha=SAFE_ALPHA / 2) - roof
 
     def _base(self, stretch: _Stretch) -> list[int]:
@@ -207,10 +208,7 @@ class _Rate:
         n_c, f_c = sum(s[0] for s in strata), sum(s[2] for s in strata)
         rate = f_c / n_c if n_c else 0.0
         control = math.fsum(s[0] / n_c * (s[3] / s[1]) for s in strata if s[1])
-        floor = math.fsum(
-            s[0] / n_c * rate_lower(min(s[3], s[1]), s[1], alpha=SAFE_ALPHA / 2 * 6 / (math.pi * (k + 1)) ** 2)
-            for k, s in enumerate(strata)
-        )
+        floor = math.fsum(s[0] / n_c * rate_lower(min(s[3], s[1]), s[1], alpha=_spent(k)) for k, s in enumerate(strata))
         roof = rate_upper(min(f_c, n_c), n_c, alpha=SAFE_ALPHA / 2)
         margin = self.rail.margin.at(control)
         within = self.rail.kind == "latency" and rate <= SLOW_SHARE  # the p99 limit itself is kept
@@ -219,7 +217,7 @@ class _Rate:
             name=self.rail.name,
             breached=breached,
             safe=not breached and roof - floor <= margin,
-            e_value=math.exp(min(self._process.peak, 690.0)),
+            e_value=math.exp(min(self._process.peak, MAX_LOG)),
             limit=1.0 / self._alpha,
             harm=rate - control,
             lower=self._lower(strata, n_c, f_c),
@@ -324,6 +322,11 @@ class _ByUnit:
         mean += (value - mean) / (n + 1)
         self._units[unit] = (n + 1, mean)
         self.moments = self.moments.add(mean)
+
+
+def _spent(stratum: int) -> float:
+    """Return the level of the control's bound in stratum 0, 1, ...: half of `SAFE_ALPHA` split as 6 / (pi k)**2."""
+    return SAFE_ALPHA / 2 * 6 / (math.pi * (stratum + 1)) ** 2
 
 
 def _loss(metric: str, truth: float, value: float) -> float:

@@ -16,7 +16,7 @@ from flyball.layout import Layout
 from flyball.records.segment import read_frames
 from flyball.records.types import Outcome, Prediction, Record, Shadow, decode
 from flyball.registry.artifacts import read_manifest
-from flyball.rollout.routing import RoutingTable, VersionRef
+from flyball.rollout.routing import BUCKETS, RoutingTable, VersionRef
 from flyball.serving.ids import parts_of
 from flyball.units import from_micros
 
@@ -101,14 +101,14 @@ def _records(path: Path, wanted: str) -> Iterator[Record]:
 
 def _table(layout: Layout, version: int) -> RoutingTable | None:
     try:
-        return RoutingTable.from_json((layout.routing / f"{version:012d}.json").read_bytes())
+        return RoutingTable.from_json(layout.table(version).read_bytes())
     except (OSError, ValueError):
         return None
 
 
 def _why(found: Prediction, table: RoutingTable | None) -> str:
     route = table.models.get(found.model) if table else None
-    share = f" ({route.candidate_cut / 10_000:g} % of units)" if route else ""
+    share = f" ({route.candidate_cut / BUCKETS * 100:g} % of units)" if route else ""
     text = {
         "share": f"the unit's bucket lies in the candidate's share{share}",
         "control": "the unit's bucket lies in the control cohort of the champion",

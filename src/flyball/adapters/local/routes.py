@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from flyball.adapters.local.running import read_running, write_atomically
-from flyball.adapters.local.tables import read_table, table_file
+from flyball.adapters.local.tables import read_table
 from flyball.errors import FlyballError, RevisionConflict, Unavailable
 from flyball.serving.slots import SharedMap, Slot
 
@@ -103,7 +103,7 @@ class NodeRoutes:
 
     def _put(self, table: RoutingTable) -> None:
         if table.version:
-            write_atomically(table_file(self._layout, table.version), table.to_json(), durable=True)
+            write_atomically(self._layout.table(table.version), table.to_json(), durable=True)
 
     def _has(self, table: RoutingTable) -> bool:
         with contextlib.suppress(FlyballError):

@@ -7,7 +7,6 @@ is complete before the map says so.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -15,17 +14,12 @@ from flyball.errors import IntegrityError, Unavailable
 from flyball.layout import Layout
 from flyball.rollout.routing import RoutingTable, VersionRef
 
-__all__ = ["host_name", "newest_table", "read_table", "table_file", "untrusted"]
+__all__ = ["host_name", "newest_table", "read_table", "untrusted"]
 
 
 def host_name(digest: str) -> str:
     """Return the name of the process, socket and log file of the host of an artifact."""
     return f"host-{digest[:16]}"
-
-
-def table_file(layout: Layout, version: int) -> Path:
-    """Return where a routing table lies."""
-    return layout.routing / f"{version:012d}.json"
 
 
 def read_table(layout: Layout, version: int) -> RoutingTable:
@@ -37,7 +31,7 @@ def read_table(layout: Layout, version: int) -> RoutingTable:
     """
     if version == 0:
         return RoutingTable(version=0, fence=0, written=0)
-    path = table_file(layout, version)
+    path = layout.table(version)
     try:
         table = RoutingTable.from_json(path.read_bytes())
     except OSError as error:
