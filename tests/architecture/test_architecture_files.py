@@ -26,6 +26,10 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in listed.splitlines()]
 
 
+def test_type_checkers_may_read_the_package() -> None:
+    assert (ROOT / "src/flyball/py.typed").exists()
+
+
 def violations(text: str) -> list[str]:
     return [match[0] for pattern in FORBIDDEN for match in pattern.finditer(text)]
 

@@ -174,6 +174,24 @@ def test_data_diff_of_a_set_with_itself(lived_template, as_json, human):
     assert "equal" in human(lived_template[0], "data", "diff", digest[:12], digest[:12])
 
 
+def test_data_diff_takes_versions_too(lived_template, as_json):
+    found = as_json(lived_template[0], "data", "diff", "v1", "v2")
+    digests = [as_json(lived_template[0], "model", "show", v)["version"]["dataset"] for v in ("v1", "v2")]
+    assert found == as_json(lived_template[0], "data", "diff", *digests)
+
+
+def test_settings_are_shown_as_they_are_written(trained_template, as_json, human):
+    assert as_json(trained_template, "config", "get", "control.lease")["value"] == "15s"
+    assert human(trained_template, "config", "get", "tracking.enabled").strip() in {"true", "false"}
+    assert "PT" not in human(trained_template, "config", "explain")
+
+
+def test_a_guardrail_is_named_once(lived_template, human):
+    text = human(lived_template[0], "rollout", "explain", "v2")
+    assert "  errors: " in text
+    assert "errors: errors" not in text
+
+
 # -- verbs that change something ---------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,12 @@ def test_metric_limits() -> None:
     assert verdict(gate.metric("mae", max=9.0), evaluation(50)).verdict is Verdict.INCONCLUSIVE
 
 
+def test_a_passing_check_names_its_limits() -> None:
+    assert verdict(gate.metric("mae", max=2.1), evaluation()).text.endswith("limit at most 2.1")
+    assert verdict(gate.metric("r2", min=-5, max=1), evaluation()).text.endswith("limit at least -5 and at most 1")
+    assert verdict(gate.bounds(0, 20), evaluation()).text.endswith("limit 0 to 20")
+
+
 def test_latency_reads_the_99th_percentile() -> None:
     slow = np.full(400, 1e-3)
     slow[:8] = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("key")
 def _get(project: Project, key: str, *, show: Callable[..., None]) -> None:
     """Print a setting, such as server.port."""
-    show({"key": key, "value": project.config.get(key)}, lambda d: click.echo(d["value"]))
+    show({"key": key, "value": _as_written(project.config.get(key))}, lambda d: click.echo(_text(d["value"])))
 
 
 @click.command()
@@ -38,8 +39,12 @@ def set_(key: str, value: str, path: str, as_json: bool) -> None:
 @verb
 def explain(project: Project, *, show: Callable[..., None]) -> None:
     """Say where every setting came from."""
-    document = [{"key": key, "value": value, "origin": origin} for key, value, origin in project.config.explain()]
-    show(document, lambda d: print_table(("setting", "value", "from"), [tuple(r.values()) for r in d]))
+    document = [{"key": k, "value": _as_written(v), "origin": origin} for k, v, origin in project.config.explain()]
+    show(document, _print_origins)
+
+
+def _print_origins(settings: list[dict[str, Any]]) -> None:
+    print_table(("setting", "value", "from"), [(s["key"], _text(s["value"]), s["origin"]) for s in settings])
 
 
 @click.command()
@@ -54,6 +59,15 @@ def schema(as_json: bool) -> None:
 def _print_schema(settings: list[dict[str, Any]]) -> None:
     rows = [(s["key"], s["type"], s["default"], s["doc"]) for s in settings]
     print_table(("setting", "type", "default", "what"), rows)
+
+
+def _as_written(value: Any) -> Any:
+    """Return a value as flyball.toml would hold it: a span is "15s"."""
+    return f"{value.total_seconds():g}s" if isinstance(value, timedelta) else value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 get = verb(_get)

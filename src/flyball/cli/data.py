@@ -11,10 +11,13 @@ from flyball.cli.output import print_table, verb
 from flyball.cli.run import only_model
 
 if TYPE_CHECKING:
+    from flyball.datasets.types import DatasetManifest
     from flyball.project import Project
 
+_model = click.option("--model", help="May be left out when there is one.")
 
-@click.option("--model")
+
+@_model
 def _versions(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
     """List a model's training sets."""
     found = project.data.versions(model or only_model(project))
@@ -31,12 +34,19 @@ def _print_versions(manifests: list[dict[str, Any]]) -> None:
 
 @click.argument("one")
 @click.argument("other")
-def _diff(project: Project, one: str, other: str, *, show: Callable[..., None]) -> None:
-    """Compare two training sets by digest."""
+@_model
+def _diff(project: Project, one: str, other: str, *, model: str | None, show: Callable[..., None]) -> None:
+    """Compare two training sets, each given by its digest's first letters or by a version made of it."""
     from flyball.datasets.compare import compare
 
-    document = compare(project.data.get(one), project.data.get(other), project.layout)
+    document = compare(_set_of(project, model, one), _set_of(project, model, other), project.layout)
     show(document, _print_diff)
+
+
+def _set_of(project: Project, model: str | None, name: str) -> DatasetManifest:
+    if name.startswith("v"):  # no digest does
+        return project.data.get(project.models[model or only_model(project)].version(name).dataset)
+    return project.data.get(name)
 
 
 def _print_diff(document: dict[str, Any]) -> None:
@@ -46,7 +56,7 @@ def _print_diff(document: dict[str, Any]) -> None:
 
 
 @click.argument("version")
-@click.option("--model")
+@_model
 def _lineage(project: Project, version: str, *, model: str | None, show: Callable[..., None]) -> None:
     """Say what a version was made of: run, data, code, parent, views."""
     name = model or only_model(project)

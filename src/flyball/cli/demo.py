@@ -21,7 +21,7 @@ from flyball.cli.output import emit, note, print_table
 def demo(folder: str, no_drift: bool, seed: int, as_json: bool) -> int:
     """Watch the whole loop on real trips: six weeks of New York's spring of 2020 in about four minutes.
 
-    The project is made in FOLDER, which must be empty, and stays there.
+    The project is made in FOLDER (flyball-demo when left out), which must be empty, and stays there.
     """
     from flyball.demo.story import DRIFTING, QUIET, run_demo
     from flyball.ui.timeline import render_timeline

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "list_", "promote", "retire", "score", "show"]
 
+_model = click.option("--model", help="May be left out when there is one.")
 
-@click.option("--model")
+
+@_model
 def _list(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
     """List versions, oldest first."""
     found = project.models[model or only_model(project)].versions
@@ -33,7 +35,7 @@ def _print_versions(versions: list[dict[str, Any]]) -> None:
 
 
 @click.argument("version")
-@click.option("--model")
+@_model
 def _show(project: Project, version: str, *, model: str | None, show: Callable[..., None]) -> None:
     """Show a version, its metrics and its gate."""
     handle = project.models[model or only_model(project)]
@@ -53,7 +55,7 @@ def _print_version(document: dict[str, Any]) -> None:
 
 @click.argument("one")
 @click.argument("other")
-@click.option("--model")
+@_model
 def _compare(project: Project, one: str, other: str, *, model: str | None, show: Callable[..., None]) -> None:
     """Compare two versions' holdout metrics and data."""
     handle = project.models[model or only_model(project)]
@@ -68,7 +70,7 @@ def _compare(project: Project, one: str, other: str, *, model: str | None, show:
 
 
 @click.argument("version")
-@click.option("--model")
+@_model
 @click.option("--reason", default="promoted by hand", help="For the audit.")
 def _promote(project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]) -> None:
     """Make VERSION champion at once, without a rollout."""
@@ -77,7 +79,7 @@ def _promote(project: Project, version: str, *, model: str | None, reason: str, 
 
 
 @click.argument("version")
-@click.option("--model")
+@_model
 @click.option("--reason", default="", help="For the audit.")
 def _retire(project: Project, version: str, *, model: str | None, reason: str, show: Callable[..., None]) -> None:
     """Say that VERSION may not serve any more."""
@@ -86,7 +88,7 @@ def _retire(project: Project, version: str, *, model: str | None, reason: str, s
 
 
 @click.argument("file", type=click.Path(exists=True))
-@click.option("--model")
+@_model
 @click.option("--version", help="The champion by default.")
 @click.option("--out", type=click.Path(), required=True, help="Parquet file to write: the input and `prediction`.")
 def _score(

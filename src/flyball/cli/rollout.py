@@ -75,9 +75,9 @@ def _ordering(name: str, text: str) -> click.Command:
 
 
 def _print_status(status: dict[str, Any]) -> None:
-    click.echo(
-        f"{status['id']}: {status['phase']} at {status['share']:.0%} ({status['wanted']}) {status['reason']}".rstrip()
-    )
+    wanted = "" if status["wanted"] == "run" else f", wanted: {status['wanted']}"
+    reason = f": {status['reason']}" if status["reason"] else ""
+    click.echo(f"{status['id']}: {status['phase']} at {status['share']:.0%}{wanted}{reason}")
 
 
 @_version
@@ -89,12 +89,10 @@ def _explain(project: Project, version: str, *, model: str | None, show: Callabl
 
 def _print_evidence(document: dict[str, Any]) -> None:
     click.echo(f"{document['rollout']}: {document['phase']}. {document['reason']}")
-    if document.get("waiting"):
-        click.echo(f"  waiting: {document['waiting']}")
     if document["waiting"]:
         click.echo(f"  waiting: {document['waiting']}")
     for guardrail in document["guardrails"]:
-        click.echo(f"  {guardrail['name']}: {guardrail['sentence']}")
+        click.echo(f"  {guardrail['sentence']}")
 
 
 @_model

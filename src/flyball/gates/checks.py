@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flyball import units
 from flyball.errors import DefinitionError
 from flyball.gates.paired import paired_difference
 from flyball.gates.types import Check, GateReport, GateSpec, Verdict
 from flyball.registry.evaluation import HIGHER_IS_BETTER, Evaluation, metrics_of, require_metric
-from flyball.units import Margin, duration, margin, size
+from flyball.units import Margin
 
 __all__ = ["MIN_CALLS", "MIN_ROWS", "Facts", "GateSpec", "gate", "judge"]
 
@@ -35,7 +36,7 @@ class gate:  # noqa: N801 a namespace that users read as fb.gate.latency(...)
             metric: A name of `registry.evaluation.METRICS`.
             margin: "1%" of the champion's value, "1pp", or a number in the metric's unit.
         """
-        return GateSpec("champion", metric=require_metric(metric), margin=_margin(margin))
+        return GateSpec("champion", metric=require_metric(metric), margin=units.margin(margin))
 
     @staticmethod
     def metric(name: str, *, max: float | None = None, min: float | None = None) -> GateSpec:
@@ -47,12 +48,12 @@ class gate:  # noqa: N801 a namespace that users read as fb.gate.latency(...)
     @staticmethod
     def latency(*, p99: str) -> GateSpec:
         """Demand that a warm single-row prediction takes at most `p99` in 99 of 100 calls."""
-        return GateSpec("latency", maximum=duration(p99).total_seconds())
+        return GateSpec("latency", maximum=units.duration(p99).total_seconds())
 
     @staticmethod
     def size(limit: str | int) -> GateSpec:
         """Demand that the artifact's files take at most `limit` bytes together."""
-        return GateSpec("size", maximum=float(size(limit)))
+        return GateSpec("size", maximum=float(units.size(limit)))
 
     @staticmethod
     def bounds(low: float, high: float) -> GateSpec:
@@ -155,7 +156,12 @@ def _within(name: str, spec: GateSpec, value: float, text: str, rows: int) -> Ch
     if spec.minimum is not None and value < spec.minimum:
         return Check(name, Verdict.BREACHED, value, spec.minimum, f"{text}, below {_show(spec.minimum)}", evidence)
     limit = spec.maximum if spec.maximum is not None else spec.minimum
-    return Check(name, Verdict.PASSING, value, limit, text, evidence)
+    ends = [
+        f"{word} {_show(end)}"
+        for word, end in (("at least", spec.minimum), ("at most", spec.maximum))
+        if end is not None
+    ]
+    return Check(name, Verdict.PASSING, value, limit, f"{text}, limit {' and '.join(ends)}", evidence)
 
 
 def _latency(spec: GateSpec, latencies: np.ndarray) -> Check:
@@ -195,12 +201,9 @@ def _bounds(spec: GateSpec, seen: Evaluation) -> Check:
     if seen.rows < MIN_ROWS:
         text = f"only {seen.rows} holdout rows, {MIN_ROWS} are needed"
         return Check("bounds", Verdict.INCONCLUSIVE, None, None, text, evidence)
-    text = f"{seen.rows} holdout predictions lie in {_show(seen.low)} to {_show(seen.high)}"
+    allowed = f"limit {_show(low)} to {_show(high)}"
+    text = f"{seen.rows} holdout predictions lie in {_show(seen.low)} to {_show(seen.high)}, {allowed}"
     return Check("bounds", Verdict.PASSING, seen.high, high, text, evidence)
-
-
-def _margin(given: str | float | Margin) -> Margin:
-    return margin(given)
 
 
 def _show(value: float | None) -> str:

@@ -58,7 +58,7 @@ def plan(project: Project) -> Plan:
     _require_something(project)
     changes = [*_view_changes(old, new), *_model_changes(old, new)]
     if record is not None and record.code != code and not changes:
-        changes.append(Change("code", "project", "change", "only code changed"))
+        changes.append(Change("code", "project", "change", "only code changed, in some Python file of the project"))
     return Plan(code, tuple(changes))
 
 
