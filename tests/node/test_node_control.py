@@ -1,6 +1,6 @@
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 
 import pytest
@@ -186,3 +186,17 @@ def test_a_lost_lease_stops_the_passes_until_it_is_held_again(tmp_path):
         await until(lambda: control.acting and project.steps[-1][1] > 1)
 
     play(tmp_path, story, domain="system")
+
+
+def test_the_clock_stays_within_the_calendar(tmp_path):
+    async def story(control, project):
+        await control.set_clock(START)
+        for far in (
+            datetime(9999, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=-14))),
+            datetime(2200, 1, 1, tzinfo=UTC),
+        ):
+            with pytest.raises(InputError, match="ends with the year 2199"):
+                await control.set_clock(far)
+        return control.health()["now"]
+
+    assert play(tmp_path, story) == START.isoformat()

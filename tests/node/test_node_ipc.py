@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flyball.adapters.local.ipc import Client, PeerGone, Server, call_sync, pack_matrix, unpack_matrix
-from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, IntegrityError
+from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, InputError, IntegrityError
 
 
 async def _double(body, call):
@@ -153,3 +153,19 @@ def test_an_ordinary_caller_is_told_that_nobody_listens(tmp_path):
     with pytest.raises(PeerGone, match="is not running"):
         call_sync(tmp_path / "none.sock", "double", 1)
     assert threading.active_count() < 10
+
+
+def test_a_value_that_no_message_can_carry_is_told_and_leaves_the_connection_alone(tmp_path):
+    async def story():
+        server = Server(tmp_path / "s", HANDLERS)
+        await server.start()
+        client = Client(tmp_path / "s")
+        with pytest.raises(InputError, match="'?push"):
+            await client.call("push", [10**400])
+        assert client._waiting == {}
+        answer = await client.call("double", 4)
+        client.close()
+        await server.close()
+        return answer
+
+    assert asyncio.run(story()) == 8

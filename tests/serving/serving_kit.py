@@ -58,7 +58,7 @@ class FakeHost:
 
         self.calls += 1
         if self.gone:
-            raise Unavailable("the host is gone")
+            raise self.gone if isinstance(self.gone, Unavailable) else Unavailable("the host is gone")
         if self.hang:
             await asyncio.sleep(60)
         return self._predict(matrix)

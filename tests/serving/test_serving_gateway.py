@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from serving_kit import Kit, broken, double, infer_body, table, triple, until
 
+from flyball.adapters.local.ipc import PeerGone
 from flyball.errors import FlyballError
 from flyball.records.types import Outcome, Prediction, Shadow
 from flyball.serving.slots import VetoReason
@@ -401,3 +402,44 @@ def test_metrics_speak_for_all_slots(tmp_path: Path) -> None:
     assert 'flyball_rows_total{worker="0",arm="champion"} 3' in text
     assert 'flyball_requests_total{worker="2",arm="champion"} 1' in text
     assert 'worker="1"' not in text
+
+
+def test_shadow_rows_for_a_host_that_is_away_are_dropped_and_blame_nobody(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, v1=double, v2=triple)
+    gateway = kit.gateway()
+
+    async def story():
+        async with async_client(gateway) as http:
+            await gateway.swap(table(1, kit.ref("v1"), kit.ref("v2", trusted=False), shadow=1.0))
+            answers = []
+            for sent in (True, False):  # with the host when it died; no host to send them to
+                kit.hosts["v2"].gone = PeerGone("the host is gone", sent=sent)
+                answers.append((await http.post(INFER, json=infer_body(2.0, rows=3))).json()["id"])
+                await gateway._shadows.idle()
+            counts = gateway.slot.shadow_sent, gateway.slot.shadow_dropped
+            await gateway.close()
+            return answers, counts
+
+    answers, counts = run(story())
+    blamed = {r.id.partition("#")[0] for r in kit.records() if isinstance(r, Shadow) and r.error}
+    assert blamed == {answers[0]}
+    assert counts == (3, 3)
+
+
+def test_an_outcome_is_not_acknowledged_when_the_disk_is_full(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, v1=double)
+    gateway = kit.gateway()
+
+    def full(_: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with client(gateway) as http:
+        http.call(gateway.swap(table(1, kit.ref("v1"))))
+        gateway.log._segments.append, append = full, gateway.log._segments.append
+        predicted = http.post(INFER, json=infer_body())
+        row = {"prediction_id": predicted.json()["id"], "value": 1.0, "event_time": "2026-01-01T00:00:00Z"}
+        refused = http.post("/v1/outcomes", json=[row])
+        gateway.log._segments.append = append
+        taken = http.post("/v1/outcomes", json=[row])
+    assert (predicted.status_code, refused.status_code, taken.status_code) == (200, 503, 200)
+    assert [r.id for r in kit.records() if isinstance(r, Outcome)] == [row["prediction_id"]]

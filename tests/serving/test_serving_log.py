@@ -110,3 +110,16 @@ asyncio.run(main())
     last = int(rest[-1]) if rest else acknowledged[-1]
     written = [i for b in batches(tmp_path) for i in b]
     assert written[: last + 1] == [f"p{k}" for k in range(last + 1)]
+
+
+def test_a_record_that_cannot_be_written_neither_hangs_nor_takes_its_neighbours_along(tmp_path: Path) -> None:
+    async def story():
+        shared = SharedMap.in_memory()
+        log = LogWriter(tmp_path / "w0", slot=shared.slot(0))
+        turns = [log.put([outcome(1)]), log.put([Outcome("poison", 1.0, 10**30, 0)]), log.put([outcome(2)])]
+        written = await asyncio.wait_for(asyncio.gather(*turns), 5)
+        log.close()
+        return written, shared.slot(0).log_dropped
+
+    assert asyncio.run(story()) == ([False] * 3, 1)
+    assert batches(tmp_path) == [["p1", "p2"]]

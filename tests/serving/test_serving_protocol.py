@@ -133,3 +133,27 @@ def test_source_rows_refuse_what_is_no_object() -> None:
     for body in (b"1", b"[1]", b"{\n", b'{"a": 1}\nx'):
         with pytest.raises(BadRequest):
             parse_source_rows(body)
+
+
+@pytest.mark.parametrize("parse_body", [lambda b: parse_infer(b, INPUTS), lambda b: parse_rows(b, INPUTS), parse_outcomes,
+                                        parse_source_rows])  # fmt: skip
+@pytest.mark.parametrize(
+    "body", [b"", b"  ", b"[" * 100_000, b'{"a":' * 100_000, b'{"zone": "\xff"}', b"\xff\xfe", b'{"a": "\\ud800"}'],
+    ids=["empty", "blank", "deep list", "deep object", "bad text", "no text", "half a pair"],
+)  # fmt: skip
+def test_no_body_is_more_than_a_bad_request(parse_body, body: bytes) -> None:
+    with pytest.raises(BadRequest, match="the body"):
+        parse_body(body)
+
+
+@pytest.mark.parametrize("wrong", [{"event_time": 10**30}, {"event_time": 1 << 63}, {"revision": 10**20}, {"revision": -1},
+                                   {"value": 10**400}])  # fmt: skip
+def test_an_outcome_that_no_log_can_hold_is_refused(wrong: dict) -> None:
+    row = {"prediction_id": "p", "value": 1.0, "event_time": "2020-03-12T00:00:00Z"}
+    with pytest.raises(BadRequest):
+        parse_outcomes(json.dumps([row | wrong]).encode())
+
+
+def test_a_time_beyond_the_calendar_is_refused() -> None:
+    with pytest.raises(BadRequest, match="booked is 1000000"):
+        parse(ZONE, MILES, tensor("booked", "INT64", [10**30]))

@@ -34,6 +34,7 @@ __all__ = ["ControlProcess", "main"]
 
 _T = TypeVar("_T")
 _LEASE = "control"
+_END = 7_258_118_400_000_000  # µs of 1 January 2200: sums of times and spans must stay within the calendar
 _PASSES = 1000  # passes in one clock step at most
 
 
@@ -142,6 +143,8 @@ class ControlProcess:
         """
         if self._settings.clock.domain != "simulated":
             raise Refused("domain time is the machine's here; set clock.domain to simulated to step it")
+        if to_micros(to) >= _END:
+            raise InputError(f"domain time may not be stepped to {to.isoformat()}; it ends with the year 2199")
         project = self.project
         async with self._passing:
             if self._map.domain_time and to_micros(to) < self._map.domain_time:

@@ -44,7 +44,7 @@ _COMPACT_EVERY = 30.0  # seconds between two looks at the log's closed segments
 class _Push:
     source: str
     rows: list[dict[str, Any]]
-    arrival: int
+    arrival: int | None  # None: stamped when it is committed, as near as can be to when readers see it
     answer: asyncio.Future[dict[str, Any]]
 
 
@@ -106,7 +106,7 @@ class IngestProcess:
         """Accept rows: [source, rows, arrival µs or None] -> accepted, rejected, sequence of the first row."""
         source, rows, arrival = body
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Push(source, rows, arrival or self._now(), answer))
+        self._queue.append(_Push(source, rows, arrival, answer))
         self._wake.set()
         return await answer
 

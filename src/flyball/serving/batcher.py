@@ -30,7 +30,7 @@ class Item:
     `values[k]` is None where `errors` has k. `wait` and `run` are µs in the queue and in the model.
     """
 
-    __slots__ = ("deadline", "errors", "future", "gone", "matrix", "queued", "run", "timer", "values", "wait")
+    __slots__ = ("absent", "deadline", "errors", "future", "gone", "matrix", "queued", "run", "timer", "values", "wait")
 
     def __init__(self, matrix: Matrix, deadline: float, future: asyncio.Future[Item]) -> None:
         """Wait with `matrix` until `deadline` (monotonic seconds)."""
@@ -42,6 +42,7 @@ class Item:
         self.errors: dict[int, str] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.gone = False  # the outside system behind the model is not there
+        self.absent = False  # and it was not when it was asked: nothing was sent, so nothing is known of the model
         self.wait = 0
         self.run = 0
 
@@ -162,7 +163,7 @@ class Batcher:
 
     async def _run_away(self, batch: list[Item]) -> None:
         start = time.perf_counter_ns()
-        gone = False
+        gone = absent = False
         matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([i.matrix for i in batch])
         try:
             values, errors = await self._call(matrix, max(i.deadline for i in batch))
@@ -172,8 +173,9 @@ class Batcher:
             raise
         except Exception as error:  # only whole-batch causes come here: gone, late
             text, gone = _cause(error), isinstance(error, Unavailable)
+            absent = gone and not getattr(error, "sent", True)
             values, errors = [None] * len(matrix), dict.fromkeys(range(len(matrix)), text)
-        end = self._deliver(batch, values, errors, start, gone=gone)
+        end = self._deliver(batch, values, errors, start, gone=gone, absent=absent)
         if errors is None:
             self._learn((end - start) / 1e9)
         self._turn()
@@ -197,6 +199,7 @@ class Batcher:
         start: int,
         *,
         gone: bool = False,
+        absent: bool = False,
     ) -> int:
         end, at = time.perf_counter_ns(), 0
         for item in batch:
@@ -207,7 +210,7 @@ class Batcher:
                 item.wait, item.run = (start - item.queued) // 1000, (end - start) // 1000
                 if errors:
                     mine = {k - at: text for k, text in errors.items() if at <= k < at + n}
-                    item.errors, item.gone = mine or None, gone
+                    item.errors, item.gone, item.absent = mine or None, gone, absent
                 if item.timer is not None:
                     item.timer.cancel()
                 self._durations.append(item.wait + item.run)

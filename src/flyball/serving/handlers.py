@@ -16,7 +16,7 @@ from flyball.records.types import Outcome, Record
 from flyball.serving.asgi import Receive, Response, Scope, json, read_body
 from flyball.serving.metrics import render
 from flyball.serving.plan import ModelPlan
-from flyball.serving.protocol import encode_rows, metadata, parse_outcomes, parse_source_rows, rows_call
+from flyball.serving.protocol import MALFORMED, encode_rows, metadata, parse_outcomes, parse_source_rows, rows_call
 
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
@@ -139,7 +139,7 @@ class Handlers:
         body = await read_body(scope, receive, self._gateway.max_body)
         try:
             request: Any = _json.decode(body)
-        except msgspec.DecodeError as error:
+        except MALFORMED as error:
             raise BadRequest(f"the body is no JSON: {error}") from error
         plan = self._chosen(request)
         call = rows_call(request, plan.inputs)
@@ -169,8 +169,8 @@ class Handlers:
         received = gateway.clock.micros()
         records: list[Record] = [Outcome(pid, value, event, received, "api", rev) for pid, value, event, rev in rows]
         written = gateway.log.put(records, durable=True)
-        if written is not None:
-            await written
+        if written is not None and not await written:
+            raise Unavailable("the prediction log took no outcome: its disk is full; send them again later")
         return json({"accepted": len(records)})
 
     async def _events(self, scope: Scope, receive: Receive, started: int) -> Response:

@@ -19,6 +19,7 @@ from flyball.serving.slots import Slot
 __all__ = ["LogWriter"]
 
 _SYNC_EVERY = 0.02
+_UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class LogWriter:
@@ -43,8 +44,8 @@ class LogWriter:
         self._full = full
         self._slot = slot
         self._pending: list[Record] = []
-        self._turn: asyncio.Future[None] | None = None
-        self._unsynced: list[asyncio.Future[None]] = []
+        self._turn: asyncio.Future[bool] | None = None
+        self._unsynced: list[asyncio.Future[bool]] = []
         self._syncing = False
         self._thread: ThreadPoolExecutor | None = None
 
@@ -57,9 +58,10 @@ class LogWriter:
         """Records taken and not yet written."""
         return len(self._pending)
 
-    def put(self, records: list[Record], *, durable: bool = False, alone: bool = False) -> asyncio.Future[None] | None:
+    def put(self, records: list[Record], *, durable: bool = False, alone: bool = False) -> asyncio.Future[bool] | None:
         """Take records for this turn's frame; await the future, if there is one, before answering.
 
+        It tells whether the records were written; False only comes with fail_open.
         `durable` asks for at least the promise of "durable" whatever the mode (outcomes). `alone` says that nobody
         else is about to write in this turn: then the frame is written here and now.
         """
@@ -92,7 +94,7 @@ class LogWriter:
             self._thread = None
         self._segments.close()
 
-    def _flush(self, loop: asyncio.AbstractEventLoop, turn: asyncio.Future[None]) -> None:
+    def _flush(self, loop: asyncio.AbstractEventLoop, turn: asyncio.Future[bool]) -> None:
         self._turn = None
         failure = self._append()
         if failure is not None and self._full == "fail_closed":
@@ -103,7 +105,7 @@ class LogWriter:
         if self._mode == "sync" and failure is None:
             self._unsynced.append(turn)
         elif not turn.done():
-            turn.set_result(None)
+            turn.set_result(failure is None)
         self._sync_later(loop, failure)
 
     def _sync_later(self, loop: asyncio.AbstractEventLoop, failure: Unavailable | None) -> None:
@@ -115,17 +117,29 @@ class LogWriter:
         records, self._pending = self._pending, []
         if not records:
             return None
+        payload, failure = self._encoded(records)
         try:
-            self._segments.append(encode(records))
+            self._segments.append(payload)
         except OSError as error:
-            if self._slot is not None:
-                self._slot.count_log_dropped(len(records))
+            self._dropped(len(records))
             failure = Unavailable(
                 f"the prediction log took no record: {error.strerror or error}; make room on its disk"
             )
             failure.__cause__ = error
-            return failure
-        return None
+        return failure
+
+    def _encoded(self, records: list[Record]) -> tuple[bytes, Unavailable | None]:
+        """Return the frame; a record that nothing can write is left out and takes no neighbour along."""
+        try:
+            return encode(records), None
+        except _UNWRITABLE as error:
+            good = [record for record in records if _writable(record)]
+            self._dropped(len(records) - len(good))
+            return encode(good), Unavailable(f"a record cannot be written to the prediction log: {error}")
+
+    def _dropped(self, records: int) -> None:
+        if self._slot is not None:
+            self._slot.count_log_dropped(records)
 
     def _start_sync(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._thread is None:
@@ -143,7 +157,7 @@ class LogWriter:
     def _synced(
         self,
         loop: asyncio.AbstractEventLoop,
-        waiting: list[asyncio.Future[None]],
+        waiting: list[asyncio.Future[bool]],
         done: asyncio.Future[OSError | None],
     ) -> None:
         error = done.result() if not done.cancelled() else None
@@ -153,12 +167,20 @@ class LogWriter:
             if error is not None and self._full == "fail_closed":
                 turn.set_exception(Unavailable(f"the prediction log was not synced: {error}"))
             else:
-                turn.set_result(None)
+                turn.set_result(error is None)
         self._syncing = bool(self._unsynced)
         if self._syncing:
             self._start_sync(loop)
 
 
-def _seen(done: asyncio.Future[None]) -> None:
+def _writable(record: Record) -> bool:
+    try:
+        encode([record])
+    except _UNWRITABLE:
+        return False
+    return True
+
+
+def _seen(done: asyncio.Future[bool]) -> None:
     if not done.cancelled():
         done.exception()

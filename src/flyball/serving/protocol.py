@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,10 +19,12 @@ from flyball.errors import BadRequest, nearest
 from flyball.features.spec import ColumnType, InputSpec
 from flyball.units import to_micros
 
-__all__ = ["Call", "Columns", "encode_infer", "encode_rows", "metadata", "parse_infer", "parse_outcomes", "parse_rows",
-           "parse_source_rows"]  # fmt: skip
+__all__ = ["MALFORMED", "Call", "Columns", "encode_infer", "encode_rows", "metadata", "parse_infer", "parse_outcomes",
+           "parse_rows", "parse_source_rows"]  # fmt: skip
 
 Columns = dict[str, list[Any]]
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding a body of a stranger may raise
+_EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # µs of the years 1 and 9999
 _INTEGERS = frozenset({"INT64", "INT32", "INT16", "INT8", "UINT8", "UINT16", "UINT32"})
 _FLOATS = frozenset({"FP64", "FP32"})
 _DATATYPES: dict[ColumnType, frozenset[str]] = {
@@ -77,7 +79,7 @@ class _OutcomeRow(msgspec.Struct):
     prediction_id: str
     value: float
     event_time: str | int
-    revision: int = 0
+    revision: Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)] = 0
 
 
 @dataclass(slots=True)
@@ -105,7 +107,7 @@ def parse_infer(body: bytes, inputs: dict[str, InputSpec]) -> Call:
     """
     try:
         request = _infer.decode(body)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise BadRequest(f"the body is no V2 inference request: {error}") from error
     columns: Columns = {}
     n = -1
@@ -228,9 +230,11 @@ def parse_outcomes(body: bytes) -> list[tuple[str, float, int, int]]:
 def parse_source_rows(body: bytes, *, key: str = "rows") -> list[dict[str, Any]]:
     """Return the rows of a JSON list, of {key: [...]}, of one object, or of JSON lines."""
     text = body.strip()
+    if not text:
+        raise BadRequest("the body is empty; send a JSON list or one JSON object per line")
     try:
         found: Any = _any.decode(text)
-    except msgspec.DecodeError:
+    except MALFORMED:
         found = _lines(text)
     if isinstance(found, dict):
         found = found[key] if isinstance(found.get(key), list) else [found]
@@ -242,14 +246,14 @@ def parse_source_rows(body: bytes, *, key: str = "rows") -> list[dict[str, Any]]
 def _lines(text: bytes) -> list[Any]:
     try:
         return [_any.decode(line) for line in text.splitlines() if line.strip()]
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise BadRequest(f"the body is neither JSON nor JSON lines: {error}") from error
 
 
 def _json(body: bytes) -> object:
     try:
         return _any.decode(body)
-    except msgspec.DecodeError as error:
+    except MALFORMED as error:
         raise BadRequest(f"the body is no JSON: {error}") from error
 
 
@@ -313,14 +317,17 @@ def _integers(spec: InputSpec, data: list[Any]) -> list[Any]:
 
 
 def _time(name: str, value: str | int) -> int:
-    if isinstance(value, int):
-        return value
     try:
-        return to_micros(datetime.fromisoformat(value))
+        time = value if isinstance(value, int) else to_micros(datetime.fromisoformat(value))
     except ValueError as error:
-        raise BadRequest(
-            f"{name} is {value!r}; send ISO 8601 such as 2020-03-11T08:00:00Z, or µs since 1970"
-        ) from error
+        raise _no_time(name, value) from error
+    if not _EARLIEST <= time <= _LATEST:
+        raise _no_time(name, value)
+    return time
+
+
+def _no_time(name: str, value: str | int) -> BadRequest:
+    return BadRequest(f"{name} is {value!r:.60}; send ISO 8601 such as 2020-03-11T08:00:00Z, or µs since 1970")
 
 
 def _complete(call: Call, inputs: dict[str, InputSpec]) -> None:

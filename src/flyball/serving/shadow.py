@@ -1,4 +1,8 @@
-"""Rows sent to the other arm after the answer: bounded, last in line, dropped and counted under pressure."""
+"""Rows sent to the other arm after the answer: bounded, last in line, dropped and counted under pressure.
+
+The surprise: while the other arm's host is away, rows are dropped too. What was never sent says nothing about the
+model; the rows that were with it when it died do.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +75,8 @@ class Shadows:
             jobs = self._take()
             try:
                 records = await self._ask(jobs)
-                self._slot.count_shadow(sent=len(jobs))
-                if self._log is not None:
+                self._slot.count_shadow(sent=len(records), dropped=len(jobs) - len(records))
+                if records and self._log is not None:
                     self._log.note(records)
             finally:
                 for job in jobs:
@@ -93,6 +97,8 @@ class Shadows:
             text = f"{type(error).__name__}: {error}"[:500]
             return [_record(job, None, text, 0) for job in jobs]
         item = await arm.loaded.batcher.submit(matrix, time.monotonic() + plan.route.deadline)
+        if item.absent:
+            return []
         errors = item.errors or {}
         total = item.wait + item.run
         return [_record(job, item.values[k], errors.get(k), total) for k, job in enumerate(jobs)]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from flyball import errors
-from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Unavailable
+from flyball.errors import DeadlineExceeded, FlyballError, InputError, IntegrityError, Unavailable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,8 +226,8 @@ class Client:
         number = self._next
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (future, progress)
-        link.send([number, "q", method, body])
         try:
+            link.send([number, "q", method, body])
             if timeout is None:
                 return await future
             return await asyncio.wait_for(future, timeout)
@@ -323,7 +323,12 @@ def unpack_matrix(packed: list[Any]) -> np.ndarray:
 
 
 def _frame(message: list[Any]) -> bytes:
-    payload = _encode(message)
+    try:
+        payload = _encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f"what {message[2]!s:.40} is to carry holds a value that no message can say: {error}"
+        ) from error
     return _LENGTH.pack(len(payload)) + payload
 
 
