@@ -99,3 +99,10 @@ def test_zones_are_respected_and_naive_times_count_as_utc() -> None:
 @given(st.integers(min_value=0, max_value=10**15))
 def test_a_span_in_whole_microseconds(value: int) -> None:
     assert units.micros(timedelta(microseconds=value)) == value
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (90, "1.5 min"), (7200, "2 h"), (604_800, "7 d")]
+)
+def test_a_span_in_words(seconds: float, words: str) -> None:
+    assert units.spoken(timedelta(seconds=seconds)) == words

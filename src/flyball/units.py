@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from flyball.errors import UnitError
 
-__all__ = ["Margin", "duration", "from_micros", "margin", "micros", "per", "share", "size", "to_micros"]
+__all__ = ["Margin", "duration", "from_micros", "margin", "micros", "per", "share", "size", "spoken", "to_micros"]
 
 _MICROS = {
     "us": 1, "µs": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "min": 60_000_000,
@@ -66,7 +66,11 @@ def share(text: str | float) -> float:
 
 
 def size(text: str | int) -> int:
-    """Parse "50MB" (10**6) or "64MiB" (2**20) into bytes."""
+    """Parse "50MB" (10**6) or "64MiB" (2**20) into bytes; an int passes through.
+
+    Raises:
+        UnitError: not a number with one of B, kB, MB, GB, TB, KiB, MiB, GiB, TiB.
+    """
     if isinstance(text, int):
         return text
     match = _PART.fullmatch(text.strip().lower())
@@ -76,7 +80,11 @@ def size(text: str | int) -> int:
 
 
 def margin(text: str | float | Margin) -> Margin:
-    """Parse "5%" (relative), "1pp" (absolute, of a rate) or "0.3" (absolute, in the metric's unit)."""
+    """Parse "5%" (relative), "1pp" (absolute, of a rate) or "0.3" (absolute, in the metric's unit).
+
+    Raises:
+        UnitError: none of these, negative, or a per cent above 100.
+    """
     if isinstance(text, Margin):
         return text
     points = _number(text, "pp", 0.01) if isinstance(text, str) and text.strip().endswith("pp") else None
@@ -91,7 +99,11 @@ def margin(text: str | float | Margin) -> Margin:
 
 
 def per(text: str) -> tuple[int, timedelta]:
-    """Parse "3/week" into (3, 7 days)."""
+    """Parse "3/week" into (3, 7 days); a month counts 30 days.
+
+    Raises:
+        UnitError: not a whole count per hour, day, week or month.
+    """
     count, _, unit = text.partition("/")
     if not count.strip().isdigit() or unit.strip() not in _PER:
         raise UnitError(f"{text!r} is no budget; write a count per hour, day, week or month, such as 3/week")
@@ -112,6 +124,20 @@ def from_micros(value: int) -> datetime:
 def micros(span: timedelta) -> int:
     """Return a span in whole microseconds."""
     return span // timedelta(microseconds=1)
+
+
+def spoken(span: timedelta) -> str:
+    """Return a span in words with three digits and its largest fitting unit.
+
+    Example:
+        >>> spoken(timedelta(hours=36)), spoken(timedelta(minutes=20)), spoken(timedelta(seconds=0.5))
+        ('1.5 d', '20 min', '0.5 s')
+    """
+    seconds = span.total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _number(text: str | float, suffix: str, factor: float) -> float | None:

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from flyball.errors import DefinitionError, UnknownName
 from flyball.loop.types import RetrainSpec, Trigger, TriggerSpec
 from flyball.monitoring.types import DriftWindow, PerformanceWindow
-from flyball.units import duration, per
+from flyball.units import duration, per, spoken
 
 __all__ = ["Damping", "Retrain", "damp", "drift_trigger", "next_tick", "on", "performance_trigger",
            "schedule_trigger"]  # fmt: skip
@@ -135,10 +135,10 @@ def damp(
         return Damping("wait", f"{active} is still active")
     if starts and now - starts[-1] < spec.cooldown:
         left = spec.cooldown - (now - starts[-1])
-        return Damping("drop", f"cooldown: the last run started {_span(now - starts[-1])} ago, {_span(left)} to go")
+        return Damping("drop", f"cooldown: the last run started {spoken(now - starts[-1])} ago, {spoken(left)} to go")
     spent = sum(now - s < spec.budget_window for s in starts)
     if spent >= spec.budget:
-        return Damping("drop", f"budget: {spent} of {spec.budget} runs in {_span(spec.budget_window)} are used")
+        return Damping("drop", f"budget: {spent} of {spec.budget} runs in {spoken(spec.budget_window)} are used")
     return Damping("launch", "nothing stands in the way")
 
 
@@ -220,12 +220,3 @@ def _beyond(spec: TriggerSpec, value: float | None) -> bool:
 
 def _stamp(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
-
-
-def _span(span: timedelta) -> str:
-    """Return "3 d", "5 h" or "20 min"."""
-    seconds = span.total_seconds()
-    for unit, size in (("d", 86_400), ("h", 3600)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 60:.3g} min"

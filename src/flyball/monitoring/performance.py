@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from flyball.errors import InputError, UnknownName
 from flyball.monitoring.types import PerformanceWindow
+from flyball.registry.evaluation import auc
 
 __all__ = ["METRICS", "Labelled", "metric_value", "performance_window"]
 
+_LEAST = 1e-15  # a certain and wrong answer costs about 35 nats, not infinity
 Floats = npt.NDArray[np.float64]
 Answer = float | list[float]
 
@@ -83,7 +85,7 @@ def metric_value(metric: str, truth: Floats, answers: list[Answer]) -> float | N
         return float(np.mean(np.argmax(np.array(answers), axis=1) == truth))
     if metric == "logloss" and isinstance(answers[0], list) and len(answers[0]) > 2:
         chances = np.array(answers)[np.arange(len(truth)), truth.astype(np.int64)]
-        return float(-np.log(np.clip(chances, 1e-15, 1.0)).mean())
+        return float(-np.log(np.clip(chances, _LEAST, 1.0)).mean())
     value = METRICS[metric](truth, _scalars(metric, answers))
     return float(value) if np.isfinite(value) else None
 
@@ -97,25 +99,14 @@ def _scalars(metric: str, answers: list[Answer]) -> Floats:
     return np.array([a[1] if isinstance(a, list) else a for a in answers], dtype=np.float64)
 
 
-def _auc(truth: Floats, answer: Floats) -> float:
-    """Return the chance that a positive ranks above a negative, ties half."""
-    positive = truth > 0.5
-    p, n = int(positive.sum()), int((~positive).sum())
-    if not p or not n:
-        return float("nan")
-    _, place, counts = np.unique(answer, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * n))
-
-
 def _logloss(truth: Floats, answer: Floats) -> float:
-    chance = np.clip(np.where(truth > 0.5, answer, 1.0 - answer), 1e-15, 1.0)
+    chance = np.clip(np.where(truth > 0.5, answer, 1.0 - answer), _LEAST, 1.0)
     return float(-np.log(chance).mean())
 
 
 METRICS: dict[str, Callable[[Floats, Floats], float]] = {
     "accuracy": lambda y, p: float(np.mean((p > 0.5) == (y > 0.5))),
-    "auc": _auc,
+    "auc": lambda y, p: auc((y > 0.5).astype(np.float64), p),
     "bias": lambda y, p: float(np.mean(p - y)),
     "brier": lambda y, p: float(np.mean((p - y) ** 2)),
     "logloss": _logloss,

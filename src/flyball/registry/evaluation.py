@@ -13,7 +13,7 @@ import numpy as np
 from flyball.errors import UnknownName
 
 __all__ = [
-    "CLASSIFICATION", "HIGHER_IS_BETTER", "METRICS", "REGRESSION", "ROW_LOSSES", "Evaluation", "metrics_of",
+    "CLASSIFICATION", "HIGHER_IS_BETTER", "METRICS", "REGRESSION", "ROW_LOSSES", "Evaluation", "auc", "metrics_of",
     "require_metric", "row_loss",
 ]  # fmt: skip
 

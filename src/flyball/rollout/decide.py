@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from flyball.rollout.types import Decision, Evidence, Phase, RolloutSpec, RolloutStatus
+from flyball.units import spoken
 
 __all__ = ["apply", "decide", "freshness"]
 
@@ -102,13 +103,13 @@ def _progress(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, now:
     if not blocked:
         return _onward(spec, status)
     if since >= spec.max_wait:
-        return Decision("pause", f"no verdict within {_span(spec.max_wait)}: {blocked}")
+        return Decision("pause", f"no verdict within {spoken(spec.max_wait)}: {blocked}")
     return Decision("wait", blocked)
 
 
 def _begin(spec: RolloutSpec, status: RolloutStatus) -> Decision:
     if spec.shadow > timedelta(0) and not status.skip_shadow:
-        return Decision("start_shadow", f"copying traffic to {status.candidate} for {_span(spec.shadow)}")
+        return Decision("start_shadow", f"copying traffic to {status.candidate} for {spoken(spec.shadow)}")
     return _step(spec, 0, "started without a shadow phase")
 
 
@@ -131,7 +132,7 @@ def _blocked(
     shadow = status.phase is Phase.SHADOW
     least = spec.shadow if shadow else spec.bake
     if since < least:
-        return f"{_span(least - since)} of {'shadow' if shadow else 'bake'} time left"
+        return f"{spoken(least - since)} of {'shadow' if shadow else 'bake'} time left"
     if evidence.incident:
         return "both arms fail together; the ramp waits until that is over"
     if evidence.mismatch:
@@ -146,11 +147,3 @@ def _blocked(
         return ""
     unsafe = [rail for rail in evidence.guardrails if not rail.safe]
     return "" if not unsafe else f"not yet shown to be safe: {'; '.join(f'{r.name}: {r.text}' for r in unsafe)}"
-
-
-def _span(span: timedelta) -> str:
-    seconds = round(span.total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g}{unit}"
-    return f"{seconds}s"

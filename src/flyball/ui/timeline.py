@@ -7,12 +7,13 @@ can be mailed, kept beside an audit, and opened in ten years.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from html import escape
 from typing import Any
 
 from flyball.drawing.charts import Mark, Series, bar_chart, line_chart
 from flyball.drawing.page import page
+from flyball.units import spoken
 
 __all__ = ["render_timeline"]
 
@@ -209,13 +210,8 @@ def _of(value: Any, unit: str) -> str | None:
     return None if value is None else f"{value:,.3g} {unit}" if abs(value) < 1000 else f"{value:,.0f} {unit}"
 
 
-def _span(seconds: Any) -> str:
-    if seconds is None:
-        return ""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+def _span(seconds: float | None) -> str:
+    return "" if seconds is None else spoken(timedelta(seconds=seconds))
 
 
 def _short(day: str) -> str:
