@@ -25,7 +25,9 @@ __all__ = ["CANDIDATE", "CONTROL", "Allocation", "Bin", "Binner", "Counts", "Fai
 CANDIDATE, CONTROL = 0, 1
 SECOND = 1_000_000
 _KEEP_ROWS = 500_000  # rows waiting for an outcome; the oldest go first
-_VETO_LEAST, _VETO_LASTS = 5, 60 * SECOND
+_KEEP_EARLY = _KEEP_ROWS // 10  # outcomes waiting for their row
+_KEEP_EXPOSED = 100_000  # units; beyond it those whose episode is over are forgotten
+_VETO_LEAST, _VETO_LASTS = 5, 60 * SECOND  # vetoed requests, and the time they span, that make a veto last
 _NOT_RANDOM = frozenset({"header", "veto", "kill switch", "version"})  # assignments that nobody drew
 
 
@@ -152,7 +154,7 @@ class Binner:
     def _advance(self, latest: int) -> None:
         self._next = max(self._next, latest + 1)
         horizon = latest * SECOND - self._episode
-        if len(self._exposed) > 100_000:
+        if len(self._exposed) > _KEEP_EXPOSED:
             self._exposed = {key: at for key, at in self._exposed.items() if at > horizon}
 
     def _bin(self, second: int) -> Bin:
@@ -220,7 +222,7 @@ class Binner:
                 self._finish(o.id, waiting, latest)
         elif self._joins and self._tables:
             self._early.setdefault(o.id, o.value)
-            if len(self._early) > _KEEP_ROWS // 10:
+            if len(self._early) > _KEEP_EARLY:
                 self._early.popitem(last=False)
 
     def _count(self, into: Bin, index: int, arm: int, unit: int, at: int, *, failed: bool) -> None:

@@ -39,7 +39,7 @@ def decide(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, now: da
             assert_never(status.phase)
 
 
-def apply(spec: RolloutSpec, status: RolloutStatus, decision: Decision, now: datetime) -> RolloutStatus:
+def apply(status: RolloutStatus, decision: Decision, now: datetime) -> RolloutStatus:
     """Return the status after a decision was acted on."""
     moved = replace(status, entered=now, reason=decision.reason)
     match decision.action:

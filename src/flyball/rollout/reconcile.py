@@ -35,7 +35,8 @@ _CAUSES: dict[str, Literal["promote", "rollout", "rollback"]] = {
 _ORDERS: dict[str, Literal["run", "pause", "promote", "abort"]] = {
     "run": "run", "pause": "pause", "promote": "promote", "abort": "abort",
 }  # fmt: skip
-_ACTS_PER_PASS = 4
+_ACTS_PER_PASS = 4  # begin, roll back, finish and one more; what is left waits for the next pass
+_ORDER_TRIES = 20
 Done = Callable[[str, str, datetime], None]
 
 
@@ -126,7 +127,7 @@ class Reconciler:
             if decision.action == "wait":
                 break
             live.decided(status, decision, now, vetoed)
-            target = apply(spec, status, decision, now)
+            target = apply(status, decision, now)
             table, route = self._act(status, target, decision, table, route, now, fence)
             happened = _events(status, decision, evidence, now)
             status = self._persist(target, live, evidence, fence, happened)
@@ -202,7 +203,7 @@ class Reconciler:
         return self._store.save(known, expected=status.revision, fence=fence, events=events)
 
 
-def adopt(spec: RolloutSpec, status: RolloutStatus, route: ModelRoute) -> Decision | None:
+def adopt(status: RolloutStatus, route: ModelRoute) -> Decision | None:
     """Return the decision that the routing table in force shows to have been acted on, or made by somebody else."""
     if status.phase in TERMINAL or status.phase is Phase.ROLLING_BACK:
         return None
@@ -230,7 +231,7 @@ def _choose(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, route:
     if decision.action == "wait" and ahead and route.rollout == status.id:
         reason = f"the routing table already has step {following + 1}"
         return Decision("set_step", reason, step=following, share=spec.steps[following], guardrail="table")
-    return adopt(spec, status, route) or decision
+    return adopt(status, route) or decision
 
 
 def start(
@@ -292,7 +293,7 @@ def order(
     """
     if wanted not in _ORDERS:
         raise UnknownName.of("order", wanted, _ORDERS)
-    for _ in range(20):
+    for _ in range(_ORDER_TRIES):
         _, status = store.get(rollout)
         if status.phase in TERMINAL:
             raise Refused(f"rollout {rollout} is over ({status.phase}); start a new one")
