@@ -443,3 +443,23 @@ def test_an_outcome_is_not_acknowledged_when_the_disk_is_full(tmp_path: Path) ->
         taken = http.post("/v1/outcomes", json=[row])
     assert (predicted.status_code, refused.status_code, taken.status_code) == (200, 503, 200)
     assert [r.id for r in kit.records() if isinstance(r, Outcome)] == [row["prediction_id"]]
+
+
+def test_a_request_for_a_host_that_is_away_is_the_first_vetoed_one_and_no_failure(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, v1=double, v2=triple)
+    gateway = kit.gateway()
+
+    async def story():
+        async with async_client(gateway) as http:
+            await gateway.swap(table(1, kit.ref("v1"), kit.ref("v2", trusted=False), share=1.0, pair=False))
+            kit.hosts["v2"].gone = PeerGone("there is no host", sent=False)
+            answers = [await http.post(INFER, json=infer_body(2.0, unit=f"u{i}")) for i in range(3)]
+            veto = gateway.slot.veto
+            await gateway.close()
+            return [a.json()["outputs"][0]["data"] for a in answers], veto
+
+    values, veto = run(story())
+    assert values == [[4.0]] * 3
+    assert veto.reason is VetoReason.HOST_GONE
+    records = [r for r in kit.records() if isinstance(r, Prediction)]
+    assert [(r.arm, r.why, r.error) for r in records] == [("champion", "veto", None)] * 3

@@ -166,6 +166,9 @@ class Answerer:
         fallen: dict[int, Value] = {}
         if assignment is CANDIDATE:
             self._judge(plan, item)
+            if item.absent:  # nothing reached the candidate: this is the veto's first request, not its failure
+                await self._serve(request, VETOED, plan.champion, rows)
+                return
             if item.errors is not None:
                 fallen = await self._fall_back(request, item.errors, rows)
         self._record(request, assignment, arm, rows, matrix, statuses, item, fallen)
