@@ -203,7 +203,7 @@ class ControlPass:
         from flyball.project.runs import new_run, run_stages_here, spawn_run
 
         project = self._project
-        run = new_run(project, model, {}, cause=cause, trigger=trigger)
+        run = new_run(project, model, {}, cause=cause, trigger=trigger, now=now)
         if project.is_temporary:
             run_stages_here(project, run.id, None)
         else:
@@ -213,7 +213,8 @@ class ControlPass:
     def _start_rollout(self, model: str, version: str, cause: str, now: datetime) -> str:
         from flyball.project.releases import start_rollout
 
-        return start_rollout(self._project, model, version, skip_shadow=False, cause=cause, actor="loop").id
+        done = start_rollout(self._project, model, version, skip_shadow=False, cause=cause, actor="loop", now=now)
+        return done.id
 
     def _adopt_runs(self) -> None:
         """Go on with the loop's runs that a former controller left behind; their stages resume."""

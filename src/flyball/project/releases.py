@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConflictError, Refused, UnknownName
@@ -132,9 +132,22 @@ class RolloutHandle:
 
 
 def start_rollout(
-    project: Project, model: str, version: str, *, skip_shadow: bool, cause: str, actor: str
+    project: Project,
+    model: str,
+    version: str,
+    *,
+    skip_shadow: bool,
+    cause: str,
+    actor: str,
+    now: datetime | None = None,
 ) -> RolloutStatus:
-    """Record a new rollout of a version that passed its gate."""
+    """Record a new rollout of a version that passed its gate, begun at `now` (the project's own by default).
+
+    Raises:
+        UnknownName: no such model or version.
+        Refused: there is no champion to compare with, or the gate did not pass.
+        ConflictError: another rollout of the model is under way.
+    """
     from flyball.rollout.reconcile import start
 
     found = project.models[model].version(version)
@@ -146,7 +159,7 @@ def start_rollout(
         )
     if found.gate != "passing":
         raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")
-    now = project.clock.now()
+    now = now or project.clock.now()
     status = start(
         project.database.rollouts,
         project.definitions_of(found.code).model(model).rollout,

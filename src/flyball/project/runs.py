@@ -7,6 +7,7 @@ import inspect
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import DefinitionError
@@ -31,10 +32,11 @@ def new_run(
     train_on: str | None = None,
     cause: str = "manual",
     trigger: str | None = None,
+    now: datetime | None = None,
 ) -> Run:
-    """Record a run of the applied definitions, looking back from now."""
+    """Record a run of the applied definitions, looking back from `now` (the project's own by default)."""
     project.applied.model(model)
-    now = project.clock.now()
+    now = now or project.clock.now()
     run = Run(
         id=f"{model}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
         model=model,
