@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from flyball.errors import BadRequest
 from flyball.features.spec import InputSpec
-from flyball.serving.protocol import encode_infer, parse_infer, parse_outcomes, parse_rows, parse_source_rows
+from flyball.serving.protocol import (
+    Call,
+    decode_json,
+    encode_infer,
+    parse_infer,
+    parse_outcomes,
+    parse_source_rows,
+    rows_call,
+)
 
 INPUTS = {
     "zone": InputSpec("zone", "int64"),
@@ -98,13 +106,17 @@ def test_unit_is_one_or_one_per_row() -> None:
             parse(*two, parameters=wrong)
 
 
+def parse_rows(body: bytes) -> Call:
+    return rows_call(decode_json(body), INPUTS)
+
+
 def test_predict_rows_share_the_rules() -> None:
-    call = parse_rows(b'{"rows": [{"zone": 1, "miles": 2}, {"zone": 2, "miles": 3, "tip": 1}], "unit": "u"}', INPUTS)
+    call = parse_rows(b'{"rows": [{"zone": 1, "miles": 2}, {"zone": 2, "miles": 3, "tip": 1}], "unit": "u"}')
     assert (call.n, call.columns["zone"], call.columns["miles"], call.units) == (2, [1, 2], [2.0, 3.0], "u")
     assert call.columns["tip"][1] == 1.0
     for body, text in ((b"[]", "no object"), (b'{"rows": []}', "no list"), (b'{"rows": [{"zoen": 1}]}', "zone?")):
         with pytest.raises(BadRequest, match=text):
-            parse_rows(body, INPUTS)
+            parse_rows(body)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=64), min_size=1, max_size=5))
@@ -135,7 +147,7 @@ def test_source_rows_refuse_what_is_no_object() -> None:
             parse_source_rows(body)
 
 
-@pytest.mark.parametrize("parse_body", [lambda b: parse_infer(b, INPUTS), lambda b: parse_rows(b, INPUTS), parse_outcomes,
+@pytest.mark.parametrize("parse_body", [lambda b: parse_infer(b, INPUTS), parse_rows, parse_outcomes,
                                         parse_source_rows])  # fmt: skip
 @pytest.mark.parametrize(
     "body", [b"", b"  ", b"[" * 100_000, b'{"a":' * 100_000, b'{"zone": "\xff"}', b"\xff\xfe", b'{"a": "\\ud800"}'],

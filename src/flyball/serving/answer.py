@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
+from flyball.features.spec import Status
 from flyball.records.types import Prediction, Record
 from flyball.serving.batcher import Item
 from flyball.serving.ids import IdMaker
@@ -197,7 +198,7 @@ class Answerer:
         item.errors = dict.fromkeys(range(n), f"{type(error).__name__}: {error}"[:500])
         self._judge(request.plan, item)
         fallen = await self._fall_back(request, item.errors, rows)
-        statuses = np.full((n, width), 3, dtype=np.uint8)
+        statuses = np.full((n, width), Status.MISSING, dtype=np.uint8)
         self._record(request, CANDIDATE, arm, rows, item.matrix, statuses, item, fallen)
 
     async def _fall_back(self, request: _Request, errors: dict[int, str], rows: list[int] | None) -> dict[int, Value]:

@@ -22,6 +22,9 @@ __all__ = ["Batcher", "Item", "check_output"]
 
 Matrix = np.ndarray
 _SPLITS = 64  # a failing batch is cut at most this often; what is left fails with the last cause
+_LEARNING = 0.05  # weight of the newest batch in the learned cost
+_REMEMBERED = 512  # answers the p99 is taken over
+_FIRST_P99, _NEXT_P99 = 64, 256  # answers before the first and between later looks at the p99
 
 
 class Item:
@@ -75,9 +78,9 @@ class Batcher:
         self._busy = False
         self._thread: ThreadPoolExecutor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._durations: deque[int] = deque(maxlen=512)
-        self._p99 = max(int(cost * 3e6), 1000)
-        self._until_p99 = 64
+        self._durations: deque[int] = deque(maxlen=_REMEMBERED)
+        self._p99 = max(int(cost * 3e6), 1000)  # µs; at first three times the cost, 1 ms at least
+        self._until_p99 = _FIRST_P99
 
     @property
     def mode(self) -> Literal["loop", "thread", "remote"]:
@@ -218,13 +221,13 @@ class Batcher:
             at += n
         self._until_p99 -= len(batch)
         if self._until_p99 <= 0:
-            self._until_p99 = 256
+            self._until_p99 = _NEXT_P99
             ranked = sorted(self._durations)
             self._p99 = ranked[min(len(ranked) - 1, int(len(ranked) * 0.99))] if ranked else self._p99
         return end
 
     def _learn(self, seconds: float) -> None:
-        self.cost += 0.05 * (seconds - self.cost)
+        self.cost += _LEARNING * (seconds - self.cost)
 
     def _expire(self, item: Item) -> None:
         self._fail(item, "no answer before the deadline", late=True)

@@ -37,7 +37,9 @@ __all__ = ["Gateway", "Push"]
 
 log = logging.getLogger("flyball.serving")
 Push = Callable[[str, list[dict[str, Any]]], Awaitable[dict[str, Any]]]
-_PROBE_EVERY = 0.1
+_PROBE_EVERY = 0.1  # seconds between two questions to a host that went away; doubled after each return
+_PATIENCE = 20.0  # seconds a host may take to answer for the first time
+_SWAP_AGAIN = 0.5  # seconds before a failed swap is tried again
 _LIFTS = 3  # a host that came back this often is not trusted again by this worker
 _DRAIN = 10.0  # seconds beyond a request's deadline
 
@@ -181,7 +183,7 @@ class Gateway:
                 if swapping is not None and swapping.done():
                     if not swapping.cancelled() and swapping.exception() is not None:
                         log.error("swap failed", extra={"table": target, "cause": str(swapping.exception())})
-                        again = time.monotonic() + 0.5
+                        again = time.monotonic() + _SWAP_AGAIN
                     swapping = None
                 if swapping is not None and wanted != target:
                     swapping.cancel()
@@ -214,7 +216,7 @@ class Gateway:
     async def _plan(self, route: ModelRoute, version: int) -> tuple[ModelPlan, VetoReason | None]:
         champion = await self._models.get(route.champion)
         if not route.champion.trusted and route.champion.digest not in self._known:
-            await champion.probe(patience=20.0)
+            await champion.probe(patience=_PATIENCE)
         self._known.add(route.champion.digest)
         candidate: Loaded | None = None
         reason: VetoReason | None = None
@@ -222,7 +224,7 @@ class Gateway:
             try:
                 candidate = await self._models.get(route.candidate)
                 if route.candidate.digest not in self._known:
-                    await candidate.probe(patience=20.0)
+                    await candidate.probe(patience=_PATIENCE)
                 self._known.add(route.candidate.digest)
             except FlyballError as error:
                 log.error("candidate not ready", extra={"version": route.candidate.version, "cause": str(error)})

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from flyball import errors
 from flyball.errors import BadRequest, Unavailable, nearest
 from flyball.records.types import Outcome, Record
+from flyball.rollout.routing import BUCKETS
 from flyball.serving.asgi import Receive, Response, Scope, json, read_body
 from flyball.serving.metrics import render
 from flyball.serving.plan import ModelPlan
-from flyball.serving.protocol import MALFORMED, encode_rows, metadata, parse_outcomes, parse_source_rows, rows_call
+from flyball.serving.protocol import decode_json, encode_rows, metadata, parse_outcomes, parse_source_rows, rows_call
 
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
@@ -26,7 +25,6 @@ __all__ = ["Handlers"]
 Handler = Callable[[Scope, Receive, int], Awaitable[Response]]
 _ROWS = (b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-lines")
 _OPEN = frozenset({"/health", "/v2/health/live", "/v2/health/ready"})
-_json = msgspec.json.Decoder()
 
 
 class Handlers:
@@ -136,11 +134,7 @@ class Handlers:
     # -- work ---------------------------------------------------------------------------------------------------------
 
     async def _predict(self, scope: Scope, receive: Receive, started: int) -> Response:
-        body = await read_body(scope, receive, self._gateway.max_body)
-        try:
-            request: Any = _json.decode(body)
-        except MALFORMED as error:
-            raise BadRequest(f"the body is no JSON: {error}") from error
+        request = decode_json(await read_body(scope, receive, self._gateway.max_body))
         plan = self._chosen(request)
         call = rows_call(request, plan.inputs)
         answer = await self._gateway.predict(plan, call, started)
@@ -191,7 +185,7 @@ def _info(plan: ModelPlan) -> dict[str, Any]:
     return {
         "champion": plan.champion.version,
         "candidate": candidate.version if candidate else None,
-        "candidate_share": plan.route.candidate_cut / 1_000_000,
+        "candidate_share": plan.route.candidate_cut / BUCKETS,
         "shadow": plan.route.shadow,
         "vetoed": plan.vetoed,
         "rollout": plan.route.rollout,

@@ -7,6 +7,8 @@ survives kill -9, and a thread makes them survive power loss every 20 ms; `sync`
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -18,7 +20,8 @@ from flyball.serving.slots import Slot
 
 __all__ = ["LogWriter"]
 
-_SYNC_EVERY = 0.02
+_SYNC_EVERY = 0.02  # seconds
+log = logging.getLogger("flyball.serving")
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -151,7 +154,10 @@ class LogWriter:
         try:
             self._segments.sync()
         except OSError as error:  # the segment was rotated meanwhile: closing it has synced it
-            return None if error.errno == 9 else error
+            if error.errno == errno.EBADF:
+                return None
+            log.error("prediction log not synced", extra={"cause": str(error)})
+            return error
         return None
 
     def _synced(

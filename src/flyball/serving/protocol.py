@@ -19,11 +19,11 @@ from flyball.errors import BadRequest, nearest
 from flyball.features.spec import ColumnType, InputSpec
 from flyball.units import to_micros
 
-__all__ = ["MALFORMED", "Call", "Columns", "encode_infer", "encode_rows", "metadata", "parse_infer", "parse_outcomes",
-           "parse_rows", "parse_source_rows"]  # fmt: skip
+__all__ = ["Call", "Columns", "decode_json", "encode_infer", "encode_rows", "metadata", "parse_infer",
+           "parse_outcomes", "parse_source_rows", "rows_call"]  # fmt: skip
 
 Columns = dict[str, list[Any]]
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding a body of a stranger may raise
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding a body of a stranger may raise
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # µs of the years 1 and 9999
 _INTEGERS = frozenset({"INT64", "INT32", "INT16", "INT8", "UINT8", "UINT16", "UINT32"})
 _FLOATS = frozenset({"FP64", "FP32"})
@@ -107,7 +107,7 @@ def parse_infer(body: bytes, inputs: dict[str, InputSpec]) -> Call:
     """
     try:
         request = _infer.decode(body)
-    except MALFORMED as error:
+    except _MALFORMED as error:
         raise BadRequest(f"the body is no V2 inference request: {error}") from error
     columns: Columns = {}
     n = -1
@@ -133,13 +133,12 @@ def parse_infer(body: bytes, inputs: dict[str, InputSpec]) -> Call:
     return call
 
 
-def parse_rows(body: bytes, inputs: dict[str, InputSpec]) -> Call:
-    """Return the rows of a `/predict` request: {"rows": [{...}], "unit": ...} or one row as an object."""
-    return rows_call(_json(body), inputs)
-
-
 def rows_call(request: object, inputs: dict[str, InputSpec]) -> Call:
-    """Return the rows of a decoded `/predict` request."""
+    """Return the rows of a decoded `/predict` request: {"rows": [{...}], "unit": ...} or one row as an object.
+
+    Raises:
+        BadRequest: it has no rows, or an input's name, type or value is wrong.
+    """
     if not isinstance(request, dict):
         raise BadRequest('the body is no object; send {"rows": [{...}]} or one row as an object')
     extra = {k: request[k] for k in ("unit", "attributes") if k in request and k not in inputs}
@@ -234,7 +233,7 @@ def parse_source_rows(body: bytes, *, key: str = "rows") -> list[dict[str, Any]]
         raise BadRequest("the body is empty; send a JSON list or one JSON object per line")
     try:
         found: Any = _any.decode(text)
-    except MALFORMED:
+    except _MALFORMED:
         found = _lines(text)
     if isinstance(found, dict):
         found = found[key] if isinstance(found.get(key), list) else [found]
@@ -246,14 +245,15 @@ def parse_source_rows(body: bytes, *, key: str = "rows") -> list[dict[str, Any]]
 def _lines(text: bytes) -> list[Any]:
     try:
         return [_any.decode(line) for line in text.splitlines() if line.strip()]
-    except MALFORMED as error:
+    except _MALFORMED as error:
         raise BadRequest(f"the body is neither JSON nor JSON lines: {error}") from error
 
 
-def _json(body: bytes) -> object:
+def decode_json(body: bytes) -> object:
+    """Return what a JSON body holds; raises BadRequest when it is no JSON."""
     try:
         return _any.decode(body)
-    except MALFORMED as error:
+    except _MALFORMED as error:
         raise BadRequest(f"the body is no JSON: {error}") from error
 
 
