@@ -463,3 +463,19 @@ def test_a_request_for_a_host_that_is_away_is_the_first_vetoed_one_and_no_failur
     assert veto.reason is VetoReason.HOST_GONE
     records = [r for r in kit.records() if isinstance(r, Prediction)]
     assert [(r.arm, r.why, r.error) for r in records] == [("champion", "veto", None)] * 3
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda m: np.ones((len(m), 3)), lambda m: np.full(len(m), 1 + 2j), lambda m: np.array(["1.0"] * len(m)),
+               lambda m: 3.0, lambda m: None, lambda m: np.ones(len(m) + 1), lambda m: np.full(len(m), np.inf)],
+    ids=["wide", "complex", "text", "scalar", "nothing", "too many", "infinite"],
+)  # fmt: skip
+def test_callers_never_see_a_candidate_answer_of_another_kind(tmp_path: Path, answer) -> None:
+    kit = Kit(tmp_path, v1=double, v2=answer)
+    gateway = kit.gateway()
+    with client(gateway) as http:
+        http.call(gateway.swap(table(1, kit.ref("v1"), kit.ref("v2", trusted=False), share=1.0, pair=False)))
+        got = [http.post(INFER, json=infer_body(2.0, unit=f"u{i}", rows=2)).json() for i in range(3)]
+    assert [a["outputs"][0]["data"] for a in got] == [[4.0, 4.0]] * 3
+    records = [r for r in kit.records() if isinstance(r, Prediction)]
+    assert all(r.arm == "candidate" and r.fallback and r.error for r in records)

@@ -142,13 +142,13 @@ class Host:
             batch[0].answer.set_exception(told)
 
     async def _compute(self, matrix: np.ndarray) -> np.ndarray:
-        import numpy as np
+        from flyball.serving.batcher import numbers
 
         assert self._predict is not None
         self._busy_since = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            values = np.asarray(await loop.run_in_executor(self._thread, self._predict, matrix), dtype=np.float64)
+            values = numbers(await loop.run_in_executor(self._thread, self._predict, matrix))
         finally:
             self._busy_since = 0.0
         if len(values) != len(matrix):

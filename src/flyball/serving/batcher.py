@@ -18,9 +18,10 @@ import numpy as np
 
 from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
 
-__all__ = ["Batcher", "Item", "check_output"]
+__all__ = ["ANY", "SEVERAL", "Batcher", "Item", "check_output", "numbers"]
 
 Matrix = np.ndarray
+ANY, SEVERAL = -1, -2  # columns of an answer: whatever the model says; as many as it likes, but not one number
 _SPLITS = 64  # a failing batch is cut at most this often; what is left fails with the last cause
 _LEARNING = 0.05  # weight of the newest batch in the learned cost
 _REMEMBERED = 512  # answers the p99 is taken over
@@ -67,13 +68,13 @@ class Batcher:
         cost: float = 0.0,
         columns: int | None = None,
     ) -> None:
-        """Make a batcher whose answers have `columns` columns (None: one number per row)."""
+        """Make a batcher whose answers have `columns` columns (None: one number per row; or `ANY`, `SEVERAL`)."""
         self._predict = predict
         self._remote = remote
         self._max_rows = max_rows
         self._in_loop = in_loop
         self.cost = cost
-        self._columns = columns
+        self.columns = columns
         self._queue: deque[Item] = deque()
         self._busy = False
         self._thread: ThreadPoolExecutor | None = None
@@ -156,9 +157,9 @@ class Batcher:
         start = time.perf_counter_ns()
         matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([i.matrix for i in batch])
         try:
-            values = check_output(self._predict(matrix), len(matrix), self._columns).tolist()
+            values = check_output(self._predict(matrix), len(matrix), self.columns).tolist()
         except Exception as error:
-            values, errors = _split(self._predict, matrix, self._columns, error)
+            values, errors = _split(self._predict, matrix, self.columns, error)
             self._deliver(batch, values, errors, start)
             return
         end = self._deliver(batch, values, None, start)
@@ -187,8 +188,8 @@ class Batcher:
         self, matrix: Matrix, deadline: float
     ) -> tuple[list[float | list[float] | None], dict[int, str] | None]:
         if self._remote is not None:
-            return await _split_remote(self._remote, matrix, self._columns, deadline)
-        predict, columns = self._predict, self._columns
+            return await _split_remote(self._remote, matrix, self.columns, deadline)
+        predict, columns = self._predict, self.columns
         assert predict is not None
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="flyball-model")
@@ -248,16 +249,46 @@ def check_output(values: Matrix, rows: int, columns: int | None) -> Matrix:
     """Return a model's answer as float64 of shape (rows,) or (rows, columns).
 
     Raises:
-        FlyballError: another shape, or a value that is not finite.
+        FlyballError: another shape, no numbers, or a value that is not finite.
     """
-    out = np.asarray(values, dtype=np.float64)
+    out = numbers(values)
     if out.ndim == 2 and out.shape[1] == 1:
         out = out[:, 0]
-    if out.ndim not in (1, 2) or out.shape[0] != rows or (columns is not None and out.shape[1:] != (columns,)):
-        raise FlyballError(f"the model answered shape {out.shape} to {rows} rows")
+    if out.ndim not in (1, 2) or out.shape[0] != rows or not _fits(out, columns):
+        raise FlyballError(f"the model answered shape {out.shape} to {rows} rows{_wanted(columns)}")
     if not np.isfinite(out).all():
         raise FlyballError("the model answered a value that is not finite")
     return out
+
+
+def numbers(values: object) -> Matrix:
+    """Return a model's answer as float64.
+
+    Raises:
+        FlyballError: it holds texts or complex numbers, which numpy would turn into floats of some kind.
+        TypeError: it holds something else that is no number.
+        ValueError: it is ragged.
+    """
+    out = np.asarray(values)
+    if out.dtype.kind not in "biufO":
+        raise FlyballError(f"the model answered values of type {out.dtype}; it must answer real numbers")
+    return out if out.dtype == np.float64 else out.astype(np.float64)
+
+
+def _fits(out: Matrix, columns: int | None) -> bool:
+    match columns:
+        case None:
+            return out.ndim == 1
+        case -1:  # ANY
+            return True
+        case -2:  # SEVERAL
+            return out.ndim == 2
+        case _:
+            return out.shape[1:] == (columns,)
+
+
+def _wanted(columns: int | None) -> str:
+    return "; one number a row is wanted" if columns is None else ""
 
 
 def _attempt(

@@ -20,7 +20,7 @@ from flyball.errors import FlyballError, Unavailable
 from flyball.features.spec import FeatureService
 from flyball.registry.artifacts import read_manifest
 from flyball.rollout.routing import VersionRef
-from flyball.serving.batcher import Batcher, check_output
+from flyball.serving.batcher import ANY, Batcher, check_output
 
 __all__ = ["Host", "Loaded", "ModelCache", "Predictor"]
 
@@ -155,7 +155,7 @@ class ModelCache:
         if self._connect is None:
             raise FlyballError(f"version {ref.version} is not trusted in this process and there is no host for it")
         host = self._connect(ref)
-        return Loaded(ref, service, Batcher(remote=host.predict, cost=0.002), sample, host)
+        return Loaded(ref, service, Batcher(remote=host.predict, cost=0.002, columns=ANY), sample, host)
 
 
 def _sample(folder: Path, columns: int) -> np.ndarray:
@@ -170,7 +170,7 @@ def _warm(predictor: Predictor, sample: np.ndarray, ref: VersionRef) -> tuple[fl
     try:
         for _ in range(_WARM_TRIES):
             start = time.perf_counter()
-            out = check_output(predictor.predict(sample[:1]), 1, None)
+            out = check_output(predictor.predict(sample[:1]), 1, ANY)
             best = min(best, time.perf_counter() - start)
     except Exception as error:
         raise FlyballError(f"version {ref.version} cannot answer its own sample row: {error}") from error

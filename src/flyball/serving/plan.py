@@ -15,6 +15,7 @@ import numpy as np
 
 from flyball.features.spec import FeatureService, InputSpec, ServiceColumn
 from flyball.rollout.routing import ModelRoute
+from flyball.serving.batcher import ANY, SEVERAL
 from flyball.serving.breaker import Breaker
 from flyball.serving.models import Loaded
 
@@ -99,9 +100,18 @@ def make_plan(
         reader = read_with(service)
         first = Arm("champion", 0, champion, reader, mine)
         second = Arm("candidate", 1, candidate, reader, theirs)
+    if candidate is not None:
+        _answer_like(champion, candidate)
     arms = [replace(arm, name="pinned") for arm in (first, second) if arm is not None]
     arms += [Arm("pinned", 0, loaded, read_with(loaded.service), None) for loaded in warm]
     return ModelPlan(route, table, first, second, {arm.version: arm for arm in reversed(arms)})
+
+
+def _answer_like(champion: Loaded, candidate: Loaded) -> None:
+    """Have an answer of another kind than the champion's count as a failure: callers must not see two kinds."""
+    wanted = champion.batcher.columns
+    if candidate.batcher.columns == ANY and wanted != ANY:
+        candidate.batcher.columns = None if wanted is None else SEVERAL
 
 
 def unite(a: FeatureService, b: FeatureService) -> tuple[FeatureService, np.ndarray | None, np.ndarray | None] | None:
