@@ -98,6 +98,7 @@ def test_an_interrupted_run_is_completed_not_doubled(tmp_path: Path, monkeypatch
 def test_an_alias_for_an_unknown_version_changes_nothing(tmp_path: Path) -> None:
     track = tracker(tmp_path)
     track.set_alias("eta", "champion", "v9")
+    assert track._client().search_registered_models() == []
 
 
 @pytest.mark.slow

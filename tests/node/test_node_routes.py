@@ -157,6 +157,9 @@ def test_only_children_of_the_supervisor_are_ever_ended(layout):
     held = lock(layout)
     shared = SharedMap.create(layout.map, slots=1)
     shared.slot(0).claim(os.getppid())  # somebody else's process: not our child
-    NodeRoutes(layout, Tables(), patience=0.05).commit(table(1), expected=0, fence=1)
+    ended = []
+    routes = NodeRoutes(layout, Tables(), patience=0.05, told=lambda event, fields: ended.append(fields["pid"]))
+    routes.commit(table(1), expected=0, fence=1)
     os.kill(os.getppid(), 0)
+    assert ended == []
     os.close(held)

@@ -26,8 +26,11 @@ from flyball.serving.slots import MapClock, SharedMap
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
+    from flyball.adapters.local.routes import NodeRoutes
+    from flyball.config import Config
     from flyball.control.types import Lease
     from flyball.layout import Layout
+    from flyball.project import Project
     from flyball.settings import Settings
 
 __all__ = ["ControlProcess", "main"]
@@ -53,8 +56,8 @@ class ControlProcess:
         layout: Layout,
         settings: Settings,
         *,
-        open_project: Callable[[], Any],
-        routes: Callable[[Any], Any],
+        open_project: Callable[[], Project],
+        routes: Callable[[Project], NodeRoutes],
     ) -> None:
         self._layout = layout
         self._settings = settings
@@ -64,8 +67,8 @@ class ControlProcess:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="control")
         self._keeper = ThreadPoolExecutor(1, thread_name_prefix="lease")
         self._passing = asyncio.Lock()
-        self._project: Any = None
-        self._routes: Any = None
+        self._project: Project | None = None
+        self._routes: NodeRoutes | None = None
         self._lease: Lease | None = None
         self._renewed = 0.0
         self._trouble = "the project is being opened"
@@ -76,7 +79,7 @@ class ControlProcess:
         self._owner = f"{socket.gethostname()}:{hashlib.sha256(node.encode()).hexdigest()[:12]}"
 
     @property
-    def project(self) -> Any:
+    def project(self) -> Project:
         """The open project.
 
         Raises:
@@ -182,7 +185,7 @@ class ControlProcess:
     async def _pass(self) -> None:
         try:
             if self.acting:
-                await self._step(self._project, until_done=False)
+                await self._step(self.project, until_done=False)
             else:
                 await self._follow_routes()
             self._trouble = ""
@@ -193,8 +196,8 @@ class ControlProcess:
             self._trouble = f"the last pass failed: {error or type(error).__name__}"
             failed("pass failed", error)
 
-    async def _step(self, project: Any, *, until_done: bool) -> list[Any]:
-        did: list[Any] = []
+    async def _step(self, project: Project, *, until_done: bool) -> list[str]:
+        did: list[str] = []
         for _ in range(_PASSES):
             if self._lease is None:
                 raise Unavailable("the control lease was lost during the pass; try again")
@@ -205,13 +208,18 @@ class ControlProcess:
                 break
         return did
 
-    def _act(self, project: Any, fence: int) -> list[Any]:
-        self._routes.ensure()
+    def _act(self, project: Project, fence: int) -> list[str]:
+        self._follow()
         return list(project.control_step(self.clock.now(), fence))
+
+    def _follow(self) -> None:
+        """Have this node follow the database's routing table."""
+        if self._routes is not None:
+            self._routes.ensure()
 
     async def _follow_routes(self) -> None:
         try:
-            await self._on(self._thread, self._routes.ensure)
+            await self._on(self._thread, self._follow)
             self._trouble = ""
         except Exception as error:
             self._trouble = f"the control database cannot be read: {error}"
@@ -221,7 +229,7 @@ class ControlProcess:
         try:
             self._project = await self._on(self._thread, self._open)
             self._routes = self._routes_of(self._project)
-            await self._on(self._thread, self._routes.ensure)
+            await self._on(self._thread, self._follow)
             self._trouble = ""
             log("project opened")
         except Exception as error:
@@ -302,13 +310,13 @@ def main(arguments: list[str] | None = None) -> int:
     os._exit(0)
 
 
-async def _main(config: Any, path: Path, environment: str | None, sock: socket.socket, key: bytes | None) -> None:
-    def open_project() -> Any:
+async def _main(config: Config, path: Path, environment: str | None, sock: socket.socket, key: bytes | None) -> None:
+    def open_project() -> Project:
         from flyball.project import Project
 
         return Project.open(path, environment=environment)
 
-    def routes(project: Any) -> Any:
+    def routes(project: Project) -> NodeRoutes:
         from flyball.adapters.local.routes import NodeRoutes
 
         return NodeRoutes(config.layout, project.database.routing, told=lambda event, fields: log(event, **fields))
