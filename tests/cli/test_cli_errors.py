@@ -359,7 +359,7 @@ def test_a_model_that_fails_to_train_says_where_and_how_to_resume(says, small):
     kit.edit(small, ("    from sklearn", "    raise ValueError('no luck today')\n    from sklearn"))
     run(["apply", "-p", str(small)])
     text = says(small, "run", code=3)
-    assert "no luck today" in text and "train" in text and "flyball run --run eta-" in text
+    assert "no luck today (definitions.py line " in text and "train" in text and "flyball run --run eta-" in text
 
 
 def test_a_control_database_of_a_newer_version(says, small):

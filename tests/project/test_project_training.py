@@ -15,6 +15,7 @@ import pytest
 from flyball.cli.app import run as cli
 from flyball.errors import Refused, StageFailed
 from flyball.project import Project
+from flyball.project.bootstrap import bootstrap
 from flyball.project.runs import new_run, spawn_run
 from flyball.training.types import STAGES, RunState
 
@@ -84,6 +85,16 @@ def test_a_failed_train_says_stage_cause_and_how_to_go_on_and_a_resume_works(tra
         with pytest.raises(StageFailed, match=r"stage train: ValueError: no luck.*flyball run --run eta-"):
             project.train("eta")
         assert project.train("eta", {"fit_intercept": True}).state is RunState.SUCCEEDED
+
+
+def test_a_second_start_says_that_an_edit_is_not_live(trained):
+    said: list[str] = []
+    with Project.open(trained) as project:
+        bootstrap(project, say=said.append, progress=lambda *_: None)
+        assert said == []
+        (trained / "notes.py").write_text("SEEN = True\n")
+        bootstrap(project, say=said.append, progress=lambda *_: None)
+    assert len(said) == 1 and "flyball apply" in said[0]
 
 
 def test_a_run_keeps_the_code_it_was_made_with(trained):

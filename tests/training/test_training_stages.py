@@ -121,7 +121,7 @@ def test_a_model_that_fails_to_train_is_one_sentence_and_resumable(world: World)
         StageFailed, match=r"run r1 failed in stage train: ValueError: no convergence after 5 steps;"
     ) as e:
         run_stages("r1", plan_of(train=broken), world.context)
-    assert "flyball run --run r1" in str(e.value)
+    assert "flyball run --run r1" in str(e.value) and "flyball apply" in str(e.value)
     assert world.context.runs.get("r1").state is RunState.FAILED
     assert run_stages("r1", plan_of(), world.context).state is RunState.SUCCEEDED
 

@@ -27,6 +27,8 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
     if project.database.deployments.applied() is None:
         say("applying the definitions")
         project.apply(progress=progress)
+    elif _edited(project):
+        say("Python files here differ from what was applied; to make an edit live: flyball apply")
     for name in project.models:
         if project.models[name].versions:
             continue
@@ -40,6 +42,13 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
                 f"{name} {run.version} did not pass its gate, so {name} is not served; "
                 f"see: flyball model show {run.version} --model {name}"
             )
+
+
+def _edited(project: Project) -> bool:
+    from flyball.project.runs import working_code
+
+    applied = project.database.deployments.applied()
+    return applied is not None and applied.code != working_code(project)
 
 
 def _check_ports(project: Project) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -128,14 +129,24 @@ def _done_before(work: Work, name: str, wanted: str) -> dict[str, Any]:
 def _failed(work: Work, name: str, inputs: str, started: datetime, error: Exception) -> StageFailed:
     """Record a failed stage and return the one sentence that says so."""
     context, run = work.context, work.run
-    what = str(error) if isinstance(error, FlyballError) else f"{type(error).__name__}: {error}"
+    what = str(error) if isinstance(error, FlyballError) else f"{type(error).__name__}: {error}{_place(work, error)}"
     cause = " ".join(what.split())
     now = context.clock.now()
     context.runs.record_stage(run.id, StageRecord(name, "failed", inputs, started, now, error=cause))
-    message = f"run {run.id} failed in stage {name}: {cause}; correct it and resume with: flyball run --run {run.id}"
+    message = (
+        f"run {run.id} failed in stage {name}: {cause}; after an edit: flyball apply, then flyball run; "
+        f"or go on with the code it began with: flyball run --run {run.id}"
+    )
     context.runs.set_state(run.id, RunState.FAILED, now=now, error=message)
     context.progress(name, "failed")
     return StageFailed(message)
+
+
+def _place(work: Work, error: Exception) -> str:
+    """Return the innermost place in the project's own files, such as " (definitions.py line 35)"."""
+    code = work.context.layout.code.resolve()
+    inside = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(code)]
+    return f" ({Path(inside[-1].filename).name} line {inside[-1].lineno})" if inside else ""
 
 
 def _finish(work: Work) -> None:
