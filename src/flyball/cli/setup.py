@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ def init(folder: str, template: str, as_json: bool) -> None:
 
     written = write_template(template, Path(folder))
     document = {"folder": folder, "template": template, "files": [str(p) for p in written]}
-    steps = f"next: {'cd ' + folder + ' && ' if folder != '.' else ''}flyball up"
+    steps = f"next: {'cd ' + shlex.quote(folder) + ' && ' if folder != '.' else ''}flyball up"
     emit(document, lambda d: click.echo("\n".join([*d["files"], steps])), as_json=as_json)
 
 
