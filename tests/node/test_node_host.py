@@ -148,3 +148,13 @@ def test_a_wrong_number_of_answers_is_an_error(tmp_path):
             await remote.predict(np.ones((3, 1)), soon())
 
     play(tmp_path, lambda: lambda matrix: np.ones(2), story)
+
+
+def test_an_answer_too_wide_to_carry_is_the_models_failure(tmp_path):
+    async def story(host, server, remote):
+        with pytest.raises(FlyballError, match="at most 4096 values a row"):
+            await remote.predict(np.ones((1, 1)), soon())
+        return await remote.predict(np.ones((2, 1)), soon())
+
+    answers = play(tmp_path, lambda: lambda m: np.ones((len(m), 5000 if len(m) == 1 else 2)), story)
+    assert answers.shape == (2, 2)

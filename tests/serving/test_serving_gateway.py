@@ -467,8 +467,8 @@ def test_a_request_for_a_host_that_is_away_is_the_first_vetoed_one_and_no_failur
 
 @pytest.mark.parametrize(
     "answer", [lambda m: np.ones((len(m), 3)), lambda m: np.full(len(m), 1 + 2j), lambda m: np.array(["1.0"] * len(m)),
-               lambda m: 3.0, lambda m: None, lambda m: np.ones(len(m) + 1), lambda m: np.full(len(m), np.inf)],
-    ids=["wide", "complex", "text", "scalar", "nothing", "too many", "infinite"],
+               lambda m: 3.0, lambda m: None, lambda m: np.ma.masked_all(len(m)), lambda m: np.ones(len(m) + 1), lambda m: np.full(len(m), np.inf)],
+    ids=["wide", "complex", "text", "scalar", "nothing", "masked", "too many", "infinite"],
 )  # fmt: skip
 def test_callers_never_see_a_candidate_answer_of_another_kind(tmp_path: Path, answer) -> None:
     kit = Kit(tmp_path, v1=double, v2=answer)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Host", "main"]
 
 _MAX_ROWS = 4096
+_MAX_COLUMNS = 4096  # a larger answer would hold up the workers that read it
 _STUCK = 8.0
 
 
@@ -153,6 +154,10 @@ class Host:
             self._busy_since = 0.0
         if len(values) != len(matrix):
             raise FlyballError(f"the model answered {len(values)} rows to {len(matrix)}")
+        if values.size > _MAX_COLUMNS * len(values):
+            raise FlyballError(
+                f"the model answered shape {values.shape}; at most {_MAX_COLUMNS} values a row are sent on"
+            )
         return values
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flyball.gates.types import GateReport
     from flyball.project.root import Project
     from flyball.registry.artifacts import LoadedModel
+    from flyball.rollout.ports import Routes
 
 __all__ = ["ModelHandle", "ModelHandles", "ref_of"]
 
@@ -105,30 +106,41 @@ class ModelHandle:
         Raises:
             Refused: its gate did not pass, or a rollout of this model is under way. A retired version may come back.
         """
+        from flyball.project.releases import exclusive
+
         found = self.version(version)
-        if found.lifecycle is Lifecycle.CHAMPION:
+        if found.lifecycle is Lifecycle.CHAMPION and self._routed == version:
             return found
         if found.gate != "passing":
             raise Refused(
                 f"{self.name} {version} may not be promoted: its gate says {found.gate or 'nothing yet'}; "
                 f"see: flyball model show {version} --model {self.name}"
             )
-        active = self._project.database.rollouts.list(self.name, active=True)
-        if active:
-            status = active[0][1]
-            raise Refused(
-                f"rollout {status.id} of {self.name} {status.candidate} is under way ({status.phase}); "
-                f"use: flyball rollout promote {status.candidate} --model {self.name}"
-            )
-        _route_champion(self._project, found)
-        return self._settle(found, Lifecycle.CHAMPION, "promoted", reason, actor)
+        self._refuse_during_rollout(f"use: flyball rollout promote {version} --model {self.name}")
+        with exclusive(self._project) as (routes, fence):  # lifecycle and table change together, or another one's do
+            _route_champion(self._project, found, routes, fence)
+            return self._settle(found, Lifecycle.CHAMPION, "promoted", reason, actor)
 
     def retire(self, version: str, *, reason: str = "", actor: str = "cli") -> Version:
         """Say that a version may not serve any more."""
         found = self.version(version)
         if found.lifecycle is Lifecycle.CHAMPION:
             raise Refused(f"{self.name} {version} is the champion; promote another version first")
+        self._refuse_during_rollout(f"use: flyball rollout abort {version} --model {self.name}", candidate=version)
         return self._settle(found, Lifecycle.RETIRED, "retired", reason, actor)
+
+    @property
+    def _routed(self) -> str | None:
+        """The version that the table in force gives the traffic; a killed promotion may have moved only the table."""
+        route = self._project.database.routing.current().models.get(self.name)
+        return None if route is None else route.champion.version
+
+    def _refuse_during_rollout(self, instead: str, *, candidate: str | None = None) -> None:
+        for _, status in self._project.database.rollouts.list(self.name, active=True):
+            if candidate in {None, status.candidate}:
+                raise Refused(
+                    f"rollout {status.id} of {self.name} {status.candidate} is under way ({status.phase}); {instead}"
+                )
 
     def _settle(self, version: Version, to: Lifecycle, action: str, reason: str, actor: str) -> Version:
         project, now = self._project, self._project.clock.now()
@@ -144,23 +156,19 @@ def ref_of(version: Version, *, trusted: bool) -> VersionRef:
     return VersionRef(version=version.version, path=version.path, digest=version.digest, trusted=trusted)
 
 
-def _route_champion(project: Project, version: Version) -> RoutingTable:
+def _route_champion(project: Project, version: Version, routes: Routes, fence: int) -> None:
     """Commit a table in which the version is champion and nothing else takes traffic."""
-    from flyball.project.releases import exclusive
     from flyball.units import to_micros
 
-    with exclusive(project) as (routes, fence):
-        table = routes.current()
-        old = table.models.get(version.model)
-        route = ModelRoute(
-            model=version.model,
-            salt=old.salt if old is not None else version.model,
-            champion=ref_of(version, trusted=True),
-            deadline=project.settings.server.deadline.total_seconds(),
-            warm=(old.champion,) if old is not None else (),
-        )
-        written = to_micros(project.clock.now())
-        models = {**table.models, version.model: route}
-        new = RoutingTable(table.version + 1, fence, written, models, "promote")
-        routes.commit(new, expected=table.version, fence=fence)
-        return new
+    table = routes.current()
+    old = table.models.get(version.model)
+    route = ModelRoute(
+        model=version.model,
+        salt=old.salt if old is not None else version.model,
+        champion=ref_of(version, trusted=True),
+        deadline=project.settings.server.deadline.total_seconds(),
+        warm=(old.champion,) if old is not None else (),
+    )
+    models = {**table.models, version.model: route}
+    new = RoutingTable(table.version + 1, fence, to_micros(project.clock.now()), models, "promote")
+    routes.commit(new, expected=table.version, fence=fence)

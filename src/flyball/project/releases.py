@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -191,7 +192,7 @@ def exclusive(project: Project) -> Iterator[tuple[Routes, int]]:
         ConflictError: another actor holds the lease and does not let go.
     """
     leases = project.database.leases
-    owner = f"{socket.gethostname()}:{os.getpid()}:cli"
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"  # two threads are two actors
     until = time.monotonic() + _PATIENCE
     while (lease := leases.acquire("routes", owner, timedelta(seconds=30))) is None:
         if time.monotonic() > until:

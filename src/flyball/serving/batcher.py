@@ -265,13 +265,14 @@ def numbers(values: object) -> Matrix:
     """Return a model's answer as float64.
 
     Raises:
-        FlyballError: it holds texts or complex numbers, which numpy would turn into floats of some kind.
+        FlyballError: it holds texts, complex numbers or masked places, which numpy would turn into floats of some kind.
         TypeError: it holds something else that is no number.
         ValueError: it is ragged.
     """
     out = np.asarray(values)
-    if out.dtype.kind not in "biufO":
-        raise FlyballError(f"the model answered values of type {out.dtype}; it must answer real numbers")
+    if out.dtype.kind not in "biufO" or np.ma.is_masked(values):
+        kind = "with masked places" if np.ma.is_masked(values) else f"of type {out.dtype}"
+        raise FlyballError(f"the model answered values {kind}; it must answer real numbers")
     return out if out.dtype == np.float64 else out.astype(np.float64)
 
 
