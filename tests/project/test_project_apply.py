@@ -7,6 +7,7 @@ import pytest
 
 from flyball.errors import DefinitionError, SourceError
 from flyball.project import Project
+from flyball.registry.types import Lifecycle
 
 VIEW = """
 slow = fb.FeatureView("slow", entity=zone, source=trips, features=[fb.max("longest_24h", of="minutes", window="24h")])
@@ -97,6 +98,57 @@ def test_an_apply_killed_in_the_middle_changes_nothing_and_can_be_repeated(train
         assert [v.name for v in project.features.views()] == ["traffic"]
         project.apply()
         assert [v.name for v in project.features.views()] == ["slow", "traffic"]
+
+
+def count_of(project: Project, view) -> float:
+    from flyball.features.lookup import lookup
+    from flyball.units import to_micros
+
+    found = lookup(project.features._store(), [{"zone": 1}], [view], None, to_micros(project.clock.now()))
+    return found.to_dicts()[0]["trips_1h"]
+
+
+def test_a_replaced_view_stays_fresh_while_a_version_reads_it(trained):
+    with Project.open(trained) as project:
+        old = project.features.views()[0]
+        before = count_of(project, old)
+    kit.edit(trained, ('fb.count("trips_1h", window="1h")', 'fb.count("trips_1h", window="1h", default=0)'))
+    with Project.open(trained) as project:
+        project.apply()
+    with Project.open(trained) as project:
+        now = project.clock.now()
+        row = {"zone": 1, "distance": 2.0, "pickup_at": (now - kit.HOUR / 3).isoformat(), "dropoff_at": now.isoformat()}
+        project.features.push("trips", [row])
+        assert count_of(project, old) == before + 1
+        assert count_of(project, project.features.views()[0]) == before + 1
+
+
+def test_rows_of_a_view_that_nobody_reads_any_more_go(trained):
+    path = trained / "definitions.py"
+    text = path.read_text()
+    path.write_text(text + VIEW)
+    with Project.open(trained) as project:
+        project.apply()
+        slow = project.applied.view("slow").spec
+        assert project.features.count_online(slow) > 0
+    path.write_text(text)
+    with Project.open(trained) as project:
+        project.apply()
+        assert project.features.count_online(slow) == 0
+        assert not project.features.is_filled(slow)
+
+
+def test_a_version_that_comes_back_gets_its_rows_back(trained):
+    with Project.open(trained) as project:
+        old = project.features.views()[0]
+        for version in ("v1", "v2"):
+            project.database.versions.set_lifecycle("eta", version, Lifecycle.RETIRED, now=project.clock.now())
+    kit.edit(trained, ('fb.count("trips_1h", window="1h")', 'fb.count("trips_1h", window="1h", default=0)'))
+    with Project.open(trained) as project:
+        project.apply()
+        assert project.features.count_online(old) == 0
+        project.models["eta"].promote("v2")
+        assert project.features.count_online(old) > 0
 
 
 def test_what_cannot_work_is_refused_before_anything_is_applied(small):

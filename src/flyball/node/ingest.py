@@ -73,7 +73,7 @@ class IngestProcess:
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="materialize")  # its chunks let pushes in between
-        self._views: dict[str, ViewSpec] = {}
+        self._views: dict[str, ViewSpec] = {}  # by digest, the applied one of a name last
         self._queue: list[_Push] = []
         self._wake = asyncio.Event()
         self.pushes = 0
@@ -82,7 +82,7 @@ class IngestProcess:
     async def start(self) -> None:
         """Open log and store, replay what the cells miss, begin to accept."""
         views = read_views(self._layout)
-        self._views = {v.name: v for v in views}
+        self._views = {v.digest: v for v in views}
         self._ingest = await self._write(self._open, views)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._commit_for_ever()), loop.create_task(self._compact_for_ever())]
@@ -111,19 +111,20 @@ class IngestProcess:
         return await answer
 
     async def attach(self, body: bytes, _: Call) -> list[str]:
-        """Apply these views (JSON) from now on; return their names."""
+        """Apply exactly these views (JSON) from now on, and drop what is stored for others; return their names."""
         views = msgspec.json.decode(body, type=tuple[ViewSpec, ...])
         for view in views:
             await self._write(self._ingest.attach, view)
-            self._views[view.name] = view
-        log("views attached", views=[f"{v.name}:{v.digest}" for v in views])
-        return sorted(self._views)
+        gone = self._views.keys() - {view.digest for view in views}
+        for digest in gone:
+            await self._write(lambda digest=digest: self._ingest.detach(digest, drop=True))
+        self._views = {view.digest: view for view in views}
+        log("views attached", views=[f"{v.name}:{v.digest}" for v in views], dropped=sorted(gone))
+        return sorted(v.name for v in views)
 
     async def materialize(self, body: dict[str, Any], call: Call) -> dict[str, Any]:
-        """Bring a view's online rows up to `until` (µs): {view, until, full} -> the result as a dict."""
-        view = self._views.get(body["view"])
-        if view is None:
-            raise UnknownName.of("feature view", body["view"], self._views)
+        """Bring a view's online rows up to `until` (µs): {view, digest?, until, full} -> the result as a dict."""
+        view = self._view(body["view"], body.get("digest"))
         loop = asyncio.get_running_loop()
 
         def progress(*done: Any) -> None:
@@ -136,6 +137,13 @@ class IngestProcess:
         log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
         return dict(_plain(result))
 
+    def _view(self, name: str, digest: str | None) -> ViewSpec:
+        """Return an attached view by digest, or the newest of a name."""
+        found = [v for v in self._views.values() if v.name == name and digest in {None, v.digest}]
+        if not found:
+            raise UnknownName.of("feature view", name, {v.name for v in self._views.values()})
+        return found[-1]
+
     async def flush(self, _: Any, __: Call) -> None:
         """Return when everything pushed so far is written."""
         while self._queue:
@@ -144,7 +152,12 @@ class IngestProcess:
 
     async def info(self, _: Any, __: Call) -> dict[str, Any]:
         """Say how it is."""
-        return {"pid": os.getpid(), "views": sorted(self._views), "pushes": self.pushes, "groups": self.groups}
+        return {
+            "pid": os.getpid(),
+            "views": sorted(v.name for v in self._views.values()),
+            "pushes": self.pushes,
+            "groups": self.groups,
+        }
 
     def _materialize(self, view: ViewSpec, until: int | None, full: bool, progress: Callable[..., None]) -> Any:
         if self._engine is None:

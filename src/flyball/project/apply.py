@@ -14,6 +14,7 @@ import msgspec
 
 from flyball.errors import DefinitionError, SourceError, UnknownName
 from flyball.features.spec import ViewSpec, digest_of
+from flyball.project.views import in_use
 
 if TYPE_CHECKING:
     from flyball.definitions import Definitions, Model
@@ -75,12 +76,14 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
     specs = project.working.view_specs
     check_columns(project)
     code = snapshot_working(project)
-    filled = _fill(project, specs, progress)
+    record = None if project.is_temporary else project.database.deployments.applied()
+    filled = _fill(project, specs, () if record is None else record.views, progress)
     now = project.clock.now()
     if not project.is_temporary:
         names = ",".join(sorted(project.working.models))
         project.database.deployments.record_applied(code, now, specs, definitions=names, actor="cli")
         project.database.audit.record(now, "cli", "applied", code, {"changes": [c.text for c in proposed.changes]})
+    project.features.attach(in_use(project, specs))
     return Plan(code, proposed.changes, tuple(filled))
 
 
@@ -123,9 +126,12 @@ def _require(who: str, source: str, wanted: set[str], types: Mapping[str, str]) 
         raise SourceError(f"{who} needs column {name!r} of source {source!r}: {UnknownName.of('column', name, types)}")
 
 
-def _fill(project: Project, specs: tuple[ViewSpec, ...], progress: Progress | None) -> list[str]:
-    """Attach the views and build the rows of those that were never built."""
-    project.features.attach(specs)
+def _fill(
+    project: Project, specs: tuple[ViewSpec, ...], before: tuple[ViewSpec, ...], progress: Progress | None
+) -> list[str]:
+    """Attach the views beside those applied before, and build the rows of those that were never built."""
+    digests = {spec.digest for spec in specs}
+    project.features.attach(in_use(project, [*(v for v in before if v.digest not in digests), *specs]))
     filled = []
     for spec in specs:
         if project.features.is_filled(spec):

@@ -33,7 +33,7 @@ def explain(project: Project, prediction_id: str) -> dict[str, Any]:
 
     found = log.explain(project.layout, prediction_id)
     at = to_micros(datetime.fromisoformat(found["at"]))
-    version = project.database.versions.get(found["model"], found["version"])
+    version = project.database.versions.get(found["model"], found["assigned"])
     service = read_manifest(project.root / version.path, version.digest).service
     times = {view.name: _newest_event(project, view, found["inputs"], at) for view in service.views}
     views = {column.name: column.view for column in service.columns if column.kind == "view"}

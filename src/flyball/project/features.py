@@ -121,7 +121,7 @@ class FeatureHandle:
 
         moment = until or self._project.clock.now()
         if self._node_runs():
-            body = {"view": spec.name, "until": to_micros(moment), "full": full}
+            body = {"view": spec.name, "digest": spec.digest, "until": to_micros(moment), "full": full}
             tell = (lambda done: progress(*done)) if progress is not None else None
             answer = call_sync(self._project.layout.socket("ingest"), "materialize", body, progress=tell)
             result = msgspec.convert(answer, MaterializeResult)
@@ -141,17 +141,26 @@ class FeatureHandle:
         return len(self._store().keys(namespace(spec.digest)))
 
     def attach(self, views: Sequence[ViewSpec]) -> None:
-        """Let pushes reach these views from now on."""
+        """Let pushes reach exactly these views from now on; what is stored for others goes."""
         from flyball.adapters.local.ipc import call_sync
-        from flyball.adapters.local.views import write_views
+        from flyball.adapters.local.views import read_views, write_views
 
-        write_views(self._project.layout, views)
-        if self._node_runs():
+        layout, kept = self._project.layout, {view.digest for view in views}
+        before, running = read_views(layout), self._node_runs()
+        if tuple(views) == before and not running:
+            return
+        gone = [view for view in before if view.digest not in kept]
+        write_views(layout, views)
+        for view in gone:
+            self._project.database.deployments.set_watermark(view.digest, None)
+        if running:
             body = msgspec.json.encode(list(views), order="deterministic")
-            call_sync(self._project.layout.socket("ingest"), "attach", body)
-        elif "_writer" in self.__dict__:
-            for view in views:
-                self._writer.attach(view)
+            call_sync(layout.socket("ingest"), "attach", body)
+            return
+        for view in views:
+            self._writer.attach(view)
+        for view in gone:
+            self._writer.detach(view.digest, drop=True)
 
     def _node_runs(self) -> bool:
         from flyball.adapters.local.running import read_running

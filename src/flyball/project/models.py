@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyball.errors import Refused, UnknownName
 from flyball.project.mirror import tell_champion
+from flyball.project.views import restore
 from flyball.registry.types import Lifecycle, Version
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 
@@ -117,6 +118,7 @@ class ModelHandle:
                 f"see: flyball model show {version} --model {self.name}"
             )
         self._refuse_during_rollout(f"use: flyball rollout promote {version} --model {self.name}")
+        restore(self._project, found)
         with exclusive(self._project) as (routes, fence):  # lifecycle and table change together, or another one's do
             _route_champion(self._project, found, routes, fence)
             return self._settle(found, Lifecycle.CHAMPION, "promoted", reason, actor)

@@ -160,6 +160,7 @@ def start_rollout(
         )
     if found.gate != "passing":
         raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")
+    restore(project, found)
     now = now or project.clock.now()
     status = start(
         project.database.rollouts,

@@ -43,6 +43,7 @@ def explain(layout: Layout, prediction: str) -> dict[str, Any]:
         "prediction_id": found.id,
         "model": found.model,
         "version": found.version,
+        "assigned": _assigned(found, table),
         "arm": found.arm,
         "why": _why(found, table),
         "control": found.control,
@@ -143,12 +144,18 @@ def _names(layout: Layout, found: Prediction, table: RoutingTable | None) -> tup
     if route is None:
         return ()
     refs: list[VersionRef | None] = [route.champion, route.candidate, *route.warm]
-    assigned = route.candidate.version if found.arm == "candidate" and route.candidate else found.version
+    assigned = _assigned(found, table)
     ref = next((r for r in refs if r is not None and r.version == assigned), None)
     try:
         return read_manifest(layout.root / ref.path, ref.digest).service.names if ref else ()
     except FlyballError:
         return ()
+
+
+def _assigned(found: Prediction, table: RoutingTable | None) -> str:
+    """Return the version the router chose, whose features were served, whoever answered in the end."""
+    route = table.models.get(found.model) if table else None
+    return route.candidate.version if found.arm == "candidate" and route and route.candidate else found.version
 
 
 def _outcome(found: Prediction, outcomes: list[Outcome]) -> dict[str, Any] | None:

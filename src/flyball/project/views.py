@@ -1,0 +1,57 @@
+"""Which feature views must be kept fresh online: the applied ones, and those that versions which may serve still read.
+
+A changed view has a new digest and so rows of its own. A version goes on reading the digest it was trained with; only
+when no champion, candidate or warm version reads a digest any more do its rows go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from flyball.errors import FlyballError
+from flyball.features.spec import ViewSpec
+from flyball.registry.types import Lifecycle, Version
+
+if TYPE_CHECKING:
+    from flyball.project.root import Project
+
+__all__ = ["in_use", "restore"]
+
+_SERVING = frozenset({Lifecycle.CANDIDATE, Lifecycle.CHAMPION})
+
+
+def in_use(project: Project, applied: Sequence[ViewSpec]) -> list[ViewSpec]:
+    """Return the views to keep, older digests first, so that the applied one is the last of its name."""
+    digests = {view.digest for view in applied}
+    older = {view.digest: view for version in _live(project) for view in views_of(project, version)}
+    return [*(view for digest, view in older.items() if digest not in digests), *applied]
+
+
+def restore(project: Project, version: Version) -> None:
+    """Bring back rows that went while a version was retired, before it may take traffic again."""
+    missing = [view for view in views_of(project, version) if not project.features.is_filled(view)]
+    if missing:
+        project.features.attach([*missing, *in_use(project, project.applied.view_specs)])
+        for view in missing:
+            project.features.fill(view)
+
+
+def views_of(project: Project, version: Version) -> Sequence[ViewSpec]:
+    """Return the views a version reads; none when its artifact is gone, as then it cannot serve either."""
+    from flyball.registry.artifacts import read_manifest
+
+    try:
+        return read_manifest(project.root / version.path, version.digest).service.views
+    except FlyballError:
+        return ()
+
+
+def _live(project: Project) -> Iterator[Version]:
+    routes = project.database.routing.current().models
+    for model in project.database.versions.models():
+        route = routes.get(model)
+        warm = {ref.version for ref in route.warm} if route is not None else set()
+        for version in project.database.versions.list(model):
+            if version.lifecycle in _SERVING or version.version in warm:
+                yield version
