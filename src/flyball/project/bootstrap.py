@@ -27,7 +27,9 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
     if project.database.deployments.applied() is None:
         say("applying the definitions")
         project.apply(progress=progress)
-    elif _edited(project):
+    else:
+        _restore_views(project, say)
+    if _edited(project):
         say("Python files here differ from what was applied; to make an edit live: flyball apply")
     for name in project.models:
         if project.models[name].versions:
@@ -42,6 +44,17 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
                 f"{name} {run.version} did not pass its gate, so {name} is not served; "
                 f"see: flyball model show {run.version} --model {name}"
             )
+
+
+def _restore_views(project: Project, say: Callable[[str], None]) -> None:
+    """Write the list of views again when it was lost; without it ingest takes no row."""
+    from flyball.adapters.local.views import read_views
+    from flyball.project.views import in_use
+
+    wanted = project.applied.view_specs
+    if wanted and not read_views(project.layout):
+        say("views.json was lost; writing it again")
+        project.features.attach(in_use(project, wanted))
 
 
 def _edited(project: Project) -> bool:

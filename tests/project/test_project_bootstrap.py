@@ -1,0 +1,30 @@
+"""What `flyball up` restores before it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flyball.adapters.local.views import read_views
+from flyball.errors import IntegrityError
+from flyball.project import Project
+from flyball.project.bootstrap import bootstrap
+
+
+def test_a_lost_list_of_views_is_written_again(trained: Path) -> None:
+    said: list[str] = []
+    with Project.open(trained) as project:
+        before = read_views(project.layout)
+        (project.layout.state / "views.json").unlink()
+        bootstrap(project, say=said.append, progress=lambda *_: None)
+        assert before == read_views(project.layout) != ()
+    assert "views.json was lost; writing it again" in said
+
+
+@pytest.mark.parametrize("damage", [b"", b'[{"name": "tra', b"{}", b"\xff\xfe"])
+def test_a_damaged_list_of_views_is_one_clear_sentence(trained: Path, damage: bytes) -> None:
+    with Project.open(trained) as project:
+        (project.layout.state / "views.json").write_bytes(damage)
+        with pytest.raises(IntegrityError, match="is no list of feature views .*; delete it"):
+            read_views(project.layout)
