@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConflictError, Refused, UnknownName
+from flyball.project.views import restore
 from flyball.rollout.types import TERMINAL, RolloutEvent, RolloutSpec, RolloutStatus
 
 if TYPE_CHECKING:
