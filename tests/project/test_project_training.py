@@ -45,9 +45,10 @@ def test_the_holdout_is_later_than_what_is_trained_on(trained):
 def test_train_runs_all_stages_in_a_child_and_tells_each_once(trained):
     told = []
     with Project.open(trained) as project:
-        run = project.train("eta", progress=lambda r: told.append(r.stages[-1].stage))
+        run = project.train("eta", progress=lambda r: told.append((r.stages[-1].stage, r.stages[-1].state)))
     assert run.state is RunState.SUCCEEDED and run.version == "v3"
-    assert told == list(STAGES)
+    assert [stage for stage, state in told if state == "done"] == list(STAGES)
+    assert ("train", "started") in told  # the long one is seen to begin
 
 
 def test_a_temporary_project_trains_promotes_and_serves(temp):

@@ -51,7 +51,8 @@ def only_model(project: Project) -> str:
 
 
 def _tell(run: Run) -> None:
-    note(f"  {run.stages[-1].stage} done")
+    stage = run.stages[-1]
+    note(f"  {stage.stage} {stage.state}")
 
 
 def _print_run(run: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
         if project.models[name].versions:
             continue
         say(f"{name} has no version yet: training one")
-        run = project.train(name, cause="first", progress=lambda r: say(f"  {r.stages[-1].stage} done"))
+        run = project.train(name, cause="first", progress=lambda r: say(f"  {r.stages[-1].stage} {r.stages[-1].state}"))
         if run.state is RunState.SUCCEEDED and run.version is not None:
             project.models[name].promote(run.version, reason="first champion")
             say(f"{name} {run.version} is champion")

@@ -249,7 +249,7 @@ class Project:
             params: Override some of the model's params.
             train_on: Override how far back examples are taken, such as "9d".
             cause: Why, for the record.
-            progress: Called with the run after each stage.
+            progress: Called with the run when a stage, the last of its stages, has started or ended.
 
         Raises:
             StageFailed: a stage failed; the message names it and how to resume.

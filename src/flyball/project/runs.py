@@ -80,13 +80,13 @@ def resume(
     if project.is_temporary:
         return run_stages_here(project, run, stage)
     runs = project.database.runs
-    told = {s.stage for s in runs.get(run).stages if s.state == "done"}
+    told = {s.stage: s.state for s in runs.get(run).stages if s.state == "done"}
 
     def tell() -> None:
         record = runs.get(run)
         for place, found in enumerate(record.stages):
-            if progress is not None and found.state == "done" and found.stage not in told:
-                told.add(found.stage)
+            if progress is not None and told.get(found.stage) != found.state:
+                told[found.stage] = found.state
                 progress(replace(record, stages=record.stages[: place + 1]))
 
     run_stages(spawn_run(project, run, stage), each=tell if progress is not None else None)
