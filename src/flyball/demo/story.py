@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from flyball.demo.memory import PeakPss
 from flyball.demo.replay import Action, Replay, Served
 from flyball.demo.report import summarise
 from flyball.demo.traffic import Traffic
-from flyball.errors import InputError, Refused
+from flyball.errors import InputError, MissingExtra, Refused
 from flyball.project import Project
 from flyball.templates import write_template
 
@@ -112,6 +113,8 @@ def run_demo(
 
 
 def _prepare(folder: Path, story: Story, say: Callable[[str], None]) -> Project:
+    if find_spec("sklearn") is None:
+        raise MissingExtra.of("the demo", "standard")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give the demo an empty folder, or remove this one")
     write_template("eta", folder, data=False)
