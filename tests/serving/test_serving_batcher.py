@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_kit import until
 
+from flyball.adapters.local.ipc import PeerGone
 from flyball.errors import Unavailable
 from flyball.serving.batcher import Batcher
 
@@ -154,3 +155,16 @@ def test_cost_is_learned_and_moves_a_slow_model_to_its_thread() -> None:
         return batcher.mode
 
     assert asyncio.run(story()) == "thread"
+
+
+def test_the_death_of_a_host_is_one_failure_whatever_it_was_doing() -> None:
+    async def die(m: np.ndarray, deadline: float) -> np.ndarray:
+        raise PeerGone("the host went away", sent=True)
+
+    async def story():
+        batcher = Batcher(remote=die)
+        items = await asyncio.gather(*(batcher.submit(rows(i), soon()) for i in range(5)))
+        batcher.close()
+        return [(item.gone, item.absent) for item in items]
+
+    assert asyncio.run(story()) == [(True, False)] + [(True, True)] * 4

@@ -421,9 +421,9 @@ def test_shadow_rows_for_a_host_that_is_away_are_dropped_and_blame_nobody(tmp_pa
             return answers, counts
 
     answers, counts = run(story())
-    blamed = {r.id.partition("#")[0] for r in kit.records() if isinstance(r, Shadow) and r.error}
-    assert blamed == {answers[0]}
-    assert counts == (3, 3)
+    blamed = [r.id for r in kit.records() if isinstance(r, Shadow) and r.error]
+    assert blamed == [answers[0]]  # one death is one failure, whatever was under way
+    assert counts == (1, 5)
 
 
 def test_an_outcome_is_not_acknowledged_when_the_disk_is_full(tmp_path: Path) -> None:

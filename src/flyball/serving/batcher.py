@@ -46,7 +46,7 @@ class Item:
         self.errors: dict[int, str] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.gone = False  # the outside system behind the model is not there
-        self.absent = False  # and it was not when it was asked: nothing was sent, so nothing is known of the model
+        self.absent = False  # and these rows say nothing about the model: not sent, or another item has the blame
         self.wait = 0
         self.run = 0
 
@@ -214,7 +214,8 @@ class Batcher:
                 item.wait, item.run = (start - item.queued) // 1000, (end - start) // 1000
                 if errors:
                     mine = {k - at: text for k, text in errors.items() if at <= k < at + n}
-                    item.errors, item.gone, item.absent = mine or None, gone, absent
+                    item.errors, item.gone = mine or None, gone
+                    item.absent = absent or (gone and item is not batch[0])  # one death is one failure
                 if item.timer is not None:
                     item.timer.cancel()
                 self._durations.append(item.wait + item.run)

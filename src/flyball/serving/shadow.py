@@ -1,7 +1,7 @@
 """Rows sent to the other arm after the answer: bounded, last in line, dropped and counted under pressure.
 
 The surprise: while the other arm's host is away, rows are dropped too. What was never sent says nothing about the
-model; the rows that were with it when it died do.
+model; and of the rows that were with the host when it died only one is logged, because one death is one failure.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class Shadows:
         item = await arm.loaded.batcher.submit(matrix, time.monotonic() + plan.route.deadline)
         if item.absent:
             return []
+        if item.gone:
+            jobs = jobs[:1]
         errors = item.errors or {}
         total = item.wait + item.run
         return [_record(job, item.values[k], errors.get(k), total) for k, job in enumerate(jobs)]
