@@ -191,3 +191,15 @@ def test_the_forecast_gives_days_and_says_when_traffic_is_too_thin():
     assert forecast(of, per_day=0)["promote_days"] is None
     slow = forecast(of, per_day=200, matures=timedelta(hours=2))
     assert slow["promote_days"] > told["promote_days"]
+
+
+@pytest.mark.parametrize(("why", "mismatch"), [("veto", False), ("kill switch", False), ("header", True)])
+def test_units_that_a_veto_took_away_are_not_missing_from_the_split(why, mismatch):
+    fold = Fold(spec(), share=0.5)
+    rows = [prediction(f"c{k}", k * 1000, unit=f"cu{k}", why="share") for k in range(300)]
+    rows += [prediction(f"x{k}", k * 1000, arm="champion", unit=f"xu{k}", why=why) for k in range(300)]
+    rows += [prediction(f"b{k}", k * 1000, arm="champion", unit=f"bu{k}", why="champion") for k in range(600)]
+    fold(*rows, now=5 * SECOND)
+    found = fold.evidence()
+    assert found.mismatch is mismatch
+    assert (found.candidate.requests, found.control.requests) == (300, 600)

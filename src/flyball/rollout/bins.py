@@ -29,6 +29,7 @@ _KEEP_EARLY = _KEEP_ROWS // 10  # outcomes waiting for their row
 _KEEP_EXPOSED = 100_000  # units; beyond it those whose episode is over are forgotten
 _VETO_LEAST, _VETO_LASTS = 5, 60 * SECOND  # vetoed requests, and the time they span, that make a veto last
 _NOT_RANDOM = frozenset({"header", "veto", "kill switch", "version"})  # assignments that nobody drew
+_TAKEN_AWAY = frozenset({"veto", "kill switch"})  # drawn for the candidate, but served by the champion
 
 
 class Allocation(msgspec.Struct, frozen=True, array_like=True):
@@ -173,14 +174,16 @@ class Binner:
             return
         into = self._bin(p.at // SECOND)
         into.newest = max(into.newest, p.at)
+        unit = 0 if p.unit == p.id or not p.unit else unit_hash(p.unit)
         if p.why in _NOT_RANDOM:
+            if p.why in _TAKEN_AWAY:  # the draw was fair: these units are not missing from the split
+                self._counts(into, index).fresh[CANDIDATE] += self._is_fresh(index, unit)
             if p.why == "veto" and self._stands(p.at):
                 into.veto = (
                     f"workers kept the candidate out of traffic for a minute or more (last at prediction {p.id})"
                 )
             return
         arm = CANDIDATE if p.arm == "candidate" else CONTROL
-        unit = 0 if p.unit == p.id or not p.unit else unit_hash(p.unit)
         failed = p.error is not None or p.fallback
         self._count(into, index, arm, unit, p.at, failed=failed)
         if self._slow_rails and not failed and (arm == CANDIDATE or p.control):
@@ -226,15 +229,19 @@ class Binner:
                 self._early.popitem(last=False)
 
     def _count(self, into: Bin, index: int, arm: int, unit: int, at: int, *, failed: bool) -> None:
-        counts = into.counts.get(index)
-        if counts is None:
-            counts = into.counts[index] = Counts([0, 0], [0, 0], [0, 0], [0, 0], [0, 0])
+        counts = self._counts(into, index)
         counts.requests[arm] += 1
         counts.exposures[arm] += self._is_exposure(arm, unit, at)
         counts.fresh[arm] += self._is_fresh(index, unit)
         if failed:
             counts.errors[arm] += 1
             into.failures += [Failure(index, rail, arm, unit, at) for rail in self._error_rails]
+
+    def _counts(self, into: Bin, index: int) -> Counts:
+        counts = into.counts.get(index)
+        if counts is None:
+            counts = into.counts[index] = Counts([0, 0], [0, 0], [0, 0], [0, 0], [0, 0])
+        return counts
 
     def _latency(self, into: Bin, index: int, arm: int, unit: int, p: Prediction) -> None:
         into.counts[index].timed[arm] += 1
