@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ def test_a_lost_list_of_views_is_written_again(trained: Path) -> None:
         bootstrap(project, say=said.append, progress=lambda *_: None)
         assert before == read_views(project.layout) != ()
     assert "views.json was lost; writing it again" in said
+
+
+def test_a_lost_online_store_is_filled_again(trained: Path) -> None:
+    with Project.open(trained) as project:
+        view = project.features.views()[0]
+        before = project.features.count_online(view)
+    shutil.rmtree(trained / ".flyball" / "online")
+    with Project.open(trained) as project:
+        bootstrap(project, say=lambda _: None, progress=lambda *_: None)
+        assert project.features.count_online(view) == before > 0
 
 
 @pytest.mark.parametrize("damage", [b"", b'[{"name": "tra', b"{}", b"\xff\xfe"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flyball.training.types import RunState
@@ -29,6 +30,7 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
         project.apply(progress=progress)
     else:
         _restore_views(project, say)
+        _refill_store(project, say, progress)
     if _edited(project):
         say("Python files here differ from what was applied; to make an edit live: flyball apply")
     for name in project.models:
@@ -55,6 +57,17 @@ def _restore_views(project: Project, say: Callable[[str], None]) -> None:
     if wanted and not read_views(project.layout):
         say("views.json was lost; writing it again")
         project.features.attach(in_use(project, wanted))
+
+
+def _refill_store(project: Project, say: Callable[[str], None], progress: Callable[[str, int, int], None]) -> None:
+    """Fill views whose online rows are gone although they were built: a lost store would answer "never seen"."""
+    from flyball.project.views import in_use
+
+    features = project.features
+    lost = [v for v in in_use(project, project.applied.view_specs) if features.is_filled(v) and features.is_empty(v)]
+    for view in lost:
+        say(f"the online rows of view {view.name} were lost; filling them again from history")
+        features.fill(view, full=True, progress=partial(progress, view.name))
 
 
 def _edited(project: Project) -> bool:

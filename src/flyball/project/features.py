@@ -134,6 +134,12 @@ class FeatureHandle:
         """Whether this definition's rows were ever built."""
         return self._project.database.deployments.watermark(spec.digest) is not None
 
+    def is_empty(self, spec: ViewSpec) -> bool:
+        """Whether no entity has rows online."""
+        from flyball.features.packing import namespace
+
+        return not self._store().keys(namespace(spec.digest), limit=1)
+
     def count_online(self, spec: ViewSpec) -> int:
         """Return how many entities have rows online."""
         from flyball.features.packing import namespace
