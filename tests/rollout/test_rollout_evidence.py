@@ -198,7 +198,7 @@ def test_units_that_a_veto_took_away_are_not_missing_from_the_split(why, mismatc
     fold = Fold(spec(), share=0.5)
     rows = [prediction(f"c{k}", k * 1000, unit=f"cu{k}", why="share") for k in range(300)]
     rows += [prediction(f"x{k}", k * 1000, arm="champion", unit=f"xu{k}", why=why) for k in range(300)]
-    rows += [prediction(f"b{k}", k * 1000, arm="champion", unit=f"bu{k}", why="champion") for k in range(600)]
+    rows += [prediction(f"b{k}", k * 1000, arm="champion", unit=f"u{k}", why="champion") for k in range(600)]
     fold(*rows, now=5 * SECOND)
     found = fold.evidence()
     assert found.mismatch is mismatch

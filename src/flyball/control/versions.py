@@ -6,7 +6,7 @@ import builtins
 import dataclasses
 from datetime import datetime
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, insert, select, update
 
 from flyball.control.engine import Gate
 from flyball.control.tables import version_names, versions
@@ -94,7 +94,7 @@ class Versions:
                 raise _unknown(db, model, version)
 
 
-def _is(model: str, version: str) -> tuple:  # type: ignore[type-arg]
+def _is(model: str, version: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return versions.c.model == model, versions.c.version == version
 
 
