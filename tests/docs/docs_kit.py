@@ -54,6 +54,7 @@ def run_session(steps: Sequence[Block], folder: Path, *, seconds: float) -> str:
 
     Ports 8080 and 8081 become free ones. What the session leaves in the background is ended by its pid.
     """
+    folder.mkdir(exist_ok=True)
     server, control = free_ports(2)
     body = "\n".join(_as_shell(b) for b in steps).replace("8080", str(server)).replace("8081", str(control))
     script = folder / ".session.sh"
