@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import signal
@@ -41,12 +43,18 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in held]
-    for one in held:
-        one.close()
-    return ports
+    """Return ports that nobody listens on now.
+
+    They lie below the range from which the kernel gives out ports of connections: such a port may be taken between this
+    call and the server's start, minutes later.
+    """
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(15_000, 30_000), 200):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise OSError(f"found {len(found)} of {count} free ports among 200 from 15000 to 30000")
 
 
 def run_session(steps: Sequence[Block], folder: Path, *, seconds: float) -> str:
@@ -54,7 +62,6 @@ def run_session(steps: Sequence[Block], folder: Path, *, seconds: float) -> str:
 
     Ports 8080 and 8081 become free ones. What the session leaves in the background is ended by its pid.
     """
-    folder.mkdir(exist_ok=True)
     server, control = free_ports(2)
     body = "\n".join(_as_shell(b) for b in steps).replace("8080", str(server)).replace("8081", str(control))
     script = folder / ".session.sh"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 from docs_kit import ROOT, blocks, run_python, run_session
 
@@ -15,12 +13,7 @@ def under(heading, *languages):
 
 
 def test_the_quickstart_runs_as_printed(tmp_path):
-    steps = under("Quickstart", "shell", "python")
-    try:
-        said = run_session(steps, tmp_path / "first", seconds=80)
-    except AssertionError as error:  # seen once in some twenty runs, cause unknown: a free port may be taken meanwhile
-        warnings.warn(f"the quickstart failed once and is run again: {error}", stacklevel=1)
-        said = run_session(steps, tmp_path / "second", seconds=80)
+    said = run_session(under("Quickstart", "shell", "python"), tmp_path, seconds=140)
     assert "v1 [1" in said  # the answer, in the tens of minutes
     assert "there was no candidate" in said  # explain: why this arm
     assert "PRESENT" in said  # explain: each feature's status

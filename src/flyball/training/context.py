@@ -27,8 +27,8 @@ class StageContext:
 
     Attributes:
         gate: Judges a packaged version; `flyball.gates.run.run_gate`.
-        tracker: MLflow, or None to track nothing. If it has a method `warm`, that is called in a thread while the
-            model trains, because importing MLflow takes longer than most of what a run does.
+        tracker: MLflow, or None to track nothing. Nothing of it is imported while the user's code runs: two threads
+            importing at once showed `train` half-made modules.
         progress: Called with (stage, "started" | "skipped" | "done" | "failed").
     """
 

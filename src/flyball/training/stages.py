@@ -7,7 +7,6 @@ run goes on after kill -9 exactly as if nothing had happened.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -59,7 +58,6 @@ class Work:
     kept_data: TrainingSet | None = None
     kept_predictor: Predictor | None = None
     kept_evaluation: Evaluation | None = None
-    warming: threading.Thread | None = None
 
     @property
     def folder(self) -> Path:
@@ -148,7 +146,6 @@ def check(work: Work, folder: Path) -> dict[str, Any]:
 
 def train(work: Work, folder: Path) -> dict[str, Any]:
     """Let the user's function fit a model, under limits, and write it down."""
-    _warm_tracker(work)
     data, settings = work.data(), work.context.settings
     begun = work.context.clock.monotonic()
     try:
@@ -317,21 +314,11 @@ def _sample(data: TrainingSet) -> bytes:
     return out.getvalue()
 
 
-def _warm_tracker(work: Work) -> None:
-    """Let the tracker import what it needs in a thread while the model trains."""
-    warm = getattr(work.context.tracker, "warm", None)
-    if warm is not None and work.warming is None:
-        work.warming = threading.Thread(target=warm, name="warm-tracker", daemon=True)
-        work.warming.start()
-
-
 def _track(work: Work, version: str, artifact: Path, manifest: DatasetManifest) -> tuple[str, str]:
     """Return the tracker's run id and what went wrong, one of them empty."""
     run, tracker = work.run, work.context.tracker
     if tracker is None:
         return "", ""
-    if work.warming is not None:
-        work.warming.join()
     tags = {
         "flyball.digest": str(work.outputs["package"]["digest"]), "flyball.dataset": manifest.digest,
         "flyball.code": run.code, "flyball.cause": run.cause,
