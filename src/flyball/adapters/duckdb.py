@@ -138,7 +138,7 @@ class DuckDBEngine:
             return types, outputs, pushed
         assert pushed is not None
         fields = (f for f in pushed.table.schema if not f.name.startswith("__"))
-        return None, {f.name: expressions.arrow_type(f) for f in fields}, pushed  # type: ignore[misc]
+        return None, {f.name: expressions.arrow_type(f) for f in fields}, pushed
 
     def _pushed(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> _Pushed | None:
         """Accept what was pushed since the last call; without declared types all of it."""
@@ -266,6 +266,7 @@ class _Query:
         wanted |= expressions.columns(expressions.parse(s.where)) if s.where else set()
         steps = []
         for name, text in reversed(s.derive):
+            assert isinstance(text, str)
             if name in wanted:
                 steps.append((name, text))
                 wanted = (wanted - {name}) | expressions.columns(expressions.parse(text))

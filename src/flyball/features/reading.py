@@ -93,6 +93,7 @@ def output_types(spec: SourceSpec, types: Mapping[str, ColumnType]) -> dict[str,
     _check_times(spec, types)
     known = dict(types)
     for name, text in spec.derive:
+        assert isinstance(text, str)
         kind = _typed_expression(spec, f"derive {name!r}", text, known)
         if kind == "duration":
             raise SourceError(
@@ -161,6 +162,7 @@ def accept(spec: SourceSpec, raw: pa.Table, types: Mapping[str, ColumnType] | No
         table = _with_null_types(spec, raw, table)
     output_types(spec, _schema_types(table))
     for name, text in spec.derive:
+        assert isinstance(text, str)
         value = expressions.evaluate(expressions.parse(text), table)
         table = _with(table, name, value)
     keep = np.asarray(pc.is_valid(table.column(spec.event_time)).to_numpy(), dtype=bool)

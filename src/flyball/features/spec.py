@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
 __all__ = [
-    "ColumnSpec", "ColumnType", "EntitySpec", "FeatureService", "FeatureSpec", "InputSpec", "Join", "ServiceColumn",
-    "SourceSpec", "Stat", "Status", "ViewSpec", "columns_of", "digest_of",
+    "About", "CheckSpec", "CodeRef", "ColumnSpec", "ColumnType", "EntitySpec", "FeatureAbout", "FeatureService",
+    "FeatureSpec", "InputSpec", "Join", "Scalar", "ServiceColumn", "SourceKind", "SourceSpec", "Stat", "Status",
+    "TransformSpec", "ViewSpec", "columns_of", "digest_of",
 ]  # fmt: skip
 
 Join = Literal["as_known", "as_corrected"]
 """What history may use: what had arrived by each request, or also what was corrected later."""
-ColumnType = Literal["int64", "float64", "bool", "string", "timestamp"]
+ColumnType: TypeAlias = str
+"""A type by its name: int64, float32, float64, bool, string, bytes, timestamp, date, decimal(P,S), list<T>, vector<K>.
+
+`features/types.py` reads and checks these names."""
+Scalar: TypeAlias = float | int | str | bool | None
+SourceKind = Literal["parquet", "csv", "table", "query", "frame", "push", "stream"]
+"""Where rows come from: files; a table or a query that DuckDB can run; a frame kept at apply; pushes only; a stream."""
 
 
 class Status(IntEnum):
@@ -41,8 +48,13 @@ class Stat(StrEnum):
     SUM = "sum"
     MEAN = "mean"
     STD = "std"
+    VAR = "var"
     MIN = "min"
     MAX = "max"
+    FIRST = "first"  # oldest by (event, created, sequence)
+    LAST = "last"
+    DISTINCT = "distinct"  # HyperLogLog
+    QUANTILE = "quantile"  # KLL
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +66,91 @@ class ColumnSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeRef:
+    """A Python callable by name, and what it was when it was declared.
+
+    `name` is its qualified name in the project's definitions, `digest` covers its source and what it calls. Whoever
+    imports the definitions, or a version's code snapshot, makes it known to `features/callables.py`.
+    """
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransformSpec:
+    """A function of `features/transforms.py` over named arguments, in order.
+
+    The arguments are source columns (in `derive`), features of the same view (a computed feature), or inputs, features
+    and T (at request time). `params` are (name, value) pairs in order of their names.
+    """
+
+    function: str
+    args: tuple[str, ...]
+    type: ColumnType
+    params: tuple[tuple[str, Scalar | tuple[Scalar, ...]], ...] = ()
+    code: CodeRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSpec:
+    """A data check: what must hold of a column (None: of the whole), and what happens when it does not.
+
+    `kind` is one of features/checks.py; "quarantine" keeps the offending rows out of every answer, batch and online.
+    """
+
+    kind: str
+    column: str | None = None
+    params: tuple[tuple[str, Scalar | tuple[Scalar, ...]], ...] = ()
+    policy: Literal["stop", "quarantine", "warn"] = "stop"
+    code: CodeRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EntitySpec:
-    """A thing that features describe; key columns in declared order (int64 or string)."""
+    """A thing that features describe; key columns in declared order, typed."""
 
     name: str
     keys: tuple[ColumnSpec, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureAbout:
+    """What a feature is for people; changes no digest."""
+
+    description: str = ""
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a view or source is for people and for its upkeep; changes no digest, so rebuilds nothing.
+
+    `freshness` is how old the newest row may be (µs) before it is reported. `refresh` is a duration ("15m") or a cron
+    line; `flyball up` keeps to it. `readers` and `writers` are roles; empty means everyone with a key may. `checks`
+    are those of the view's answers.
+    """
+
+    owner: str = ""
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    freshness: int | None = None
+    refresh: str | None = None
+    readers: tuple[str, ...] = ()
+    writers: tuple[str, ...] = ()
+    checks: tuple[CheckSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSpec:
     """Where rows come from and how they are read.
 
-    `derive` are (column, expression) pairs applied in order, `where` drops rows that are not true.
-    `path` may hold globs and is relative to the project's root.
+    `derive` are (column, expression or transform) pairs applied in order, `where` drops rows that are not true.
+    `path` is a file, folder or glob relative to the project's root, an address fsspec knows, a table's name ("table",
+    with `database` the DuckDB file or attachable address), SQL ("query"), or a frame's content digest ("frame").
+    `schema` declares raw column types: needed where no file tells them ("push", "stream"), else checked.
+    `stream` are the (option, value) pairs of a stream's connector. `event_id` names the column that makes a push
+    idempotent. Sources of any kind take pushes by name.
     """
 
     name: str
@@ -74,9 +158,17 @@ class SourceSpec:
     event_time: str
     created_time: str | None
     timezone: str
-    derive: tuple[tuple[str, str], ...]
+    derive: tuple[tuple[str, str | TransformSpec], ...]
     where: str | None
     delay: int
+    kind: SourceKind = "parquet"
+    database: str | None = None
+    schema: tuple[ColumnSpec, ...] = ()
+    event_id: str | None = None
+    stream: tuple[tuple[str, str], ...] = ()
+    checks: tuple[CheckSpec, ...] = ()
+    strict: bool = False  # refuse times without an offset instead of taking `timezone`
+    about: About = About()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +176,8 @@ class FeatureSpec:
     """One feature of a view.
 
     A row view's feature is a source column (`stat` None, `of` its column). A window view's feature folds `of`
-    (None for count) over `window` with cells of `hop`.
+    (None for count) over `window` with cells of `hop`, of the rows for which `where` is true; `q` is the quantile in
+    (0, 1). A computed feature (`transform`) is a function of other features of the view, evaluated at read, after them.
     """
 
     name: str
@@ -93,23 +186,33 @@ class FeatureSpec:
     stat: Stat | None = None
     window: int | None = None
     hop: int | None = None
-    default: float | int | str | bool | None = None
+    default: Scalar = None
+    where: str | None = None
+    q: float | None = None
+    transform: TransformSpec | None = None
+    about: FeatureAbout = FeatureAbout()
 
 
 @dataclass(frozen=True, slots=True)
 class ViewSpec:
-    """A feature view: all features are window features, or none is."""
+    """A feature view: all stored features are window features, or none is."""
 
     name: str
     entity: EntitySpec
     source: SourceSpec
     ttl: int | None
     features: tuple[FeatureSpec, ...]
+    about: About = About()
+
+    @property
+    def stored(self) -> tuple[FeatureSpec, ...]:
+        """The features that the store holds; the others are computed from them at read."""
+        return tuple(f for f in self.features if f.transform is None)
 
     @property
     def is_window(self) -> bool:
         """Whether this view stores cells instead of newest rows."""
-        return self.features[0].stat is not None
+        return any(f.stat is not None for f in self.features)
 
     @property
     def columns(self) -> list[str]:
@@ -118,8 +221,10 @@ class ViewSpec:
 
     @property
     def digest(self) -> str:
-        """The 16 hex digits that name this definition's namespace."""
-        return digest_of(self)[:16]
+        """The 16 hex digits that name this definition's namespace; what is only for people is left out of it."""
+        source = replace(self.source, about=About())
+        features = tuple(replace(f, about=FeatureAbout()) for f in self.features)
+        return digest_of(replace(self, source=source, features=features, about=About()))[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +238,10 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServiceColumn:
-    """One column of the model's matrix, in order.
+    """One column of the model's matrix, in order; a vector takes `width` of them.
 
-    kind "view": feature `name` of view `view`; kind "field": input `name`; kind "request": request-time expression
-    `function` ("hour_of_day", "day_of_week", "ratio") over `args` (input names; the examples' `at` column means T),
-    local to `timezone`.
+    kind "view": feature `name` of view `view`; kind "field": input `name`; kind "request": `transform` of inputs,
+    features ("view:feature") and T. Parts of a vector are shown as name_0, name_1, ...
     """
 
     name: str
@@ -146,6 +250,8 @@ class ServiceColumn:
     function: str | None = None
     args: tuple[str, ...] = ()
     timezone: str = "UTC"
+    transform: TransformSpec | None = None
+    width: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +266,8 @@ class FeatureService:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Column names of the matrix."""
-        return tuple(c.name for c in self.columns)
+        """Column names of the matrix, one for each part of a vector."""
+        return tuple(n for c in self.columns for n in _column_names(c))
 
     def to_json(self) -> bytes:
         """Return canonical JSON."""
@@ -173,9 +279,21 @@ class FeatureService:
         return msgspec.json.decode(data, type=cls)
 
 
+def _column_names(column: ServiceColumn) -> list[str]:
+    return [column.name] if column.width == 1 else [f"{column.name}_{i}" for i in range(column.width)]
+
+
 def columns_of(entity: EntitySpec, features: Iterable[FeatureSpec]) -> list[str]:
     """Return the source columns that these features of an entity are made of, keys first, once each."""
-    return list(dict.fromkeys([*(k.name for k in entity.keys), *(f.of for f in features if f.of is not None)]))
+    from flyball.features import expressions
+
+    names = [k.name for k in entity.keys]
+    for feature in features:
+        if feature.of is not None:
+            names.append(feature.of)
+        if feature.where is not None:
+            names += sorted(expressions.columns(expressions.parse(feature.where)))
+    return list(dict.fromkeys(names))
 
 
 def digest_of(spec: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 __all__ = [
     "COMPARE",
@@ -21,7 +21,8 @@ __all__ = [
     "columns",
 ]
 
-ExprType = Literal["int64", "float64", "bool", "string", "timestamp", "duration"]
+ExprType: TypeAlias = str
+"""A column type by its name, or "duration"."""
 Types = Mapping[str, ExprType]
 """Column name -> its type."""
 COMPARE = frozenset({"=", "<>", "<", "<=", ">", ">="})
