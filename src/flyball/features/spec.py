@@ -186,7 +186,7 @@ class FeatureSpec:
     stat: Stat | None = None
     window: int | None = None
     hop: int | None = None
-    default: Scalar = None
+    default: Scalar | tuple[Scalar, ...] = None  # plain data; `values.from_plain(type, default)` is the value
     where: str | None = None
     q: float | None = None
     transform: TransformSpec | None = None
