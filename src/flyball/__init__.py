@@ -25,6 +25,7 @@ _HOMES = {
     "Retrain": "flyball.loop.policy",
     "Rollout": "flyball.rollout.definitions",
     "TrainingSet": "flyball.datasets.types",
+    "check": "flyball.features.definitions",
     "count": "flyball.features.definitions",
     "day_of_week": "flyball.features.definitions",
     "gate": "flyball.gates.checks",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from flyball.features.definitions import FeatureView as FeatureView
     from flyball.features.definitions import Field as Field
     from flyball.features.definitions import ParquetSource as ParquetSource
+    from flyball.features.definitions import check as check
     from flyball.features.definitions import count as count
     from flyball.features.definitions import day_of_week as day_of_week
     from flyball.features.definitions import hour_of_day as hour_of_day

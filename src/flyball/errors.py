@@ -11,6 +11,7 @@ FlyballError
 │   ├── BadRequest             HTTP 4xx on the gateway
 │   └── SourceError            a source misses a column, has a wrong type, is empty, ...
 ├── Refused                    a gate, guardrail, freeze or policy said no, exit 1
+│   └── CheckFailed            data checks of a source or view failed; nothing was changed
 ├── ConflictError              somebody else was faster
 │   ├── RevisionConflict       compare-and-set lost
 │   └── FenceLost              the lease passed to another actor
@@ -18,6 +19,7 @@ FlyballError
 │   └── Untrusted              an artifact that we did not sign or do not allow
 ├── StageFailed                a stage of a run failed; the run can be resumed, exit 3
 ├── Unavailable                an outside system failed: port in use, store down, exit 3
+│   ├── Busy                   too much work waits; try again a little later
 │   └── SchemaTooNew           the control database was written by a newer flyball
 ├── DeadlineExceeded           no answer in time (also TimeoutError)
 └── MissingExtra               an optional dependency is not installed (also ImportError), exit 2
@@ -33,6 +35,7 @@ from typing import ClassVar, Self
 
 __all__ = [
     "BadRequest",
+    "Busy",
     "ConfigError",
     "ConflictError",
     "DeadlineExceeded",
@@ -124,6 +127,10 @@ class Refused(FlyballError):
     exit_code = 1
 
 
+class CheckFailed(Refused):
+    """Say which data checks failed, with values and limits."""
+
+
 class ConflictError(FlyballError):
     """Say that another actor was faster."""
 
@@ -150,6 +157,10 @@ class StageFailed(FlyballError):
 
 class Unavailable(FlyballError):
     """Say that something outside of flyball failed: a port, a disk, a store."""
+
+
+class Busy(Unavailable):
+    """Say that too much work waits already; the same call may be made again a little later."""
 
 
 class SchemaTooNew(Unavailable):

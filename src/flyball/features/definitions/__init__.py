@@ -5,6 +5,7 @@ Each object checks what can be checked without data and has a `spec`, the plain 
 
 from __future__ import annotations
 
+from flyball.features.definitions.checks import Check, check
 from flyball.features.definitions.entities import Entity
 from flyball.features.definitions.requests import Field, RequestFeature, day_of_week, hour_of_day, ratio
 from flyball.features.definitions.sources import ParquetSource
@@ -12,6 +13,6 @@ from flyball.features.definitions.views import Feature, FeatureView
 from flyball.features.definitions.windows import WindowFeature, count, max, mean, min, std, sum  # noqa: A004 the field's standard words
 
 __all__ = [
-    "Entity", "Feature", "FeatureView", "Field", "ParquetSource", "RequestFeature", "WindowFeature", "count",
+    "Check", "check", "Entity", "Feature", "FeatureView", "Field", "ParquetSource", "RequestFeature", "WindowFeature", "count",
     "day_of_week", "hour_of_day", "max", "mean", "min", "ratio", "std", "sum",
 ]  # fmt: skip
