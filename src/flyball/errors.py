@@ -35,6 +35,7 @@ from typing import ClassVar, Self
 
 __all__ = [
     "BadRequest",
+    "CheckFailed",
     "Busy",
     "ConfigError",
     "ConflictError",
