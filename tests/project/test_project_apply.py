@@ -66,7 +66,7 @@ def test_an_edit_changes_nothing_until_it_is_applied(trained):
     kit.edit(trained, ('fb.count("trips_1h", window="1h")', 'fb.count("trips_2h", window="2h")'))
     with Project.open(trained) as project:
         assert [f.name for f in project.features.views()[0].features] == ["trips_1h", "minutes_24h"]
-        project.apply()
+        project.apply(force=True)
         assert [f.name for f in project.features.views()[0].features] == ["trips_2h", "minutes_24h"]
 
 
@@ -75,7 +75,7 @@ def test_a_version_keeps_serving_with_the_definitions_it_was_trained_with(traine
     with Project.open(trained) as project:
         ask = kit.caller(project)
         before = ask.http.infer("eta", [{"zone": 1, "distance": 2.0}])["predictions"]
-        project.apply()
+        project.apply(force=True)
         assert ask.http.infer("eta", [{"zone": 1, "distance": 2.0}])["predictions"] == before
         ask.http.close()
 

@@ -54,27 +54,42 @@ def _print_check(document: dict[str, Any]) -> None:
 
 
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
-def _apply(project: Project, *, dry_run: bool, show: Callable[..., None]) -> None:
+@click.option("--force", is_flag=True, help="Apply although models that read a view break; it is recorded.")
+def _apply(project: Project, *, dry_run: bool, force: bool, show: Callable[..., None]) -> None:
     """Make the definitions live."""
     bars: dict[str, Callable[[int, int], None]] = {}
 
     def tell(name: str, done: int, total: int) -> None:
         bars.setdefault(name, progress_bar(f"filling {name}"))(done, total)
 
-    plan = project.apply(dry_run=dry_run, progress=tell)
-    show(plan, lambda d: _print_plan(d, dry_run))
+    plan = project.apply(dry_run=dry_run, force=force, progress=tell)
+    show(plan, lambda d: _print_plan(d, dry_run, breaking=bool(plan.breaking) and not force))
 
 
-def _print_plan(plan: dict[str, Any], dry_run: bool) -> None:
+def _print_plan(plan: dict[str, Any], dry_run: bool, *, breaking: bool) -> None:
     signs = {"add": "+", "change": "~", "remove": "-"}
     for change in plan["changes"]:
         click.echo(f"{signs[change['action']]} {change['text']}")
+        _print_change(change)
     if not plan["changes"]:
         click.echo("nothing changes")
     for name in plan["filled"]:
         note(f"view {name} filled")
     if dry_run and plan["changes"]:
-        note("nothing was applied; run: flyball apply")
+        note(f"nothing was applied; run: flyball apply{' --force' if breaking else ''}")
+
+
+def _print_change(change: dict[str, Any]) -> None:
+    for field in change["fields"]:
+        was, now = (field[side] or "(none)" for side in ("was", "now"))
+        click.echo(f"    {field['field']}: {was} -> {now}")
+    if change["kind"] == "view" and change["rebuilds"]:
+        beside = ", beside those that are served" if change["action"] == "change" else ""
+        click.echo(f"    its online rows are built{beside}")
+    if change["readers"]:
+        click.echo(f"    read by {', '.join(change['readers'])}")
+    for text in change["breaks"]:
+        click.echo(f"    BREAKING: {text}")
 
 
 apply = verb(_apply)

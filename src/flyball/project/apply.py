@@ -6,14 +6,16 @@ apply that is killed in the middle changes nothing and can simply be repeated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from flyball.errors import DefinitionError, SourceError, UnknownName
+from flyball.errors import DefinitionError, Refused, SourceError, UnknownName
+from flyball.features.difference import FieldChange, breaks, difference
 from flyball.features.spec import ViewSpec, digest_of
+from flyball.project.readers import Reader, readers_of
 from flyball.project.views import in_use
 
 if TYPE_CHECKING:
@@ -27,12 +29,20 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference between the working and the applied definitions."""
+    """One difference between the working and the applied definitions.
+
+    Of a view: `fields` that differ, `readers` (models and versions that read it), what of it `breaks` whom, and
+    whether its online rows are built anew (`rebuilds`); the old rows stay beside them while a version reads them.
+    """
 
     kind: Literal["view", "model", "code"]
     name: str
     action: Literal["add", "change", "remove"]
     text: str
+    fields: tuple[FieldChange, ...] = ()
+    readers: tuple[str, ...] = ()
+    breaks: tuple[str, ...] = ()
+    rebuilds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,11 @@ class Plan:
         """Whether anything changes."""
         return bool(self.changes)
 
+    @property
+    def breaking(self) -> tuple[str, ...]:
+        """What breaks whom, one sentence each."""
+        return tuple(f"view {c.name}: {text}" for c in self.changes for text in c.breaks)
+
 
 def plan(project: Project) -> Plan:
     """Compare the working definitions with the applied ones."""
@@ -57,16 +72,18 @@ def plan(project: Project) -> Plan:
     old = None if record is None else project.definitions_of(record.code)
     new = project.working
     _require_something(project)
-    changes = [*_view_changes(old, new), *_model_changes(old, new)]
+    readers = {} if old is None else readers_of(project, old, new)
+    changes = [*_view_changes(project, old, new, readers), *_model_changes(old, new)]
     if record is not None and record.code != code and not changes:
         changes.append(Change("code", "project", "change", "only code changed, in some Python file of the project"))
     return Plan(code, tuple(changes))
 
 
-def apply(project: Project, *, progress: Progress | None = None) -> Plan:
-    """Apply and return what changed.
+def apply(project: Project, *, progress: Progress | None = None, force: bool = False) -> Plan:
+    """Apply and return what changed; `force` applies a breaking change, and the audit trail says so.
 
     Raises:
+        Refused: a version that serves or may, or a model's definition, reads what a change takes away.
         DefinitionError: nothing is defined, or a definition does not make sense.
         SourceError: a source is missing, empty, or lacks a column; nothing is applied.
     """
@@ -75,6 +92,11 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
     proposed = plan(project)
     specs = project.working.view_specs
     check_columns(project)
+    if proposed.breaking and not force:
+        raise Refused(
+            f"this apply breaks what is read: {'; '.join(proposed.breaking)}. Keep the old definition beside the new "
+            "one under another name, or apply it all the same with: flyball apply --force"
+        )
     code = snapshot_working(project)
     record = None if project.is_temporary else project.database.deployments.applied()
     filled = _fill(project, specs, () if record is None else record.views, progress)
@@ -82,7 +104,8 @@ def apply(project: Project, *, progress: Progress | None = None) -> Plan:
     if not project.is_temporary:
         names = ",".join(sorted(project.working.models))
         project.database.deployments.record_applied(code, now, specs, definitions=names, actor="cli")
-        project.database.audit.record(now, "cli", "applied", code, {"changes": [c.text for c in proposed.changes]})
+        facts = {"changes": [c.text for c in proposed.changes], "forced": list(proposed.breaking)}
+        project.database.audit.record(now, "cli", "applied", code, facts)
     project.features.attach(in_use(project, specs))
     return Plan(code, proposed.changes, tuple(filled))
 
@@ -142,20 +165,50 @@ def _fill(
     return filled
 
 
-def _view_changes(old: Definitions | None, new: Definitions) -> list[Change]:
+def _view_changes(
+    project: Project, old: Definitions | None, new: Definitions, readers: Mapping[str, list[Reader]]
+) -> list[Change]:
     before = {} if old is None else {v.name: v for v in old.view_specs}
     after = {v.name: v for v in new.view_specs}
     changes = [
-        Change("view", n, "add", f"view {n} is new ({len(after[n].features)} features)")
+        Change("view", n, "add", f"view {n} is new ({len(after[n].features)} features)", rebuilds=True)
         for n in after.keys() - before.keys()
     ]
-    changes += [Change("view", n, "remove", f"view {n} is gone") for n in before.keys() - after.keys()]
-    for name in sorted(before.keys() & after.keys()):
-        if before[name].digest != after[name].digest:
-            changes.append(
-                Change("view", name, "change", f"view {name}: {_view_difference(before[name], after[name])}")
-            )
+    for name, view in before.items():
+        change = _view_change(view, after.get(name), readers.get(name, []), _lost_column(project, view))
+        if change is not None:
+            changes.append(change)
     return sorted(changes, key=lambda c: c.name)
+
+
+def _view_change(old: ViewSpec, new: ViewSpec | None, readers: Sequence[Reader], lost: str | None) -> Change | None:
+    """Return what becomes of an applied view, None when nothing does."""
+    found = difference(old, new) if new is not None else ()
+    broken = [(b.text, [r.name for r in readers if r.reads(b.features)]) for b in breaks(old, new)]
+    if lost is not None:
+        broken.append((lost, [r.name for r in readers]))
+    texts = tuple(f"{text}, which breaks {', '.join(names)}" for text, names in broken if names)
+    names = tuple(r.name for r in readers)
+    if new is None:
+        return Change("view", old.name, "remove", f"view {old.name} is gone", (), names, texts)
+    if old.digest != new.digest:
+        text = f"view {old.name}: {_view_difference(old, new)}"
+        return Change("view", old.name, "change", text, found, names, texts, rebuilds=True)
+    if not found and not texts:
+        return None
+    what = ", ".join(f.field for f in found) or "nothing"
+    return Change(
+        "view", old.name, "change", f"view {old.name}: {what} changed; nothing is rebuilt", found, names, texts
+    )
+
+
+def _lost_column(project: Project, view: ViewSpec) -> str | None:
+    """Say what an applied view no longer finds in its source, None when it finds all."""
+    try:
+        _check_view(view, project.engine.types(view.source))
+    except SourceError as error:
+        return str(error)
+    return None
 
 
 def _view_difference(old: ViewSpec, new: ViewSpec) -> str:

@@ -194,16 +194,23 @@ class Project:
 
     # -- what can be done -----------------------------------------------------------------------------------------
 
-    def apply(self, *, dry_run: bool = False, progress: Callable[[str, int, int], None] | None = None) -> Plan:
+    def apply(
+        self,
+        *,
+        dry_run: bool = False,
+        force: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Plan:
         """Make the working definitions live: snapshot the code, fill new feature views, tell the processes.
 
         Args:
-            dry_run: Only say what would change.
+            dry_run: Only say what would change, field by field, and what that breaks.
+            force: Apply although a version or model reads what is taken away.
             progress: Called with (view, entities done, entities in all) while views are filled.
         """
         from flyball.project.apply import apply, plan
 
-        return plan(self) if dry_run else apply(self, progress=progress)
+        return plan(self) if dry_run else apply(self, progress=progress, force=force)
 
     @cached_property
     def features(self) -> FeatureHandle:

@@ -16,7 +16,7 @@ from flyball.registry.types import Lifecycle, Version
 if TYPE_CHECKING:
     from flyball.project.root import Project
 
-__all__ = ["in_use", "restore"]
+__all__ = ["in_use", "live_versions", "restore", "views_of"]
 
 _SERVING = frozenset({Lifecycle.CANDIDATE, Lifecycle.CHAMPION})
 
@@ -24,7 +24,7 @@ _SERVING = frozenset({Lifecycle.CANDIDATE, Lifecycle.CHAMPION})
 def in_use(project: Project, applied: Sequence[ViewSpec]) -> list[ViewSpec]:
     """Return the views to keep, older digests first, so that the applied one is the last of its name."""
     digests = {view.digest for view in applied}
-    older = {view.digest: view for version in _live(project) for view in views_of(project, version)}
+    older = {view.digest: view for version in live_versions(project) for view in views_of(project, version)}
     return [*(view for digest, view in older.items() if digest not in digests), *applied]
 
 
@@ -47,7 +47,8 @@ def views_of(project: Project, version: Version) -> Sequence[ViewSpec]:
         return ()
 
 
-def _live(project: Project) -> Iterator[Version]:
+def live_versions(project: Project) -> Iterator[Version]:
+    """Yield the versions that serve or may: champions, candidates, and those that are kept warm."""
     routes = project.database.routing.current().models
     for model in project.database.versions.models():
         route = routes.get(model)
