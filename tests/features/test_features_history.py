@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import flyball as fb
 from flyball.errors import DuplicateName, InputError, UnknownName
+from flyball.features.answers import answer_by_scan
 from flyball.features.kernel import windows
 from flyball.features.kernel.timeline import row_order
 from flyball.features.offline import history, service_history
@@ -45,6 +46,9 @@ class Memory:
         order = row_order(times["__event"], times["__created"], times["__sequence"])
         table = pa.table({**values, **times})
         return table if order is None else table.take(order)
+
+    def answer(self, requests: pa.Table, view: ViewSpec, features: Any, *, join: Any) -> pa.Table:
+        return answer_by_scan(self, requests, view, features, join=join)
 
     def rejected(self, source: SourceSpec) -> int:
         return 0

@@ -22,9 +22,10 @@ import pyarrow as pa
 
 from flyball.errors import SourceError, UnknownName
 from flyball.features import expressions, reading
+from flyball.features.answers import answer_by_scan
 from flyball.features.kernel.timeline import row_order
 from flyball.features.ports import IngestLog
-from flyball.features.spec import ColumnType, SourceSpec
+from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
 from flyball.features.zones import Zone, zone
 from flyball.units import to_micros
 
@@ -100,6 +101,10 @@ class DuckDBEngine:
     def types(self, source: SourceSpec) -> dict[str, ColumnType]:
         """Return the types of a source's raw and derived columns."""
         return self._open(source)[1]
+
+    def answer(self, requests: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], *, join: Join) -> pa.Table:
+        """Answer one view's features; see `OfflineEngine.answer`."""
+        return answer_by_scan(self, requests, view, features, join=join)  # type: ignore[arg-type]
 
     def rejected(self, source: SourceSpec) -> int:
         """Return how many rows `where` dropped (rows without an event time included)."""

@@ -6,9 +6,9 @@ and duplicates of the requests cannot change.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,32 +17,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flyball.errors import DuplicateName, InputError, UnknownName
-from flyball.features import reading
-from flyball.features.kernel.asof import newest_rows
-from flyball.features.kernel.partials import Floats, Ints
-from flyball.features.kernel.timeline import Timeline, codes_of
-from flyball.features.kernel.windows import evaluate
+from flyball.features import types
+from flyball.features.answers import STATUS, keys_and_times
+from flyball.features.kernel.partials import Ints
 from flyball.features.ports import OfflineEngine
 from flyball.features.request import request_column
-from flyball.features.spec import (
-    ColumnType,
-    EntitySpec,
-    FeatureService,
-    FeatureSpec,
-    Join,
-    Status,
-    ViewSpec,
-    columns_of,
-)
+from flyball.features.spec import ColumnType, FeatureService, FeatureSpec, Join, ViewSpec
 from flyball.features.table import Table
 
 __all__ = ["history", "request_times", "service_history"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Values:
-    values: pa.Array
-    status: npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Told (done, total) while answers are made: requests times views."""
 
 
 def history(
@@ -53,6 +40,7 @@ def history(
     *,
     at: str,
     join: Join = "as_known",
+    progress: Progress | None = None,
 ) -> Table:
     """Answer features for requests as of each one's time.
 
@@ -63,6 +51,7 @@ def history(
         names: "view" or "view:feature", in the order wanted; None for every feature of every view.
         at: The requests' time column; times without an offset count as UTC.
         join: "as_known" (what had arrived by T) or "as_corrected" (also what was corrected later).
+        progress: Told (done, total) in requests times views.
 
     Raises:
         UnknownName: no such view, feature or column.
@@ -72,17 +61,10 @@ def history(
     picked = _picked(views, names)
     _check_clashes(picked, requests.column_names)
     times = request_times(requests, at)
-    features: dict[str, pa.Array] = {}
-    statuses: dict[str, npt.NDArray[np.uint8]] = {}
-    found: dict[tuple[str, str], _Values] = {}
     wanted = {v.name: (v, [f for w, f in picked if w.name == v.name]) for v, _ in picked}
-    for (view, mine), answers in zip(
-        wanted.values(), _all(engine, wanted.values(), requests, times, join), strict=True
-    ):
-        found |= {(view.name, f.name): a for f, a in zip(mine, answers, strict=True)}
-    for view, feature in picked:
-        features[feature.name] = found[view.name, feature.name].values
-        statuses[feature.name] = found[view.name, feature.name].status
+    found = dict(zip(wanted, _all(engine, wanted.values(), requests, times, join, progress), strict=True))
+    features = {f.name: _one(found[v.name].column(f.name)) for v, f in picked}
+    statuses = {f.name: found[v.name].column(STATUS + f.name).to_numpy() for v, f in picked}
     return Table(requests, features, statuses)
 
 
@@ -114,7 +96,7 @@ def service_history(
     answers: dict[tuple[str, str], pa.Array] = {}
     wanted = [(view, list(view.features)) for view in service.views]
     for (view, _), found in zip(wanted, _all(engine, wanted, requests, times, join), strict=True):
-        answers |= {(view.name, f.name): a.values for f, a in zip(view.features, found, strict=True)}
+        answers |= {(view.name, f.name): _one(found.column(f.name)) for f in view.features}
     inputs = {spec.name: _input(requests, spec.name, spec.type) for spec in service.inputs}
     columns: list[Any] = []
     for column in service.columns:
@@ -161,125 +143,30 @@ def _all(
     requests: pa.Table,
     at: Ints,
     join: Join,
-) -> list[list[_Values]]:
+    progress: Progress | None = None,
+) -> list[pa.Table]:
     """Answer views, two side by side: scans and sorts leave the interpreter free."""
-    if len(wanted) < 2:
-        return [_answer(engine, view, mine, requests, at, join) for view, mine in wanted]
-    with ThreadPoolExecutor(2, thread_name_prefix="history") as pool:
-        return list(pool.map(lambda one: _answer(engine, one[0], one[1], requests, at, join), wanted))
-
-
-def _answer(
-    engine: OfflineEngine,
-    view: ViewSpec,
-    features: Sequence[FeatureSpec],
-    requests: pa.Table,
-    at: Ints,
-    join: Join,
-) -> list[_Values]:
     if join not in {"as_known", "as_corrected"}:
         raise InputError(f"join {join!r} is neither as_known nor as_corrected")
-    keys = _request_keys(requests, view.entity)
-    rows = engine.scan(view.source, columns=columns_of(view.entity, features))
-    row_codes, codes = codes_of(_row_keys(rows, view), keys)
-    event = rows.column("__event").to_numpy()
-    known = rows.column("__known").to_numpy() if join == "as_known" else event
-    timeline = Timeline(row_codes, event, known)
-    if view.is_window:
-        return _window_answers(timeline, rows, view, features, codes, at)
-    return _row_answers(timeline, rows, view, features, codes, at)
+    done, total, lock = 0, requests.num_rows * len(wanted), threading.Lock()
 
+    def one(view_and_features: tuple[ViewSpec, list[FeatureSpec]]) -> pa.Table:
+        nonlocal done
+        view, mine = view_and_features
+        found = engine.answer(keys_and_times(requests, view.entity, at), view, mine, join=join)
+        with lock:
+            done += requests.num_rows
+            if progress is not None:
+                progress(done, total)
+        return found
 
-def _window_answers(
-    timeline: Timeline, rows: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], codes: Ints, at: Ints
-) -> list[_Values]:
-    values = {f.of: _numbers(rows.column(f.of), f.of, view) for f in features if f.of is not None}
-    answers = evaluate(timeline, values, features, codes, at)
-    return [_with_default(f, _nullable(v, f.type), s) for f, (v, s) in zip(features, answers, strict=True)]
-
-
-def _row_answers(
-    timeline: Timeline, rows: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], codes: Ints, at: Ints
-) -> list[_Values]:
-    place, status = newest_rows(timeline, rows.column("__event").to_numpy(), codes, at, ttl=view.ttl)
-    picked = pa.array(place, mask=place < 0)
-    answers = []
-    for feature in features:
-        assert feature.of is not None
-        values = _one(_typed(rows.column(feature.of), feature, view).take(picked))
-        mine = status.copy()
-        mine[_nulls(values) & (status == Status.PRESENT)] = Status.NULL
-        answers.append(_with_default(feature, values, mine))
-    return answers
-
-
-def _typed(column: pa.ChunkedArray, feature: FeatureSpec, view: ViewSpec) -> pa.ChunkedArray:
-    """Cast a source column to the feature's declared type where nothing is lost."""
-    want = reading.ARROW[feature.type]
-    if column.type == want:
-        return column
-    if column.null_count == len(column):
-        return pa.chunked_array([pa.nulls(len(column), want)])
-    if pa.types.is_integer(column.type) and feature.type == "float64":
-        return column.cast(want, safe=False)
-    raise InputError(
-        f"feature {feature.name!r} of view {view.name!r} is declared {feature.type}, but column {feature.of!r} of "
-        f"source {view.source.name!r} is {column.type}; declare that type or derive a column"
-    )
-
-
-def _numbers(column: pa.ChunkedArray, name: str, view: ViewSpec) -> Floats:
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise InputError(
-            f"view {view.name!r} aggregates column {name!r}, which is {kind}; only numbers and booleans fold"
-        )
-    floats = column.cast(pa.float64(), safe=False)
-    values: Floats = (pc.fill_null(floats, np.nan) if floats.null_count else floats).to_numpy()
-    return values
-
-
-def _nullable(values: Floats, kind: ColumnType) -> pa.Array:
-    missing = np.isnan(values)
-    if kind == "int64":
-        return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
-    return pa.array(values, mask=missing)
-
-
-def _with_default(feature: FeatureSpec, values: pa.Array, status: npt.NDArray[np.uint8]) -> _Values:
-    if feature.default is not None and (status != Status.PRESENT).any():
-        values = pc.if_else(pa.array(status != Status.PRESENT), pa.scalar(feature.default, values.type), values)
-    return _Values(values, status)
+    if len(wanted) < 2:
+        return [one(each) for each in wanted]
+    with ThreadPoolExecutor(2, thread_name_prefix="history") as pool:
+        return list(pool.map(one, wanted))
 
 
 # ------------------------------------------------------------------------------------------------ requests
-
-
-def _request_keys(requests: pa.Table, entity: EntitySpec) -> list[pa.ChunkedArray]:
-    keys = []
-    for key in entity.keys:
-        if key.name not in requests.column_names:
-            raise UnknownName.of(f"request column for entity {entity.name!r}", key.name, requests.column_names)
-        keys.append(_key(requests.column(key.name), key.type, f"request column {key.name!r}"))
-    return keys
-
-
-def _row_keys(rows: pa.Table, view: ViewSpec) -> list[pa.ChunkedArray]:
-    what = f"of source {view.source.name!r}"
-    return [_key(rows.column(k.name), k.type, f"key column {k.name!r} {what}") for k in view.entity.keys]
-
-
-def _key(column: pa.ChunkedArray, kind: ColumnType, what: str) -> pa.ChunkedArray:
-    found = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    fits = pa.types.is_integer(found) if kind == "int64" else _is_text(found)
-    if not fits and column.null_count == len(column):
-        return pa.chunked_array([pa.nulls(len(column), reading.ARROW[kind])])
-    if not fits:
-        hint = " (a frame with nulls needs Int64)" if pa.types.is_floating(found) else ""
-        raise InputError(f'{what} is {found}, but the key is {kind}; 1 and "1" differ, so convert it first{hint}')
-    return column.cast(reading.ARROW[kind])
 
 
 def _input(requests: pa.Table, name: str, kind: ColumnType) -> pa.ChunkedArray:
@@ -296,7 +183,7 @@ def _input(requests: pa.Table, name: str, kind: ColumnType) -> pa.ChunkedArray:
         raise InputError(f"request column {name!r} is {found}, but the model's input is {kind}; convert it first")
     if kind == "timestamp" and not pa.types.is_null(found):
         column = column.cast(pa.timestamp("us", found.tz), safe=False)
-    return column.cast(reading.ARROW[kind], safe=kind == "int64")
+    return column.cast(types.to_arrow(kind), safe=kind == "int64")
 
 
 def _floats_or_times(column: pa.ChunkedArray) -> npt.NDArray[Any]:
@@ -334,13 +221,9 @@ def _check_clashes(picked: Iterable[tuple[ViewSpec, FeatureSpec]], columns: Sequ
         owners[feature.name] = f"a feature of view {view.name!r}"
 
 
-def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _nulls(values: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.asarray(pc.is_null(values).to_numpy(zero_copy_only=False), dtype=bool)
-
-
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from flyball.features.spec import SourceSpec
+    from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
 
-__all__ = ["IngestLog", "OfflineEngine", "OnlineStore"]
+__all__ = ["FileInfo", "IngestLog", "OfflineEngine", "OnlineStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A file of a source: path (relative to the project, or an address), place in name order, size, time, rows.
+
+    A file's rows are numbered by its place among all files of the source, so a new file whose name comes last changes
+    no other row's number; one that sorts before others does.
+    """
+
+    path: str
+    index: int
+    size: int
+    mtime_ns: int
+    rows: int
 
 
 class OfflineEngine(Protocol):
-    """Move rows: scan a source (files and ingest log), derive, filter, project."""
+    """Move rows: scan a source (files and ingest log), derive, filter, project; answer requests with the kernel."""
 
     def scan(
         self,
@@ -24,11 +40,46 @@ class OfflineEngine(Protocol):
         columns: Sequence[str],
         start: datetime | None = None,
         end: datetime | None = None,
+        files: Sequence[str] | None = None,
+        pushed: bool = True,
+        published: Mapping[str, int] | None = None,
     ) -> pa.Table:
         """Return accepted rows as Arrow, sorted by (event, created, sequence).
 
         Columns: `columns` (raw or derived), then `__event`, `__created`, `__known` (int64 µs) and `__sequence` (int64).
-        `start` <= event < `end` when given. Rows pushed to the source are included.
+        `start` <= event < `end` when given. `files` keeps only rows of these files (paths as in `files()`), `pushed`
+        says whether rows pushed to the source are included. Rows of a file in `published` are known no earlier than
+        that (µs).
+        """
+        ...
+
+    def batches(
+        self,
+        source: SourceSpec,
+        *,
+        columns: Sequence[str],
+        start: datetime | None = None,
+        end: datetime | None = None,
+        files: Sequence[str] | None = None,
+        pushed: bool = True,
+        published: Mapping[str, int] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Return the rows of `scan` in pieces of bounded size, in no order."""
+        ...
+
+    def files(self, source: SourceSpec) -> list[FileInfo]:
+        """Return a source's files in order of their names; nothing for tables, queries, pushes and streams."""
+        ...
+
+    def types(self, source: SourceSpec) -> dict[str, ColumnType]:
+        """Return the types of a source's raw and derived columns."""
+        ...
+
+    def answer(self, requests: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], *, join: Join) -> pa.Table:
+        """Answer one view's features: the engine's way to run `answers.answer_rows` over its rows.
+
+        Requests have the entity's key columns, of the keys' types, and `__at` (int64 µs). Returned, in their order: a
+        column per feature, and `__status_NAME` (uint8 of `Status`) for each.
         """
         ...
 
