@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Decimal": "flyball.features.definitions",
     "Entity": "flyball.features.definitions",
     "Examples": "flyball.datasets.definitions",
     "Feature": "flyball.features.definitions",
+    "FeatureService": "flyball.features.definitions",
     "FeatureView": "flyball.features.definitions",
     "Field": "flyball.features.definitions",
     "FlyballError": "flyball.errors",
     "Label": "flyball.datasets.definitions",
+    "List": "flyball.features.definitions",
     "Model": "flyball.definitions",
     "Params": "flyball.definitions",
     "ParquetSource": "flyball.features.definitions",
@@ -25,6 +28,7 @@ _HOMES = {
     "Retrain": "flyball.loop.policy",
     "Rollout": "flyball.rollout.definitions",
     "TrainingSet": "flyball.datasets.types",
+    "Vector": "flyball.features.definitions",
     "check": "flyball.features.definitions",
     "count": "flyball.features.definitions",
     "day_of_week": "flyball.features.definitions",
@@ -76,11 +80,15 @@ if TYPE_CHECKING:
     from flyball.definitions import Model as Model
     from flyball.definitions import Params as Params
     from flyball.errors import FlyballError as FlyballError
+    from flyball.features.definitions import Decimal as Decimal
     from flyball.features.definitions import Entity as Entity
     from flyball.features.definitions import Feature as Feature
+    from flyball.features.definitions import FeatureService as FeatureService
     from flyball.features.definitions import FeatureView as FeatureView
     from flyball.features.definitions import Field as Field
+    from flyball.features.definitions import List as List
     from flyball.features.definitions import ParquetSource as ParquetSource
+    from flyball.features.definitions import Vector as Vector
     from flyball.features.definitions import check as check
     from flyball.features.definitions import count as count
     from flyball.features.definitions import day_of_week as day_of_week

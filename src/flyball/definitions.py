@@ -7,14 +7,16 @@ name holds them together, above all rooms and below the project.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
-from flyball.features.definitions import FeatureView, Field, ParquetSource, RequestFeature
+from flyball.features.definitions import FeatureService as NamedService
+from flyball.features.definitions import FeatureView, Field, ParquetSource, RequestFeature, ViewSelection
+from flyball.features.definitions.services import expand
 from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService, SourceSpec, ViewSpec
 from flyball.training.plan import TrainingPlan
@@ -38,7 +40,8 @@ class Model:
     Args:
         name: The model's name, part of URLs.
         examples: One row per past request.
-        features: Views, fields and request-time expressions, in the order of the matrix's columns.
+        features: Views (or selections of them), feature services, fields and request-time expressions, in the order of
+            the matrix's columns.
         label: What is predicted, and how long after the request it is known.
         train: `train(data: TrainingSet, params: dict) -> object with predict(X)`.
         params: Handed to `train`.
@@ -55,7 +58,7 @@ class Model:
         name: str,
         *,
         examples: Examples,
-        features: Sequence[FeatureView | Field | RequestFeature],
+        features: Sequence[FeatureView | ViewSelection | NamedService | Field | RequestFeature],
         label: Label,
         train: Callable[[Any, Params], Any],
         params: Mapping[str, Any] | None = None,
@@ -80,15 +83,39 @@ class Model:
         self.rollout = rollout or _default_rollout()
         self.monitors = tuple(monitors)
         self.retrain = retrain
-        self.service: FeatureService = compile_service(name, examples.at, self.features, examples.source.spec)
+        self._compiled: FeatureService | None = None
+        if all(service.is_bound for service in self.services):
+            self._compile()
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, {len(self.service.columns)} features)"
+        return f"Model({self.name!r}, {len(self.features)} parts)"
+
+    def _compile(self) -> FeatureService:
+        examples = self.examples
+        self._compiled = compile_service(self.name, examples.at, expand(self.features), examples.source.spec)
+        return self._compiled
+
+    @property
+    def service(self) -> FeatureService:
+        """Everything the model reads, compiled.
+
+        Raises:
+            DefinitionError: a feature service of it names a view by text, and the definitions are not collected yet.
+        """
+        return self._compiled or self._compile()
+
+    @property
+    def services(self) -> tuple[NamedService, ...]:
+        """The feature services this model reads."""
+        return tuple(f for f in self.features if isinstance(f, NamedService))
 
     @property
     def views(self) -> tuple[FeatureView, ...]:
         """The views this model reads."""
-        return tuple(f for f in self.features if isinstance(f, FeatureView))
+        parts = expand(self.features)
+        return tuple(
+            f.view if isinstance(f, ViewSelection) else f for f in parts if isinstance(f, FeatureView | ViewSelection)
+        )
 
     @property
     def timezone(self) -> str:
@@ -118,6 +145,7 @@ class Definitions:
     models: Mapping[str, Model]
     views: Mapping[str, FeatureView]
     sources: Mapping[str, SourceSpec]
+    services: Mapping[str, NamedService] = field(default_factory=dict)
 
     @classmethod
     def of(cls, objects: Iterable[object]) -> Self:
@@ -126,22 +154,24 @@ class Definitions:
         Raises:
             DuplicateName: two different definitions share a name.
         """
+        given = list(objects)
         models: dict[str, Model] = {}
         views: dict[str, FeatureView] = {}
         sources: dict[str, SourceSpec] = {}
-        for thing in objects:
-            if isinstance(thing, Model):
-                _add(models, thing, "model")
-                _add(sources, thing.examples.source.spec, "source")
-                for view in thing.views:
-                    _add(views, view, "feature view")
-            elif isinstance(thing, FeatureView):
-                _add(views, thing, "feature view")
+        for thing in given:
+            if isinstance(thing, FeatureView | ViewSelection):
+                _add(views, thing.view if isinstance(thing, ViewSelection) else thing, "feature view")
             elif isinstance(thing, ParquetSource):
                 _add(sources, thing.spec, "source")
+        services = _services(given, views)
+        for model in (thing for thing in given if isinstance(thing, Model)):
+            _add(models, model, "model")
+            _add(sources, model.examples.source.spec, "source")
+            for view in model.views:
+                _add(views, view, "feature view")
         for view in views.values():
             _add(sources, view.spec.source, "source")
-        return cls(models, views, sources)
+        return cls(models, views, sources, services)
 
     @classmethod
     def from_module(cls, module: ModuleType) -> Self:
@@ -156,6 +186,27 @@ class Definitions:
         """Return a feature view; raises UnknownName with near names."""
         return _get(self.views, name, "feature view")
 
+    def service(self, name: str) -> NamedService:
+        """Return a feature service; raises UnknownName with near names."""
+        return _get(self.services, name, "feature service")
+
+    def selected(self, names: Iterable[str]) -> list[str]:
+        """Return "view" and "view:feature" names with each feature service's name replaced by what it reads.
+
+        Raises:
+            UnknownName: there is neither a view nor a service of a name.
+        """
+        found: list[str] = []
+        for name in names:
+            view = name.partition(":")[0]
+            if name in self.services:
+                found += self.services[name].names
+            elif view in self.views:
+                found.append(name)
+            else:
+                raise UnknownName.of("feature view or service", view, [*self.views, *self.services])
+        return found
+
     def source(self, name: str) -> SourceSpec:
         """Return a source's spec; raises UnknownName with near names."""
         return _get(self.sources, name, "source")
@@ -164,6 +215,27 @@ class Definitions:
     def view_specs(self) -> tuple[ViewSpec, ...]:
         """The compiled views in order of their names."""
         return tuple(self.views[name].spec for name in sorted(self.views))
+
+
+def _services(given: Iterable[object], views: dict[str, FeatureView]) -> dict[str, NamedService]:
+    """Collect feature services, also those that only a model lists; look up the views they name by text."""
+    services: dict[str, NamedService] = {}
+    for thing in given:
+        for service in thing.services if isinstance(thing, Model) else (thing,):
+            if isinstance(service, NamedService):
+                _add(services, service, "feature service")
+        if isinstance(thing, Model):
+            for part in thing.features:
+                if isinstance(part, FeatureView | ViewSelection):
+                    _add(views, part.view if isinstance(part, ViewSelection) else part, "feature view")
+    for service in services.values():
+        for view in service.held:
+            _add(views, view, "feature view")
+    for service in services.values():
+        service.bind(views)
+        if service.name in views:
+            raise DuplicateName(f"a feature service and a feature view are both named {service.name!r}; rename one")
+    return services
 
 
 def _add(known: dict[str, Any], thing: Any, kind: str) -> None:

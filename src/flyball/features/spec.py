@@ -17,8 +17,8 @@ import msgspec
 
 __all__ = [
     "About", "CheckSpec", "CodeRef", "ColumnSpec", "ColumnType", "EntitySpec", "FeatureAbout", "FeatureService",
-    "FeatureSpec", "InputSpec", "Join", "Scalar", "ServiceColumn", "SourceKind", "SourceSpec", "Stat", "Status",
-    "TransformSpec", "ViewSpec", "columns_of", "digest_of",
+    "FeatureSpec", "InputSpec", "Join", "Scalar", "ServiceColumn", "ServiceSpec", "SourceKind", "SourceSpec", "Stat",
+    "Status", "TransformSpec", "ViewSpec", "columns_of", "digest_of",
 ]  # fmt: skip
 
 Join = Literal["as_known", "as_corrected"]
@@ -225,6 +225,15 @@ class ViewSpec:
         source = replace(self.source, about=About())
         features = tuple(replace(f, about=FeatureAbout()) for f in self.features)
         return digest_of(replace(self, source=source, features=features, about=About()))[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSpec:
+    """A feature service as the user named it: "view:feature" names in order; a model's compiled one is FeatureService."""
+
+    name: str
+    features: tuple[str, ...]
+    about: About = About()
 
 
 @dataclass(frozen=True, slots=True)
