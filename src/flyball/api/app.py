@@ -99,6 +99,8 @@ def create_app(control: Controller, *, key: bytes | None = None) -> Starlette:
         ("/v1/rollouts/{id}", "GET", api.rollout),
         ("/v1/rollouts/{id}/{order}", "POST", api.order),
         ("/v1/models", "GET", api.models),
+        ("/v1/features", "GET", api.features),
+        ("/v1/features/{name}", "GET", api.feature),
         ("/v1/alerts", "GET", api.alerts),
         ("/v1/loop/{model}", "GET", api.loop),
     ]
@@ -165,6 +167,18 @@ class _Api:
             return {name: project.database.versions.list(name) for name in project.applied.models}
 
         return await self._control.work(read)
+
+    async def features(self, request: Request) -> Any:
+        """All applied views; with ?search=WORDS only those that match, best first."""
+        catalog, words = self._control.project.features.catalog, request.query_params.get("search")
+        return await self._control.work(catalog.views if words is None else lambda: catalog.search(words))
+
+    async def feature(self, request: Request) -> Any:
+        """One view as it is now, with what it was before and what came of it."""
+        catalog, name = self._control.project.features.catalog, request.path_params["name"]
+        return await self._control.work(
+            lambda: catalog.show(name) | {"versions": catalog.versions(name), "lineage": catalog.lineage(name)}
+        )
 
     async def alerts(self, request: Request) -> Any:
         text = request.query_params.get("since")

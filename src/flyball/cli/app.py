@@ -27,8 +27,10 @@ TREE: Verbs = {
     "feature": (
         "Features: what they are, and their values.",
         {
-            "list": ("feature:list_", "List feature views and their features."),
-            "show": ("feature:show", "Show one feature view."),
+            "list": ("catalog:list_", "List feature views and their features."),
+            "show": ("catalog:show", "Show one feature view as it is now (--versions: as it was)."),
+            "search": ("catalog:search", "Find views by name, description, unit, tag or owner."),
+            "lineage": ("catalog:lineage", "Say what came of what: source, view, model, version, rollout."),
             "materialize": ("feature:materialize", "Bring online rows up to date."),
             "get": ("feature:get", "Look up an entity's values as serving sees them."),
             "push": ("feature:push", "Append rows to a source."),

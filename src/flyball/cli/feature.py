@@ -1,4 +1,4 @@
-"""feature list|show|materialize|get|push|history."""
+"""feature materialize|get|push|history; the catalog's verbs are in `catalog`."""
 
 from __future__ import annotations
 
@@ -13,58 +13,9 @@ from flyball.cli.output import note, print_table, progress_bar, verb
 from flyball.errors import InputError
 
 if TYPE_CHECKING:
-    from flyball.features.spec import FeatureSpec, ViewSpec
     from flyball.project import Project
 
-__all__ = ["get", "history", "list_", "materialize", "push", "show"]
-
-
-@verb
-def list_(project: Project, *, show: Callable[..., None]) -> None:
-    """List feature views and their features."""
-    document = [_view(v) for v in project.features.views()]
-    show(document, _print_views)
-
-
-def _print_views(views: list[dict[str, Any]]) -> None:
-    rows = [(v["name"], v["entity"], f["name"], f["text"]) for v in views for f in v["features"]]
-    print_table(("view", "entity", "feature", "what"), rows, empty="no views are applied")
-
-
-@click.argument("view")
-def _show(project: Project, view: str, *, show: Callable[..., None]) -> None:
-    """Show one feature view."""
-    spec = project.applied.view(view).spec
-    document = _view(spec) | {"rows_online": project.features.count_online(spec)}
-    show(document, _print_view)
-
-
-def _view(spec: ViewSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "digest": spec.digest,
-        "kind": "window" if spec.is_window else "row",
-        "entity": spec.entity.name,
-        "keys": [{"name": k.name, "type": k.type} for k in spec.entity.keys],
-        "source": spec.source.name,
-        "ttl_s": None if spec.ttl is None else spec.ttl / 1e6,
-        "features": [{"name": f.name, "type": f.type, "text": _feature_text(f)} for f in spec.features],
-    }
-
-
-def _feature_text(feature: FeatureSpec) -> str:
-    if feature.stat is None:
-        return f"newest {feature.of}"
-    of = f" of {feature.of}" if feature.of else ""
-    return f"{feature.stat}{of} over {(feature.window or 0) / 3.6e9:g} h, hops of {(feature.hop or 0) / 6e7:g} min"
-
-
-def _print_view(view: dict[str, Any]) -> None:
-    click.echo(
-        f"{view['name']} ({view['kind']} view, digest {view['digest']}) of {view['entity']} from {view['source']}"
-    )
-    click.echo(f"{view['rows_online']:,} entities online")
-    print_table(("feature", "type", "what"), [(f["name"], f["type"], f["text"]) for f in view["features"]])
+__all__ = ["get", "history", "materialize", "push"]
 
 
 @click.argument("view", required=False)
@@ -141,7 +92,6 @@ def _history(
     show({"rows": table.num_rows, "out": out}, lambda d: note(f"{d['rows']:,} rows written to {d['out']}"))
 
 
-show = verb(_show)
 materialize = verb(_materialize)
 get = verb(_get)
 push = verb(_push)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flyball.features.lookup import Vectors
     from flyball.features.spec import Join, ViewSpec
     from flyball.features.table import Table
+    from flyball.project.catalog import Catalog
     from flyball.project.root import Project
 
 __all__ = ["FeatureHandle"]
@@ -44,6 +45,13 @@ class FeatureHandle:
             store = self.__dict__.pop(name, None)
             if store is not None:
                 store.close()
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The catalog: views, show, search, versions and lineage of the applied views."""
+        from flyball.project.catalog import Catalog
+
+        return Catalog(self._project)
 
     def views(self) -> list[ViewSpec]:
         """Return the applied views in order of their names."""
