@@ -41,6 +41,8 @@ class SystemClock:
 class ManualClock:
     """Tell a domain time that only moves when told; for tests and simulations."""
 
+    simulated = True
+
     def __init__(self, start: datetime) -> None:
         self._now = start.astimezone(UTC)
 

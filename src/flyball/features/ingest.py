@@ -1,63 +1,94 @@
 """Take pushed rows: check, log, fold into every view of their source; the only writer of the online store.
 
 The surprise: nothing here needs to succeed after the log has the rows. Each view's checkpoint is written in the
-transaction that applied rows up to it, and the next start replays the log from there; applying a row again changes
-nothing. So a crash at any point loses no acknowledged row and counts none twice.
+transaction that applied rows up to it, and a replay goes on from there; applying a row again changes nothing. So a
+crash at any point loses no acknowledged row and counts none twice, and a store that is away for a while gets what it
+missed before it gets anything newer.
+
+A row counts as known from its publication on (see `publication`). Where that turns out later than planned, the log
+gets a correction, which history and replay apply.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import xxhash
 
 from flyball.clock import Clock
-from flyball.errors import BadRequest, FlyballError, InputError, UnknownName
+from flyball.errors import BadRequest, FlyballError, InputError, Unavailable, UnknownName
+from flyball.features.applying import Layout, Part, join_rows, moved, stamped, write_slice
 from flyball.features.cells import WindowLayout
 from flyball.features.materialize import MaterializeResult, Progress, materialize
-from flyball.features.packing import SPAN, Checkpoint, RowLayout, Rows, checkpoint_key, namespace, read_rows
+from flyball.features.packing import Checkpoint, RowLayout, Rows, checkpoint_key, namespace, read_rows
 from flyball.features.ports import IngestLog, OfflineEngine, OnlineStore
+from flyball.features.publication import Gate, Lead, LocalGate, is_simulated
 from flyball.features.raw import raw_table
 from flyball.features.reading import accept, check_rows, file_types
 from flyball.features.spec import ColumnType, SourceSpec, ViewSpec
+from flyball.records.types import DeadLetter, Published
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Ingest", "PushResult"]
+__all__ = ["Batch", "Ingest", "PushResult"]
 
 Row = dict[str, Any]
-Batch = tuple[str, list[Row], int | None]
-_ITEMS = 256  # entities in one transaction
-_REPLAY = 16_384  # logged rows applied together
+_SLICE = 2_048  # rows in one transaction
+_REPLAY = 16_384  # logged rows read together
+_UNSTAMPED = -(2**62)
 
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """What became of a push: rows taken, rows that the source's `where` dropped, log sequence of the first row."""
+    """What became of a push.
+
+    Rows taken, rows that the source's `where` dropped, log sequence of the first row (of the first taking, when all
+    were duplicates), rows whose event id had been taken before. `published` is the domain time (µs) from which readers
+    see the rows; `pending` says that the store is away and gets them as soon as it is back.
+    """
 
     accepted: int
     rejected: int
     sequence: int
+    duplicates: int = 0
+    published: int = field(default=0, compare=False)
+    pending: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one source to be taken together, and where the consumer that brought them stands after them."""
+
+    source: str
+    rows: list[Row]
+    arrival: int | None = None
+    origin: tuple[tuple[str, str, str], ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
 
 
 @dataclass(slots=True)
 class _Checked:
-    """A push that may be logged: its arrival and its accepted rows, with positions where sequences come later."""
+    """A push that may be logged; its rows wait for stamp and sequence."""
 
     place: int
-    source: str
+    batch: Batch
     rows: list[Row]
-    arrival: int
-    table: pa.Table
+    keys: list[bytes]
+    accepted: int
     rejected: int
+    duplicates: int
+    seen: int  # sequence of the first duplicate
     views: dict[str, Rows]
 
 
@@ -68,8 +99,9 @@ class Ingest:
         store: The online store, writable.
         log: The ingest log.
         views: What to apply rows to; more with `attach`.
-        clock: Stamps arrivals that come without one.
+        clock: Stamps arrivals that come without one; not held back by the gate.
         root: The project's root, so that pushed rows take the column types of the source's files.
+        gate: What holds the readers' clock back while rows are published; by default one for this process's threads.
 
     Raises:
         ConflictError: another process writes to the log.
@@ -83,16 +115,23 @@ class Ingest:
         *,
         clock: Clock,
         root: Path | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._store = store
         self._log = log
         self._clock = clock
         self._root = root
+        self.gate: Gate = gate or LocalGate()
+        self._lead = Lead(0.5 if self.gate.patience else 0.99)
         self._lock = threading.RLock()
         self._views: dict[str, ViewSpec] = {}  # by digest
-        self._layouts: dict[str, WindowLayout | RowLayout] = {}
+        self._layouts: dict[str, Layout] = {}
         self._types: dict[str, Mapping[str, ColumnType] | None] = {}
+        self._applied: dict[str, int] = {}  # by digest, what this process brought the store to
+        self.behind = ""  # why the store lacks logged rows, empty when it does not
         log.acquire()
+        views = list(views)
+        self._publish_unapplied(views)
         for view in views:
             self.attach(view)
 
@@ -110,6 +149,9 @@ class Ingest:
             self._views[view.digest] = view
             self._layouts[view.digest] = WindowLayout(view) if view.is_window else RowLayout(view)
             self._types.pop(view.source.name, None)
+            self._applied.setdefault(view.digest, 0)
+            if view.source.event_id:
+                self._follow_ids(view.source)
             return self._catch_up(view)
 
     def detach(self, digest: str, *, drop: bool = False) -> None:
@@ -117,6 +159,7 @@ class Ingest:
         with self._lock:
             self._views.pop(digest, None)
             self._layouts.pop(digest, None)
+            self._applied.pop(digest, None)
             if drop:
                 self._store.write(puts=[(checkpoint_key(digest), None)])
                 self._store.drop(namespace(digest))
@@ -128,39 +171,89 @@ class Ingest:
             source: The source's name.
             rows: One mapping per row, raw columns; times as ISO text (local to the source without an offset), int µs
                 or datetime.
-            arrival: When they arrived, µs; None is now.
+            arrival: When they arrived, µs; None is their publication, a little after now.
 
         Raises:
             InputError: a row misses a column or has a wrong type; nothing was taken.
             UnknownName: no view reads such a source.
+            Unavailable: the log or the store cannot take them now.
         """
         result = self.push_many([(source, rows, arrival)])[0]
         if isinstance(result, FlyballError):
             raise result
+        if arrival is None and not is_simulated(self._clock):
+            while (left := result.published - self._now()) > 0:
+                time.sleep(left / 1e6)
         return result
 
-    def push_many(self, batches: Sequence[Batch]) -> list[PushResult | FlyballError]:
-        """Take many pushes at the price of one sync; a bad one gets its error and leaves the others alone."""
+    def push_many(
+        self, batches: Sequence[Batch | tuple[str, list[Row], int | None]]
+    ) -> list[PushResult | FlyballError]:
+        """Take many pushes at the price of one sync; a bad one gets its error and leaves the others alone.
+
+        It does not wait for the rows' publication; whoever acknowledges waits until `published`.
+        """
         results: list[PushResult | FlyballError] = [InputError("not looked at")] * len(batches)
         with self._lock:
+            self.recover()
             good: list[_Checked] = []
-            for place, (source, rows, arrival) in enumerate(batches):
+            taken: dict[bytes, int] = {}
+            for place, given in enumerate(batches):
+                batch = given if isinstance(given, Batch) else Batch(*given)
                 try:
-                    now = to_micros(self._clock.now()) if arrival is None else arrival
-                    good.append(self._check(place, source, rows, now))
+                    good.append(self._check(place, batch, taken))
                 except FlyballError as error:
                     results[place] = error
-            logged = [push for push in good if push.rows]
-            firsts = iter(self._log.append_many([(p.source, p.rows, p.arrival) for p in logged]) if logged else ())
-            end = 0
-            for push in good:
-                first = next(firsts) if push.rows else self._log.last() + 1
-                results[push.place] = PushResult(push.table.num_rows, push.rejected, first)
-                for digest, some in push.views.items():
-                    push.views[digest] = replace(some, sequence=some.sequence + first)
-                end = max(end, first + len(push.rows) - 1)
-            self._apply(logged, end)
+            for push, result in zip(good, self._take(good), strict=True):
+                results[push.place] = result
         return results
+
+    def recover(self) -> bool:
+        """Bring the store up to the log when it is behind; return whether it was.
+
+        Raises:
+            Unavailable: it cannot be done yet; nothing is taken while that is so.
+        """
+        with self._lock:
+            if not self.behind:
+                return False
+            try:
+                self._publish_unapplied(list(self._views.values()))
+                for source in {v.source.name: v.source for v in self._views.values() if v.source.event_id}.values():
+                    self._follow_ids(source)
+                for view in list(self._views.values()):
+                    self._catch_up(view)
+            except FlyballError as error:
+                raise Unavailable(
+                    f"the online store lacks rows that the log has ({self.behind}) and cannot take them yet: {error}; "
+                    "nothing of this push was kept, send it again"
+                ) from error
+            self.behind = ""
+            return True
+
+    def explain(self, source: str, rows: Sequence[Any]) -> dict[int, str]:
+        """Return what is wrong with each row that cannot be taken, by its place."""
+        with self._lock:
+            spec = self._source(source)[-1].source
+            wrong: dict[int, str] = {}
+            for k, row in enumerate(rows):
+                try:
+                    self._checked(spec, [row])
+                    if spec.event_id:
+                        _id_keys(spec, [row])
+                except InputError as error:
+                    wrong[k] = str(error).removeprefix("row 0 ")
+            if not wrong:
+                for k, row in enumerate(rows):
+                    try:
+                        self._read(self._source(source), raw_table([row]), np.zeros(1, np.int64), np.zeros(1, np.int64))
+                    except FlyballError as error:
+                        wrong[k] = str(error)
+            return wrong
+
+    def positions(self, stream: str) -> dict[str, str]:
+        """Return where the consumer of a stream stands in the log, by partition."""
+        return self._log.positions(stream)
 
     def materialize(
         self,
@@ -200,30 +293,63 @@ class Ingest:
         with self._lock:
             return int(compact()) if compact is not None else 0
 
-    def _check(self, place: int, source: str, rows: list[Row], arrival: int) -> _Checked:
-        """Read rows as history will, so that what is logged can be applied."""
+    # ------------------------------------------------------------------------------------------ checking
+
+    def _source(self, source: str) -> list[ViewSpec]:
         mine = [view for view in self._views.values() if view.source.name == source]
         if not mine:
             raise UnknownName.of("source", source, {v.source.name for v in self._views.values()})
-        if not isinstance(rows, list):
-            raise BadRequest(f"rows pushed to {source!r} are {type(rows).__name__}; send a list of objects")
+        return mine
+
+    def _check(self, place: int, batch: Batch, taken: dict[bytes, int]) -> _Checked:
+        """Read rows as history will, so that what is logged can be applied; leave out what was taken before."""
+        mine = self._source(batch.source)
         spec = mine[-1].source
+        if not isinstance(batch.rows, list):
+            raise BadRequest(f"rows pushed to {spec.name!r} are {type(batch.rows).__name__}; send a list of objects")
+        self._checked(spec, batch.rows)
+        rows, keys, seen, duplicates = batch.rows, [], 0, 0
+        if spec.event_id:
+            rows, keys, seen = self._fresh(spec, rows, taken)
+            duplicates = len(batch.rows) - len(rows)
+        count = np.arange(len(rows))
+        raw = raw_table(rows) if rows else None
+        accepted, rejected, views = self._read(mine, raw, count, np.full(len(rows), _UNSTAMPED))
+        taken.update(dict.fromkeys(keys, 1))
+        return _Checked(place, batch, rows, keys, accepted, rejected, duplicates, seen, views)
+
+    def _checked(self, spec: SourceSpec, rows: list[Row]) -> None:
         check_rows(spec, rows, self._types_of(spec))
         reserved = next((name for row in rows for name in row if not isinstance(name, str) or name[:2] == "__"), None)
         if reserved is not None:
-            raise BadRequest(f"a row pushed to {source!r} has a column {reserved!r}; such names are flyball's own")
-        _encodable(source, rows)
-        raw = raw_table(rows) if rows else None
-        table, rejected, views = self._read(mine, raw, np.arange(len(rows)), np.full(len(rows), arrival))
-        return _Checked(place, source, rows, arrival, table, rejected, views)
+            raise BadRequest(f"a row pushed to {spec.name!r} has a column {reserved!r}; such names are flyball's own")
+        try:
+            msgspec.msgpack.encode(rows)
+        except (TypeError, OverflowError, ValueError) as error:
+            raise BadRequest(f"rows pushed to {spec.name!r} hold a value that cannot be logged: {error}") from error
+
+    def _fresh(self, spec: SourceSpec, rows: list[Row], taken: dict[bytes, int]) -> tuple[list[Row], list[bytes], int]:
+        """Return the rows whose event id is new, their ids' digests, and where the first other one was taken."""
+        keys = _id_keys(spec, rows)
+        found = self._log.event_ids.find(keys)
+        here: set[bytes] = set()
+        kept: list[int] = []
+        for k, (key, sequence) in enumerate(zip(keys, found, strict=True)):
+            if not sequence and key not in taken and key not in here:
+                here.add(key)
+                kept.append(k)
+        seen = next((sequence for sequence in found if sequence), 0)
+        if len(kept) == len(rows):
+            return rows, keys, seen
+        return [rows[k] for k in kept], [keys[k] for k in kept], seen
 
     def _read(
         self, views: Sequence[ViewSpec], raw: pa.Table | None, sequence: np.ndarray, arrival: np.ndarray
-    ) -> tuple[pa.Table, int, dict[str, Rows]]:
+    ) -> tuple[int, int, dict[str, Rows]]:
         import pyarrow as pa
 
         if raw is None:
-            return pa.table({}), 0, {}
+            return 0, 0, {}
         raw = raw.append_column("__sequence", pa.array(sequence, pa.int64()))
         raw = raw.append_column("__arrival", pa.array(arrival, pa.int64()))
         read: dict[SourceSpec, tuple[pa.Table, int]] = {}
@@ -231,111 +357,199 @@ class Ingest:
             if view.source not in read:
                 read[view.source] = accept(view.source, raw, self._types_of(view.source))
         table, rejected = read[views[-1].source]
-        return table, rejected, {view.digest: read_rows(view, read[view.source][0]) for view in views}
+        return table.num_rows, rejected, {view.digest: read_rows(view, read[view.source][0]) for view in views}
 
     def _types_of(self, spec: SourceSpec) -> Mapping[str, ColumnType] | None:
         if spec.name not in self._types:
             self._types[spec.name] = None if self._root is None else file_types(self._root, spec)
         return self._types[spec.name]
 
-    def _apply(self, pushes: Sequence[_Checked], end: int) -> None:
-        """Write the rows of logged pushes to every view that is not being rebuilt."""
-        by_view: dict[str, list[_Checked]] = {}
-        for push in pushes:
-            for digest in push.views:
-                by_view.setdefault(digest, []).append(push)
-        writer = _Writer(self._store)
-        for digest, mine in by_view.items():
-            present = self.checkpoint(self._views[digest])
-            if present.building:
+    # ------------------------------------------------------------------------------------------ taking
+
+    def _take(self, pushes: list[_Checked]) -> list[PushResult | FlyballError]:
+        """Log pushes, apply them, and say from when they are readable."""
+        logged = [p for p in pushes if p.rows or p.batch.origin or p.batch.dead]
+        rows = sum(len(p.rows) for p in logged)
+        if not logged:
+            following = self._log.last() + 1
+            return [PushResult(0, 0, p.seen or following, p.duplicates) for p in pushes]
+        with self._publishing(rows) as stamp:
+            began = time.monotonic_ns()
+            arrivals = [stamp if p.batch.arrival is None else p.batch.arrival for p in logged]
+            try:
+                firsts = self._log.append_many(
+                    [(p.batch.source, p.rows, at, p.batch.origin) for p, at in zip(logged, arrivals, strict=True)],
+                    dead=[letter for p in logged for letter in p.batch.dead],
+                )
+            except Unavailable as error:
+                self.behind = "the log failed"  # it may have the rows or not: whoever recovers looks
+                return [error for _ in pushes]
+            except BaseException:
+                self.behind = "the log failed"
+                raise
+            pending = self._apply(logged, arrivals, firsts)
+            published = self._correct(logged, firsts, stamp, pending)
+            self._lead.saw(rows, (time.monotonic_ns() - began) // 1000)
+        at = {id(p): first for p, first in zip(logged, firsts, strict=True)}
+        following = self._log.last() + 1
+        return [
+            PushResult(p.accepted, p.rejected, at[id(p)] if p.rows else p.seen or following, p.duplicates,
+                       published if p.batch.arrival is None else p.batch.arrival, pending)
+            for p in pushes
+        ]  # fmt: skip
+
+    @contextmanager
+    def _publishing(self, rows: int) -> Iterator[int]:
+        """Plan a publication and hold the gate at it; the gate is held before the plan is made, so none is late."""
+        if is_simulated(self._clock):
+            yield self._now()
+            return
+        self.gate.hold(self._now())
+        try:
+            stamp = self._now() + self._lead.of(rows)
+            self.gate.hold(stamp)
+            yield stamp
+        finally:
+            self.gate.release()
+
+    def _apply(self, pushes: Sequence[_Checked], arrivals: Sequence[int], firsts: Sequence[int]) -> bool:
+        """Write logged rows to every view that is not being rebuilt; return whether the store did not take them."""
+        for push, arrival, first in zip(pushes, arrivals, firsts, strict=True):
+            sequences = range(first, first + len(push.rows))
+            if push.keys:
+                self._log.event_ids.add(push.batch.source, push.keys, sequences, arrival)
+        try:
+            if self._lags():
+                self.behind = "it came back older than it was"
+                return not self.recover()
+            parts = self._parts_of(pushes, arrivals, firsts)
+            end = max(first + len(p.rows) - 1 for p, first in zip(pushes, firsts, strict=True))
+            self._write(parts, max(arrivals), min(firsts), end)
+        except Unavailable as error:
+            self.behind = self.behind or str(error)
+            return True
+        except BaseException as error:
+            self.behind = repr(error)
+            raise
+        return False
+
+    def _lags(self) -> bool:
+        """Whether the store holds less than this process wrote: it was restored, or emptied."""
+        digests = list(self._applied)
+        stored = self._store.get_many([checkpoint_key(d) for d in digests])
+        self._present = {d: Checkpoint.from_bytes(s) for d, s in zip(digests, stored, strict=True)}
+        return any(c.sequence < self._applied[d] and not c.building for d, c in self._present.items())
+
+    def _parts_of(
+        self, pushes: Sequence[_Checked], arrivals: Sequence[int], firsts: Sequence[int]
+    ) -> list[tuple[str, Rows]]:
+        by_view: dict[str, list[Rows]] = {}
+        for push, arrival, first in zip(pushes, arrivals, firsts, strict=True):
+            for digest, rows in push.views.items():
+                by_view.setdefault(digest, []).append(stamped(rows, arrival, first))
+        return [(d, join_rows(some)) for d, some in by_view.items() if not self._present[d].building]
+
+    def _write(self, rows: Sequence[tuple[str, Rows]], arrival: int, first: int, end: int) -> None:
+        """Write joined rows in slices of the log, each in one transaction over all views."""
+        for begin in range(first, end + 1, _SLICE):
+            last = min(begin + _SLICE - 1, end)
+            parts: list[Part] = []
+            for digest, some in rows:
+                whole = begin == first and last == end
+                mine = some if whole else some.take((some.sequence >= begin) & (some.sequence <= last))
+                note = moved(self._present[digest], last)
+                parts.append((self._views[digest], self._layouts[digest], mine, note))
+            write_slice(self._store, parts, arrival)
+            for view, _, _, note in parts:
+                self._applied[view.digest] = note.sequence
+
+    def _correct(self, pushes: Sequence[_Checked], firsts: Sequence[int], stamp: int, pending: bool) -> int:
+        """Record a publication that came later than any reader waited for; return when it was."""
+        if is_simulated(self._clock) or pending:
+            return stamp
+        now = self._now()
+        if now <= stamp + self.gate.patience:
+            return stamp
+        self._log.publish([
+            Published(p.batch.source, first, first + len(p.rows) - 1, now)
+            for p, first in zip(pushes, firsts, strict=True) if p.rows and p.batch.arrival is None
+        ])  # fmt: skip
+        return now
+
+    def _now(self) -> int:
+        return to_micros(self._clock.now())
+
+    # ------------------------------------------------------------------------------------------ replaying
+
+    def _publish_unapplied(self, views: Sequence[ViewSpec]) -> None:
+        """Say of logged rows that no view has yet that they are published now.
+
+        A view without a checkpoint is new: that it is filled later changes nothing about when its rows were known.
+        """
+        marks = []
+        for source in dict.fromkeys(view.source.name for view in views):
+            stored = self._store.get_many([checkpoint_key(v.digest) for v in views if v.source.name == source])
+            tops = [Checkpoint.from_bytes(s).sequence for s in stored if s is not None]
+            last = self._log.last()
+            if not tops or max(tops) >= last:
                 continue
-            floor = max(push.arrival for push in mine) - SPAN
-            rows = _join([push.views[digest] for push in mine])
-            writer.add(self._views[digest], self._layouts[digest], rows, floor, replace_sequence(present, end))
-        writer.flush()
+            rows = sum(t.num_rows for t in self._log.read_batches(source, after=max(tops)))
+            if rows:
+                at = self._now() + (0 if is_simulated(self._clock) else self._lead.of(rows))
+                marks.append(Published(source, max(tops) + 1, last, at))
+        if marks:
+            if not is_simulated(self._clock):
+                self.gate.hold(min(mark.at for mark in marks))
+            self._log.publish(marks)
 
     def _catch_up(self, view: ViewSpec) -> int:
         """Replay the log from a view's checkpoint; a view that is being rebuilt waits for that to end."""
         present = self.checkpoint(view)
         if present.building:
             return 0
-        logged = self._log.read(view.source.name, after=present.sequence)
-        for begin in range(0, logged.num_rows, _REPLAY):
-            raw = logged.slice(begin, _REPLAY)
-            arrival, sequence = (raw.column(n).to_numpy() for n in ("__arrival", "__sequence"))
-            _, _, views = self._read([view], raw.drop_columns(["__arrival", "__sequence"]), sequence, arrival)
-            present = replace_sequence(present, int(sequence[-1]))
-            writer = _Writer(self._store)
-            floor = int(arrival.max()) - SPAN
-            writer.add(view, self._layouts[view.digest], views[view.digest], floor, present)
-            writer.flush()
-        return int(logged.num_rows)
+        replayed = 0
+        for raw in self._log.read_batches(view.source.name, after=present.sequence, rows=_REPLAY):
+            stamps, sequence = (raw.column(n).to_numpy() for n in ("__arrival", "__sequence"))
+            _, _, rows = self._read([view], raw.drop_columns(["__arrival", "__sequence"]), sequence, stamps)
+            present = moved(present, int(sequence[-1]))
+            part = (view, self._layouts[view.digest], rows[view.digest], present)
+            write_slice(self._store, [part], int(stamps.max()))
+            replayed += raw.num_rows
+        if not replayed and self._store.get_many([checkpoint_key(view.digest)])[0] is None:
+            self._store.write(puts=[(checkpoint_key(view.digest), present.to_bytes())])  # it is no new view any more
+        self._applied[view.digest] = present.sequence
+        self.gate.release()
+        return replayed
+
+    def _follow_ids(self, source: SourceSpec) -> None:
+        """Bring the index of event ids up to the log."""
+        ids = self._log.event_ids
+        for raw in self._log.read_batches(source.name, after=ids.covered(source.name)):
+            sequence = raw.column("__sequence").to_pylist()
+            keys: list[bytes] = []
+            places: list[int] = []
+            if source.event_id in raw.column_names:
+                for value, place in zip(raw.column(source.event_id).to_pylist(), sequence, strict=True):
+                    if value is not None:
+                        keys.append(_id_key(source.name, value))
+                        places.append(place)
+            ids.add(source.name, keys, places, int(raw.column("__arrival")[-1].as_py()), last=sequence[-1])
 
 
-class _Writer:
-    """Gather writes into transactions of bounded size; a view's checkpoint goes with its last write."""
-
-    def __init__(self, store: OnlineStore) -> None:
-        self._store = store
-        self._clear()
-
-    def _clear(self) -> None:
-        self._newer: list[tuple[bytes, bytes]] = []
-        self._cells: list[tuple[bytes, bytes]] = []
-        self._puts: list[tuple[bytes, bytes | None]] = []
-
-    def add(
-        self, view: ViewSpec, layout: WindowLayout | RowLayout, rows: Rows, floor: int, checkpoint: Checkpoint
-    ) -> None:
-        """Add one view's rows."""
-        prefix = namespace(view.digest)
-        into = self._cells if view.is_window else self._newer
-        for key, value in layout.pack(rows, floor):
-            if len(self._newer) + len(self._cells) >= _ITEMS:
-                self.flush()
-                into = self._cells if view.is_window else self._newer
-            into.append((prefix + key, value))
-        self._puts.append((checkpoint_key(view.digest), checkpoint.to_bytes()))
-
-    def flush(self) -> None:
-        """Write what was gathered, in one transaction."""
-        if self._newer or self._cells or self._puts:
-            self._store.write(newer=self._newer, cells=self._cells, puts=self._puts)
-            self._clear()
+def _id_keys(spec: SourceSpec, rows: Sequence[Row]) -> list[bytes]:
+    name = spec.event_id or ""
+    keys = []
+    for k, row in enumerate(rows):
+        value = row.get(name)
+        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
+            raise InputError(
+                f"row {k} pushed to {spec.name!r} has {name} = {value!r:.60}; every row needs an event id there, "
+                "a text or an integer that no other event has"
+            )
+        keys.append(_id_key(spec.name, value))
+    return keys
 
 
-def replace_sequence(checkpoint: Checkpoint, sequence: int) -> Checkpoint:
-    """Return the checkpoint moved to a sequence; never back."""
-    return msgspec.structs.replace(checkpoint, sequence=max(checkpoint.sequence, sequence))
-
-
-def _join(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of several reads as one, with the union of their keys."""
-    if len(parts) == 1:
-        return parts[0]
-    keys = list(dict.fromkeys(key for part in parts for key in part.keys))
-    place = {key: i for i, key in enumerate(keys)}
-    owner = [np.array([place[k] for k in part.keys], np.int64)[part.owner] for part in parts]
-    columns = {
-        name: (_stack([p.columns[name][0] for p in parts]), np.concatenate([p.columns[name][1] for p in parts]))
-        for name in parts[0].columns
-    }
-    event, created, known, sequence = (
-        np.concatenate([getattr(p, n) for p in parts]) for n in ("event", "created", "known", "sequence")
-    )
-    return Rows(keys, np.concatenate(owner), event, created, known, sequence, columns)
-
-
-def _stack(values: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenate; where one part has no numbers because all of it is null, its type does not matter."""
-    kinds = {v.dtype.kind for v in values if len(v)}
-    if "O" in kinds and len(kinds) > 1:
-        return np.concatenate([v.astype(object) for v in values])
-    return np.concatenate(values)
-
-
-def _encodable(source: str, rows: Sequence[Row]) -> None:
-    try:
-        msgspec.msgpack.encode(rows)
-    except (TypeError, OverflowError, ValueError) as error:
-        raise BadRequest(f"rows pushed to {source!r} hold a value that cannot be logged: {error}") from error
+def _id_key(source: str, value: object) -> bytes:
+    """Return the digest of an event id; 1 and "1" are one id, because a column of both is kept as text."""
+    return xxhash.xxh3_128_digest(f"{source}\0{value}")

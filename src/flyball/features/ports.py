@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
+    from flyball.records.types import DeadLetter, Published
 
-__all__ = ["FileInfo", "IngestLog", "OfflineEngine", "OnlineStore"]
+__all__ = ["EventIds", "EventStream", "FileInfo", "IngestLog", "Message", "OfflineEngine", "OnlineStore", "Polled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,10 @@ class OfflineEngine(Protocol):
 
 
 class OnlineStore(Protocol):
-    """Keep packed values by bytes key; see `features/packing.py` for what the bytes mean."""
+    """Keep packed values by bytes key; see `features/packing.py` for what the bytes mean.
+
+    A store with `remote = True` is asked over a network and also has `async aget_many(keys)` (`RemoteStore`).
+    """
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None where there is none, in one round trip."""
@@ -116,33 +120,126 @@ class OnlineStore(Protocol):
         ...
 
     def keys(self, prefix: bytes, *, limit: int | None = None) -> list[bytes]:
-        """Return the keys with this prefix, ascending."""
+        """Return the keys with this prefix, ascending; with a `limit` that many, which ones is the store's choice."""
         ...
 
     def drop(self, prefix: bytes) -> int:
         """Remove every key with this prefix (an old view digest); return how many."""
         ...
 
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+class RemoteStore(OnlineStore, Protocol):
+    """An online store behind a network."""
+
+    remote: bool
+
+    async def aget_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return what `get_many` returns, without blocking the event loop."""
+        ...
+
+
+class EventIds(Protocol):
+    """Remember which event ids were taken, as 16-byte digests, at least as long as a declared horizon."""
+
+    def find(self, keys: Sequence[bytes]) -> list[int]:
+        """Return the sequence under which each id was taken, 0 for a new one."""
+        ...
+
+    def add(
+        self, source: str, keys: Sequence[bytes], sequences: Sequence[int], arrival: int, *, last: int | None = None
+    ) -> None:
+        """Remember ids of logged rows; the log is covered up to `last` then."""
+        ...
+
+    def covered(self, source: str) -> int:
+        """Return the highest sequence of a source whose id is in."""
+        ...
+
 
 class IngestLog(Protocol):
     """Keep every pushed row with its arrival; it is offline history. One counter numbers all rows, from 1."""
+
+    @property
+    def event_ids(self) -> EventIds:
+        """The index of event ids; it may be behind the log, never ahead."""
+        ...
 
     def acquire(self) -> None:
         """Become the only writer; raises ConflictError when there is one."""
         ...
 
-    def append(self, source: str, rows: list[dict[str, object]], *, arrival: int) -> int:
-        """Append durably and return the first row's sequence number."""
+    def append_many(self, batches: Sequence[tuple[Any, ...]], dead: Sequence[DeadLetter] = ()) -> list[int]:
+        """Append (source, rows, arrival, origin) batches durably, at the price of one; return first sequences."""
         ...
 
-    def append_many(self, batches: Sequence[tuple[str, list[dict[str, object]], int]]) -> list[int]:
-        """Append (source, rows, arrival) batches durably, at the price of one."""
+    def publish(self, marks: Sequence[Published]) -> None:
+        """Record that rows could be read later than their arrival says; reading applies it."""
         ...
 
     def read(self, source: str, *, after: int = 0) -> pa.Table:
         """Return rows with sequence > `after`: raw columns plus `__sequence`, `__arrival` (int64)."""
         ...
 
+    def read_batches(self, source: str, *, after: int = 0, rows: int = 65_536) -> Iterator[pa.Table]:
+        """Yield what `read` returns in pieces, so that a log of any length is followed in bounded memory."""
+        ...
+
+    def revision(self, source: str) -> int:
+        """Return a number that changes when rows that may have been read before changed: corrected or erased."""
+        ...
+
+    def positions(self, stream: str) -> dict[str, str]:
+        """Return, by partition, where the consumer of a stream stands."""
+        ...
+
     def last(self) -> int:
         """Return the highest sequence in the log, 0 when it is empty."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a stream: its payload, and where it lies."""
+
+    partition: str
+    position: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought, and where the consumer stands once these are logged (partition -> position)."""
+
+    messages: Sequence[Message] = ()
+    positions: Mapping[str, str] = field(default_factory=dict)
+
+
+class EventStream(Protocol):
+    """Read a stream on behalf of the ingest log, which alone knows how far the reading came.
+
+    Calls come from one thread. Positions are opaque texts; a batch's positions are logged with its rows.
+    """
+
+    def start(self, positions: Mapping[str, str]) -> None:
+        """Connect and go on after these logged positions, whatever the broker believes; may be called again."""
+        ...
+
+    def poll(self, most: int, timeout: float) -> Polled:
+        """Return at most `most` messages; nothing after `timeout` seconds. Raises Unavailable."""
+        ...
+
+    def commit(self, positions: Mapping[str, str]) -> None:
+        """Tell the broker that these are logged. Raises Unavailable."""
+        ...
+
+    def lag(self) -> int | None:
+        """Return how many messages the broker has beyond what was polled, None when it cannot be told."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect."""
         ...

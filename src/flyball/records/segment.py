@@ -63,7 +63,10 @@ class SegmentWriter:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError:
-            os.ftruncate(self._fd, self._offset)
+            try:
+                os.ftruncate(self._fd, self._offset)
+            except OSError:
+                self.abandon()  # what was half written stays a torn tail, nothing is appended to it
             raise
         self._offset += len(frame)
         self._dirty = True
@@ -74,6 +77,13 @@ class SegmentWriter:
         if self._dirty and self._fd >= 0:
             self._dirty = False
             os.fdatasync(self._fd)
+
+    def abandon(self) -> None:
+        """Close without a sync; the next append begins a new segment."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._dirty = False
+            os.close(fd)
 
     def close(self) -> None:
         """Sync and close."""

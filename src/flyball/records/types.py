@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Event", "Outcome", "Prediction", "Record", "Shadow", "decode", "encode"]
+__all__ = ["DeadLetter", "Event", "Outcome", "Prediction", "Published", "Record", "Shadow", "decode", "encode"]
 
 
 class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p"):
@@ -76,9 +76,31 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     sequence: int  # of the first row; row k has sequence + k
     arrival: int
     rows: list[dict[str, Any]]
+    origin: tuple[tuple[str, str, str], ...] = ()  # (stream, partition, position): where a consumer stands after these
 
 
-Record = Prediction | Shadow | Outcome | Event
+class Published(msgspec.Struct, frozen=True, array_like=True, tag="k"):
+    """A correction: rows [first, last] of a source could be read from `at` on, not from their arrival on."""
+
+    source: str
+    first: int
+    last: int
+    at: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    """A message of a stream that is no row of its source; kept with the reason."""
+
+    source: str
+    stream: str
+    partition: str
+    position: str
+    at: int
+    payload: bytes
+    error: str
+
+
+Record = Prediction | Shadow | Outcome | Event | Published | DeadLetter
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])

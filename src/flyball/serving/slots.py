@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 
@@ -22,8 +22,8 @@ import xxhash
 from flyball.errors import IntegrityError, Unavailable
 from flyball.units import from_micros
 
-__all__ = ["ARMS", "BUCKET_COUNT", "ArmTotals", "MapClock", "SharedMap", "Slot", "Veto", "VetoReason", "bucket_of",
-           "bucket_upper", "quantile"]  # fmt: skip
+__all__ = ["ARMS", "BUCKET_COUNT", "ArmTotals", "MapClock", "MapGate", "SharedMap", "Slot", "Veto", "VetoReason",
+           "bucket_of", "bucket_upper", "quantile"]  # fmt: skip
 
 _MAGIC = 0x6C61626C6C796C66  # "flyllbal", little-endian
 _LAYOUT = 2
@@ -33,7 +33,7 @@ ARMS = ("champion", "candidate")
 BUCKET_COUNT = 96  # four latency buckets per doubling, from 1 µs to 8 s
 
 # header words
-_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, _H_TIME, _H_KILL = range(6)
+_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, _H_TIME, _H_KILL, _H_GATE = range(7)
 # slot words
 _PID, _GENERATION, _HEARTBEAT, _ACK, _VETO, _VETO_REASON, _VETO_MODEL, _SHADOW_SENT, _SHADOW_DROPPED, _LOG_DROPPED = (
     range(10)
@@ -298,21 +298,60 @@ class SharedMap:
         self._memory.close()
 
 
-class MapClock:
-    """Tell the map's domain time, or the machine's when the map has none."""
+_PATIENCE = 1_000_000  # µs that readers wait for rows past their planned publication
+
+
+class MapGate:
+    """Hold back the clocks of the node's readers while ingest publishes rows; see `features/publication.py`.
+
+    After a crash the gate would stay held, so clocks wait for it one second at most.
+    """
+
+    patience = _PATIENCE
 
     def __init__(self, shared: SharedMap) -> None:
+        """Write to `shared`; ingest is the only one who does."""
+        self._words = shared._words
+
+    def hold(self, at: int) -> None:
+        """From now on, no gated clock reaches `at`."""
+        self._words[_H_GATE] = at
+
+    def release(self) -> None:
+        """Let the clocks run."""
+        self._words[_H_GATE] = 0
+
+
+class MapClock:
+    """Tell the map's domain time, or the machine's when the map has none.
+
+    Args:
+        shared: The map.
+        gated: Whether to wait for rows that are being published, as readers must; the publisher itself does not.
+    """
+
+    def __init__(self, shared: SharedMap, *, gated: bool = True) -> None:
         """Read from `shared`."""
         self._words = shared._words
+        self._gated = gated
+
+    @property
+    def simulated(self) -> bool:
+        """Whether domain time only moves when told."""
+        return bool(self._words[_H_TIME])
 
     def now(self) -> datetime:
         """Return domain time."""
-        at = self._words[_H_TIME]
-        return from_micros(at) if at else datetime.now(UTC)
+        return from_micros(self.micros())
 
     def micros(self) -> int:
         """Return domain time in µs."""
-        return int(self._words[_H_TIME]) or time.time_ns() // 1000
+        at = int(self._words[_H_TIME])
+        if at:
+            return at
+        now = time.time_ns() // 1000  # before the gate is looked at: what it then says is no older
+        gate = self._words[_H_GATE]
+        return now if not gate or now < gate or not self._gated or now - gate > _PATIENCE else gate - 1
 
     def monotonic(self) -> float:
         """Return the machine's monotonic seconds."""
