@@ -29,20 +29,36 @@ _HOMES = {
     "Rollout": "flyball.rollout.definitions",
     "TrainingSet": "flyball.datasets.types",
     "Vector": "flyball.features.definitions",
+    "bucket": "flyball.features.definitions",
     "check": "flyball.features.definitions",
+    "clip": "flyball.features.definitions",
+    "computed": "flyball.features.definitions",
     "count": "flyball.features.definitions",
+    "cross": "flyball.features.definitions",
+    "cyclic": "flyball.features.definitions",
+    "day_of_month": "flyball.features.definitions",
     "day_of_week": "flyball.features.definitions",
+    "day_of_year": "flyball.features.definitions",
+    "difference": "flyball.features.definitions",
+    "embed": "flyball.features.definitions",
     "gate": "flyball.gates.checks",
+    "geohash": "flyball.features.definitions",
     "guard": "flyball.rollout.definitions",
+    "h3_cell": "flyball.features.definitions",
     "hour_of_day": "flyball.features.definitions",
+    "is_weekend": "flyball.features.definitions",
+    "log1p": "flyball.features.definitions",
     "max": "flyball.features.definitions",
     "mean": "flyball.features.definitions",
     "min": "flyball.features.definitions",
     "monitor": "flyball.monitoring.definitions",
+    "month": "flyball.features.definitions",
     "on": "flyball.loop.policy",
+    "python": "flyball.features.definitions",
     "ratio": "flyball.features.definitions",
     "std": "flyball.features.definitions",
     "sum": "flyball.features.definitions",
+    "week": "flyball.features.definitions",
 }
 _MODULES = {
     "drift": "flyball.monitoring.drift",
@@ -89,16 +105,32 @@ if TYPE_CHECKING:
     from flyball.features.definitions import List as List
     from flyball.features.definitions import ParquetSource as ParquetSource
     from flyball.features.definitions import Vector as Vector
+    from flyball.features.definitions import bucket as bucket
     from flyball.features.definitions import check as check
+    from flyball.features.definitions import clip as clip
+    from flyball.features.definitions import computed as computed
     from flyball.features.definitions import count as count
+    from flyball.features.definitions import cross as cross
+    from flyball.features.definitions import cyclic as cyclic
+    from flyball.features.definitions import day_of_month as day_of_month
     from flyball.features.definitions import day_of_week as day_of_week
+    from flyball.features.definitions import day_of_year as day_of_year
+    from flyball.features.definitions import difference as difference
+    from flyball.features.definitions import embed as embed
+    from flyball.features.definitions import geohash as geohash
+    from flyball.features.definitions import h3_cell as h3_cell
     from flyball.features.definitions import hour_of_day as hour_of_day
+    from flyball.features.definitions import is_weekend as is_weekend
+    from flyball.features.definitions import log1p as log1p
     from flyball.features.definitions import max as max  # noqa: A004 the field's standard word
     from flyball.features.definitions import mean as mean
     from flyball.features.definitions import min as min  # noqa: A004 the field's standard word
+    from flyball.features.definitions import month as month
+    from flyball.features.definitions import python as python
     from flyball.features.definitions import ratio as ratio
     from flyball.features.definitions import std as std
     from flyball.features.definitions import sum as sum  # noqa: A004 the field's standard word
+    from flyball.features.definitions import week as week
     from flyball.gates.checks import gate as gate
     from flyball.loop.policy import Retrain as Retrain
     from flyball.loop.policy import on as on

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.features.definitions import FeatureService as NamedService
-from flyball.features.definitions import FeatureView, Field, ParquetSource, RequestFeature, ViewSelection
+from flyball.features.definitions import FeatureView, Field, ParquetSource, Transform, ViewSelection
 from flyball.features.definitions.services import expand
 from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService, SourceSpec, ViewSpec
@@ -58,7 +58,7 @@ class Model:
         name: str,
         *,
         examples: Examples,
-        features: Sequence[FeatureView | ViewSelection | NamedService | Field | RequestFeature],
+        features: Sequence[FeatureView | ViewSelection | NamedService | Field | Transform],
         label: Label,
         train: Callable[[Any, Params], Any],
         params: Mapping[str, Any] | None = None,

@@ -9,9 +9,10 @@ import pytest
 import flyball as fb
 from flyball.errors import DefinitionError, DuplicateName, ExpressionError, InputError, UnknownName
 from flyball.features.matrix import to_matrix
-from flyball.features.request import request_column
+from flyball.features.request import AT
 from flyball.features.service import compile_service
-from flyball.features.spec import FeatureService, ServiceColumn
+from flyball.features.spec import FeatureService, TransformSpec
+from flyball.features.transforms import apply, single
 from flyball.features.zones import zone
 
 trips = fb.ParquetSource("trips", "d/*.parquet", event_time="at", timezone="America/New_York")
@@ -68,8 +69,8 @@ def test_a_service_lists_columns_in_order_and_each_input_once() -> None:
     assert [(i.name, i.type, i.required) for i in service.inputs] == [
         ("z", "int64", True), ("miles", "float64", False), ("asked", "timestamp", True), ("seats", "float64", True),
     ]  # fmt: skip
-    assert [(c.args, c.timezone) for c in service.columns[3:]] == [
-        ((), "America/New_York"), (("asked",), "UTC"), (("miles", "seats"), "America/New_York"),
+    assert [(c.transform.args, dict(c.transform.params)) for c in service.columns[3:] if c.transform] == [
+        ((AT,), {"timezone": "America/New_York"}), (("asked",), {"timezone": "UTC"}), (("miles", "seats"), {}),
     ]  # fmt: skip
     assert FeatureService.from_json(service.to_json()) == service
 
@@ -84,13 +85,14 @@ def test_local_hours_and_days_are_those_of_the_standard_library(name: str) -> No
 
     rng = np.random.default_rng(1)
     at = rng.integers(_micros("1975-01-01"), _micros("2060-01-01"), 400)
-    hours = request_column(ServiceColumn("h", "request", function="hour_of_day", timezone=name), {}, at)
-    days = request_column(ServiceColumn("d", "request", function="day_of_week", timezone=name), {}, at)
+    zoned = (("timezone", name),)
+    hour, day = (TransformSpec(f, (AT,), "int64", zoned) for f in ("hour_of_day", "day_of_week"))
+    hours, days, one = apply(hour, [at]), apply(day, [at]), single(hour)
+    assert one is not None
     for k, moment in enumerate(at.tolist()):
         local = datetime.fromtimestamp(moment // 10**6, ZoneInfo(name))
         assert (hours[k], days[k]) == (local.hour, local.weekday())
-        one = request_column(ServiceColumn("h", "request", function="hour_of_day", timezone=name), {}, at[k : k + 1])
-        assert one.tolist() == [local.hour]
+        assert one([moment]) == local.hour
 
 
 def test_local_to_utc_agrees_with_the_standard_library_where_hours_exist_once() -> None:
@@ -114,10 +116,8 @@ def test_a_missing_hour_moves_forward_and_a_doubled_one_is_the_first() -> None:
 
 
 def test_ratio_over_zero_is_nan() -> None:
-    column = ServiceColumn("r", "request", function="ratio", args=("a", "b"))
-    found = request_column(
-        column, {"a": np.array([1, 6, 2]), "b": np.array([0, 3, np.nan])}, np.zeros(3, dtype=np.int64)
-    )
+    column = TransformSpec("ratio", ("a", "b"), "float64")
+    found = apply(column, [np.array([1, 6, 2]), np.array([0, 3, np.nan])])
     np.testing.assert_array_equal(found, [np.nan, 2.0, np.nan])
 
 

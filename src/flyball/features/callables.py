@@ -24,15 +24,15 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from flyball.errors import DefinitionError, IntegrityError
-from flyball.features.spec import CodeRef, ViewSpec
+from flyball.features.spec import CodeRef, FeatureSpec, ServiceColumn, SourceSpec, ViewSpec
 
-__all__ = ["find_with", "known", "known_name", "refs_of", "remember"]
+__all__ = ["bring", "find_with", "known", "known_name", "refs_of", "remember"]
 
 _SNAPSHOT = "flyball_code_"
 _LIVE = "flyball_code_live_"
 _lock = threading.RLock()
 _known: dict[CodeRef, Callable[..., Any]] = {}
-_finder: Callable[[CodeRef], None] | None = None
+_finders: dict[str, Callable[[CodeRef], bool]] = {}
 
 
 def remember(function: Callable[..., Any]) -> CodeRef:
@@ -47,7 +47,9 @@ def remember(function: Callable[..., Any]) -> CodeRef:
     _Digest(digest).add(function)
     ref = CodeRef(known_name(function), digest.hexdigest()[:32])
     with _lock:
-        if ref not in _known or not _home(function).startswith(_LIVE):  # a snapshot's own never gives way to what may change
+        if ref not in _known or not _home(function).startswith(
+            _LIVE
+        ):  # a snapshot's own never gives way to what may change
             _known[ref] = function
     return ref
 
@@ -61,10 +63,8 @@ def known(ref: CodeRef) -> Callable[..., Any]:
     found = _known.get(ref)
     if found is not None:
         return found
-    with _lock:
-        if _finder is not None and ref not in _known:
-            _finder(ref)
-        found = _known.get(ref)
+    bring(ref)
+    found = _known.get(ref)
     if found is None:
         raise IntegrityError(
             f"function {ref.name} with digest {ref.digest[:12]} is not declared by any code of this project; "
@@ -73,14 +73,29 @@ def known(ref: CodeRef) -> Callable[..., Any]:
     return found
 
 
-def find_with(finder: Callable[[CodeRef], None] | None) -> None:
-    """Say how this process looks for references it does not know: by importing what declares them."""
-    global _finder
-    _finder = finder
+def bring(ref: CodeRef) -> None:
+    """Import whatever declares a reference, where a finder of this process knows it."""
+    with _lock:
+        for find in reversed(list(_finders.values())):
+            if ref in _known or find(ref):
+                return
 
 
-def refs_of(specs: Iterable[Any]) -> list[CodeRef]:
-    """Return the references within view specs or service columns, once each, in order."""
+def find_with(place: str, finder: Callable[[CodeRef], bool] | None) -> None:
+    """Say how this process finds references of a project it does not know yet: by importing what declares them.
+
+    Args:
+        place: The project's state folder; one finder each.
+        finder: Imports the declaring code, or returns False when this project has none. None forgets the place.
+    """
+    with _lock:
+        _finders.pop(place, None)
+        if finder is not None:
+            _finders[place] = finder
+
+
+def refs_of(specs: Iterable[ViewSpec | SourceSpec | FeatureSpec | ServiceColumn]) -> list[CodeRef]:
+    """Return the references within specs of views, sources, features and service columns, once each, in order."""
     found: dict[CodeRef, None] = {}
     for spec in specs:
         for ref in _refs(spec):
@@ -96,11 +111,14 @@ def known_name(function: Any) -> str:
 
 
 def _refs(spec: Any) -> Iterator[CodeRef]:
-    if isinstance(spec, ViewSpec):
-        transforms = [t for _, t in spec.source.derive] + [f.transform for f in spec.features]
-        coded = [*transforms, *spec.source.checks, *spec.about.checks]
-    else:
-        coded = [getattr(spec, "transform", spec)]
+    match spec:
+        case ViewSpec():
+            yield from _refs(spec.source)
+            coded: list[Any] = [*(f.transform for f in spec.features), *spec.about.checks]
+        case SourceSpec():
+            coded = [*(step for _, step in spec.derive), *spec.checks, *spec.about.checks]
+        case _:
+            coded = [spec.transform]
     for thing in coded:
         ref = getattr(thing, "code", None)
         if isinstance(ref, CodeRef):

@@ -21,9 +21,10 @@ from flyball.features import types
 from flyball.features.answers import STATUS, keys_and_times
 from flyball.features.kernel.partials import Ints
 from flyball.features.ports import OfflineEngine
-from flyball.features.request import request_column
+from flyball.features.request import RequestPart
 from flyball.features.spec import ColumnType, FeatureService, FeatureSpec, Join, ViewSpec
 from flyball.features.table import Table
+from flyball.features.transforms.columns import from_arrow
 
 __all__ = ["history", "request_times", "service_history"]
 
@@ -94,21 +95,21 @@ def service_history(
     """
     times = np.ascontiguousarray(at, dtype=np.int64)
     answers: dict[tuple[str, str], pa.Array] = {}
-    wanted = [(view, list(view.features)) for view in service.views]
-    for (view, _), found in zip(wanted, _all(engine, wanted, requests, times, join), strict=True):
-        answers |= {(view.name, f.name): _one(found.column(f.name)) for f in view.features}
+    read = {(column.view, column.name) for column in service.columns if column.kind == "view"}
+    wanted = [(view, [f for f in view.features if (view.name, f.name) in read]) for view in service.views]
+    for (view, mine), found in zip(wanted, _all(engine, wanted, requests, times, join), strict=True):
+        answers |= {(view.name, f.name): _one(found.column(f.name)) for f in mine}
     inputs = {spec.name: _input(requests, spec.name, spec.type) for spec in service.inputs}
+    computed = RequestPart(service).history(inputs, {f"{v}:{f}": a for (v, f), a in answers.items()}, times)
     columns: list[Any] = []
     for column in service.columns:
         match column.kind:
             case "view":
-                columns.append(answers[column.view or "", column.name])
+                columns += _parts(answers[column.view or "", column.name], column.width)
             case "field":
-                columns.append(inputs[column.name])
+                columns += _parts(_one(inputs[column.name]), column.width)
             case "request":
-                arguments = {name: _floats_or_times(inputs[name]) for name in column.args}
-                values = request_column(column, arguments, times)
-                columns.append(pa.array(values, mask=np.isnan(values)))
+                columns += _parts(computed[column.name], column.width)
     return pa.table(columns, names=list(service.names))
 
 
@@ -174,24 +175,25 @@ def _input(requests: pa.Table, name: str, kind: ColumnType) -> pa.ChunkedArray:
         raise UnknownName.of("request column", name, requests.column_names)
     column = requests.column(name)
     found = column.type
-    tests = {
+    fits = {
         "int64": pa.types.is_integer(found), "bool": pa.types.is_boolean(found), "string": _is_text(found),
         "float64": pa.types.is_integer(found) or pa.types.is_floating(found),
         "timestamp": pa.types.is_timestamp(found),
-    }  # fmt: skip
-    if not tests[kind] and not pa.types.is_null(found):
+    }.get(kind, types.from_arrow(found) == kind)  # fmt: skip
+    if not fits and not pa.types.is_null(found):
         raise InputError(f"request column {name!r} is {found}, but the model's input is {kind}; convert it first")
     if kind == "timestamp" and not pa.types.is_null(found):
         column = column.cast(pa.timestamp("us", found.tz), safe=False)
     return column.cast(types.to_arrow(kind), safe=kind == "int64")
 
 
-def _floats_or_times(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """Return numpy values of an argument; timestamps as int64 µs (float64 with NaN where there are nulls)."""
-    if pa.types.is_timestamp(column.type) or pa.types.is_boolean(column.type):
-        column = column.cast(pa.int64())
-    values: npt.NDArray[Any] = column.to_numpy()
-    return values
+def _parts(column: pa.Array, width: int) -> list[pa.Array]:
+    """Return a vector's parts, each a float32 column; anything else is its only part."""
+    if width == 1 and not pa.types.is_fixed_size_list(column.type):
+        return [column]
+    found = from_arrow(column)
+    gone = None if found.valid.all() else ~found.valid
+    return [pa.array(np.ascontiguousarray(found.values[:, i]), pa.float32(), mask=gone) for i in range(width)]
 
 
 def _picked(views: Sequence[ViewSpec], names: Sequence[str] | None) -> list[tuple[ViewSpec, FeatureSpec]]:

@@ -18,7 +18,7 @@ from flyball.errors import BadRequest
 from flyball.features.cells import WindowLayout, answer
 from flyball.features.packing import HEADER, RowLayout, entity_key, key_values, latest_known, namespace
 from flyball.features.ports import OnlineStore
-from flyball.features.request import request_column
+from flyball.features.request import RequestPart
 from flyball.features.spec import FeatureService, FeatureSpec, Stat, Status, ViewSpec
 from flyball.units import to_micros
 
@@ -209,7 +209,7 @@ class OnlineReader:
         self._service = service
         self._parts = tuple(_parts(service))
         self._fields = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "field"]
-        self._requests = [(i, c) for i, c in enumerate(service.columns) if c.kind == "request"]
+        self._request = RequestPart(service)
         self._required = {i.name: i.required for i in service.inputs}
         self._timed = {i.name for i in service.inputs if i.type == "timestamp"}
         self._width = len(service.columns)
@@ -248,8 +248,8 @@ class OnlineReader:
                     statuses[0, i] = _NULL
                 continue
             self._field(matrix[:, i], statuses[:, i], name, values, n)
-        if self._requests:
-            self._at_request(matrix, statuses, inputs, n, at)
+        if self._request:
+            self._request.fill(matrix, statuses, inputs, n, at)
         return matrix, statuses
 
     def _read_one(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], at: int) -> None:
@@ -295,20 +295,6 @@ class OnlineReader:
         null = np.isnan(column)
         if null.any():
             status[null] = _NULL
-
-    def _at_request(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int) -> None:
-        times = np.full(n, at, np.int64)
-        arrays: dict[str, np.ndarray] = {}
-        for i, column in self._requests:
-            for name in column.args:
-                if name in inputs and name not in arrays:
-                    values = inputs[name]
-                    arrays[name] = _times(name, values) if name in self._timed else _floats(name, values)
-            found = request_column(column, arrays, times)
-            matrix[:, i] = found
-            null = np.isnan(found)
-            if null.any():
-                statuses[null, i] = _NULL
 
 
 def _floats(name: str, values: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flyball.errors import CheckFailed, DefinitionError, MissingExtra, UnknownName
+from flyball.features.callables import bring
 from flyball.features.spec import CodeRef
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def known_schema(ref: CodeRef) -> Any:
     Raises:
         UnknownName: this process imported no definitions that declare it.
     """
+    if ref not in _KNOWN:
+        bring(ref)
     if ref not in _KNOWN:
         raise UnknownName.of("pandera schema in the imported definitions", ref.name, [r.name for r in _KNOWN])
     return _KNOWN[ref]

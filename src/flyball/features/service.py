@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TypeAlias
 
 from flyball.errors import DefinitionError, DuplicateName
-from flyball.features.definitions import FeatureView, Field, RequestFeature
+from flyball.features import types
+from flyball.features.definitions import FeatureView, Field, Transform, ViewSelection
+from flyball.features.request import AT
 from flyball.features.spec import ColumnType, FeatureService, InputSpec, ServiceColumn, SourceSpec, ViewSpec
+from flyball.features.transforms import check
 
 __all__ = ["compile_service"]
 
+Part: TypeAlias = FeatureView | ViewSelection | Field | Transform
 
-def compile_service(
-    model: str, at: str, features: Sequence[FeatureView | Field | RequestFeature], source: SourceSpec
-) -> FeatureService:
+
+def compile_service(model: str, at: str, features: Sequence[Part], source: SourceSpec) -> FeatureService:
     """Compile what a model reads.
 
     Args:
         model: The model's name, for messages.
         at: The examples' column that is T.
-        features: Views, fields and request-time features in the order of the matrix's columns.
+        features: Views or selections of them, fields and request-time features, in the order of the matrix's columns.
         source: The examples' source; its timezone is the default of request-time features.
 
     Returns:
-        The service. A request-time feature of the `at` column has no args: it reads T.
+        The service. A request-time feature of the `at` column has the argument `request.AT`: it reads T.
 
     Raises:
         DuplicateName: two columns share a name, or one view is given twice.
-        DefinitionError: one input name with two types, a text or time as a column, no features.
+        DefinitionError: one input name with two types, a text or time as a column, no features, or a request-time
+            feature whose arguments are not there or do not fit.
     """
     if not features:
         raise DefinitionError(f"model {model!r} has no features; list views, fields or request-time features")
@@ -35,30 +41,31 @@ def compile_service(
     for feature in features:
         columns += _columns(model, at, feature, source)
     _check_names(model, columns)
-    return FeatureService(
-        model=model,
-        at=at,
-        columns=tuple(columns),
-        inputs=_inputs(model, at, features),
-        views=tuple(_views(model, features)),
-    )
+    inputs = _inputs(model, at, features)
+    views = tuple(_views(model, features))
+    _check_arguments(model, columns, inputs, views)
+    return FeatureService(model=model, at=at, columns=tuple(columns), inputs=inputs, views=views)
 
 
-def _columns(
-    model: str, at: str, feature: FeatureView | Field | RequestFeature, source: SourceSpec
-) -> list[ServiceColumn]:
+def _columns(model: str, at: str, feature: Part, source: SourceSpec) -> list[ServiceColumn]:
     match feature:
-        case FeatureView():
-            for f in feature.spec.features:
-                _must_be_number(model, f"feature {f.name!r} of view {feature.name!r}", f.type)
-            return [ServiceColumn(f.name, "view", view=feature.name) for f in feature.spec.features]
+        case FeatureView() | ViewSelection():
+            kinds = {f.name: f.type for f in feature.spec.features}
+            return [
+                ServiceColumn(
+                    name, "view", view=feature.name,
+                    width=_width(model, f"feature {name!r} of view {feature.name!r}", kinds[name]),
+                )
+                for name in feature.names
+            ]  # fmt: skip
         case Field():
-            _must_be_number(model, f"field {feature.name!r}", feature.type)
-            return [ServiceColumn(feature.name, "field")]
-        case RequestFeature():
-            args = tuple(a for a in feature.args if a != at)
-            zone = feature.timezone or source.timezone
-            return [ServiceColumn(feature.name, "request", function=feature.function, args=args, timezone=zone)]
+            width = _width(model, f"field {feature.name!r}", feature.type)
+            return [ServiceColumn(feature.name, "field", width=width)]
+        case Transform():
+            bound = feature.bound(source.timezone)
+            transform = replace(bound, args=tuple(AT if a == at else a for a in bound.args))
+            width = _width(model, f"request-time feature {feature.name!r}", transform.type)
+            return [ServiceColumn(feature.name, "request", transform=transform, width=width)]
         case _:
             raise DefinitionError(
                 f"model {model!r} lists {feature!r:.60} as a feature; use a FeatureView, a Field or a request-time "
@@ -66,28 +73,35 @@ def _columns(
             )
 
 
-def _must_be_number(model: str, what: str, kind: ColumnType) -> None:
-    if kind in {"string", "timestamp"}:
-        raise DefinitionError(
-            f"model {model!r}: {what} is a {kind}; the matrix holds numbers and booleans, so derive a number from it"
-        )
+def _width(model: str, what: str, kind: ColumnType) -> int:
+    """Return how many columns of the matrix a type takes."""
+    if types.is_number(kind) or types.is_vector(kind):
+        return types.vector_size(kind)
+    hint = {
+        "string": "make it a number, such as fb.cross([...], buckets=1000), or an embedding",
+        "timestamp": "derive a number, such as fb.hour_of_day or a difference in hours",
+        "date": "derive a number, such as fb.day_of_week",
+    }.get(kind, "derive a number or a vector from it")
+    raise DefinitionError(f"model {model!r}: {what} is a {kind}; the matrix holds numbers and vectors, so {hint}")
 
 
 def _check_names(model: str, columns: Iterable[ServiceColumn]) -> None:
     seen: dict[str, str] = {}
     for column in columns:
         where = f"view {column.view!r}" if column.kind == "view" else f"a {column.kind} feature"
-        if column.name in seen:
-            raise DuplicateName(
-                f"model {model!r} names feature {column.name!r} twice: in {seen[column.name]} and {where}; rename one"
-            )
-        seen[column.name] = where
+        parts = [column.name] if column.width == 1 else [f"{column.name}_{i}" for i in range(column.width)]
+        for name in dict.fromkeys([column.name, *parts]):
+            if name in seen:
+                raise DuplicateName(
+                    f"model {model!r} names feature {name!r} twice: in {seen[name]} and {where}; rename one"
+                )
+            seen[name] = where
 
 
 def _views(model: str, features: Iterable[object]) -> Iterable[ViewSpec]:
     seen: dict[str, ViewSpec] = {}
     for feature in features:
-        if isinstance(feature, FeatureView):
+        if isinstance(feature, FeatureView | ViewSelection):
             if feature.name in seen:
                 raise DuplicateName(f"model {model!r} lists feature view {feature.name!r} twice; keep one")
             seen[feature.name] = feature.spec
@@ -97,25 +111,52 @@ def _views(model: str, features: Iterable[object]) -> Iterable[ViewSpec]:
 def _inputs(model: str, at: str, features: Iterable[object]) -> tuple[InputSpec, ...]:
     """Collect entity keys, fields and arguments; one name is one input, required if any of them requires it."""
     found: dict[str, InputSpec] = {}
-    arguments: list[InputSpec] = []
+    arguments: list[tuple[str, ColumnType | None]] = []
     for feature in features:
         match feature:
-            case FeatureView():
+            case FeatureView() | ViewSelection():
                 for key in feature.spec.entity.keys:
                     _add(model, found, InputSpec(key.name, key.type))
             case Field():
                 _add(model, found, InputSpec(feature.name, feature.type, feature.required))
-            case RequestFeature():
-                kind: ColumnType = "float64" if feature.function == "ratio" else "timestamp"
-                if feature.function == "ratio" and at in feature.args:
-                    raise DefinitionError(f"model {model!r}: ratio {feature.name!r} divides the time column {at!r}")
-                arguments += [InputSpec(a, kind) for a in feature.args if a != at]
-    for argument in arguments:
-        known = found.get(argument.name)
-        if known is not None and argument.type == "float64" and known.type in {"int64", "float64", "bool"}:
+            case Transform():
+                arguments += [(n, kind) for n, kind in feature.arguments.items() if n != at and ":" not in n]
+    for name, kind in arguments:
+        known = found.get(name)
+        if known is not None and (kind is None or (kind == "float64" and types.is_number(known.type))):
             continue
-        _add(model, found, argument)
+        if kind is None:
+            raise DefinitionError(
+                f"model {model!r}: argument {name!r} is neither a key nor a field, so its type is not known; write "
+                f'of={{"{name}": str}} with its type, or add fb.Field("{name}", ...)'
+            )
+        _add(model, found, InputSpec(name, kind))
     return tuple(found.values())
+
+
+def _check_arguments(
+    model: str, columns: Iterable[ServiceColumn], inputs: Iterable[InputSpec], views: Iterable[ViewSpec]
+) -> None:
+    columns = list(columns)
+    given = {AT: "timestamp"} | {i.name: i.type for i in inputs}
+    kinds = {(view.name, f.name): f.type for view in views for f in view.features}
+    for column in columns:
+        if column.kind == "view" and column.width == 1:
+            kind = kinds[column.view or "", column.name]
+            given[f"{column.view}:{column.name}"] = kind if types.is_number(kind) else "float64"
+    for column in columns:
+        if column.transform is None:
+            continue
+        for name in column.transform.args:
+            if ":" in name and name not in given:
+                raise DefinitionError(
+                    f"model {model!r}: {column.name!r} reads {name!r}, which is no column of the model; list that "
+                    "view (or view.select(...)) among its features, or compute it within the view"
+                )
+        try:
+            check(column.transform, given)
+        except DefinitionError as error:
+            raise DefinitionError(f"model {model!r}: request-time feature {column.name!r}: {error}") from error
 
 
 def _add(model: str, found: dict[str, InputSpec], new: InputSpec) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flyball.adapters.local.ipc import Call, Server
+from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.views import read_views
 from flyball.errors import FlyballError, Unavailable, UnknownName
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["IngestProcess", "main"]
 
 _GROUP = 256  # pushes in one commit at most
+_MEASURE_EVERY = 1.0  # seconds between two writes of the numbers that /metrics shows
 _COMPACT_EVERY = 30.0  # seconds between two looks at the log's closed segments
 
 
@@ -56,6 +58,7 @@ class IngestProcess:
         open_ingest: Makes the `Ingest` from the applied views; called on the writing thread.
         engine: Makes the offline engine when something is materialized for the first time.
         now: Domain time in µs, which stamps arrivals.
+        measures: Where its numbers go.
     """
 
     def __init__(
@@ -65,8 +68,10 @@ class IngestProcess:
         open_ingest: Callable[[tuple[ViewSpec, ...]], Any],
         engine: Callable[[], Any],
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
+        measures: Measures | None = None,
     ) -> None:
         self._layout = layout
+        self.measures = measures or Measures(layout.state / "ingest.prom")
         self._open = open_ingest
         self._make_engine = engine
         self._engine: Any = None
@@ -85,7 +90,8 @@ class IngestProcess:
         self._views = {v.digest: v for v in views}
         self._ingest = await self._write(self._open, views)
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._commit_for_ever()), loop.create_task(self._compact_for_ever())]
+        self._tasks = [loop.create_task(self._commit_for_ever()), loop.create_task(self._compact_for_ever()),
+                       loop.create_task(self._measure_for_ever())]  # fmt: skip
 
     async def close(self) -> None:
         """Write what is queued, then close."""
@@ -193,6 +199,13 @@ class IngestProcess:
                 if done:
                     log("log compacted", segments=done)
 
+    async def _measure_for_ever(self) -> None:
+        while True:
+            self.measures.set("flyball_ingest_pushes", self.pushes, "Pushes since this ingest process began.")
+            self.measures.set("flyball_ingest_queue", len(self._queue), "Pushes that wait for a commit.")
+            self.measures.write()
+            await asyncio.sleep(_MEASURE_EVERY)
+
     def _commit(self, group: list[_Push]) -> list[Any]:
         """Commit a group; a bad push comes back as its own error and never fails its neighbours."""
         try:
@@ -233,17 +246,29 @@ async def run(process: IngestProcess, socket: Path) -> None:
 
 
 def _compose(config: Config) -> IngestProcess:
+    from flyball.adapters.local.snapshots import find_in_snapshots
     from flyball.serving.slots import MapClock, SharedMap
 
     layout = config.layout
+    find_in_snapshots(layout)
     clock = MapClock(SharedMap.open(layout.map))
+
+    measures, kind = Measures(layout.state / "ingest.prom"), config.settings.online.store
+
+    def observe(operation: str, seconds: float, failed: bool) -> None:
+        measures.observe("flyball_store_write_seconds", seconds, "Time of one write to the online store.",
+                         store=kind, operation=operation)  # fmt: skip
+        if failed:
+            measures.count("flyball_store_write_errors_total", 1, "Writes to the online store that failed.", store=kind)
 
     def open_ingest(views: tuple[ViewSpec, ...]) -> Any:
         from flyball.adapters.ingest_files import FileIngestLog
-        from flyball.adapters.lmdb import LMDBStore
+        from flyball.adapters.stores import open_store
         from flyball.features.ingest import Ingest
+        from flyball.features.metered import MeteredStore
 
-        store = LMDBStore(layout.online, config.settings.online.map_size)
+        opened = open_store(config.settings, layout, readonly=False, secret=config.secret)
+        store = MeteredStore(opened, observe)
         return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root)
 
     def engine() -> Any:
@@ -252,7 +277,7 @@ def _compose(config: Config) -> IngestProcess:
 
         return DuckDBEngine(config.root, FileIngestLog(layout.ingest))
 
-    return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros)
+    return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros, measures=measures)
 
 
 def main(arguments: list[str] | None = None) -> int:

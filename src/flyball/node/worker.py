@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from flyball.adapters.local.ipc import Client, PeerGone
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.tables import read_table
-from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
+from flyball.errors import DeadlineExceeded, DefinitionError, FlyballError, MissingExtra, Unavailable
 
 if TYPE_CHECKING:
     from flyball.config import Config
@@ -111,6 +111,8 @@ async def _watch(gateway: Gateway, layout: Layout) -> None:
 
 
 async def _compose(config: Config, slot: int) -> Gateway:
+    from flyball.adapters.local.snapshots import find_in_snapshots
+    from flyball.adapters.local.measures import read_measures
     from flyball.node.remote import RemoteHost
     from flyball.serving.gateway import Gateway
     from flyball.serving.log import LogWriter
@@ -118,6 +120,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
     from flyball.serving.slots import SharedMap
 
     layout, settings = config.layout, config.settings
+    find_in_snapshots(layout)
     shared = SharedMap.open(layout.map)
     models = ModelCache(_loader(config), lambda ref: RemoteHost(layout, ref), root=config.root)
     writer = LogWriter(layout.log / f"w{slot}", mode=settings.log.mode, full=settings.log.full, slot=shared.slot(slot))
@@ -126,6 +129,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
         shared=shared,
         slot=slot,
         store=await _open_store(config),
+        measures=lambda: read_measures(layout.state / "ingest.prom"),
         log=writer,
         key=config.secret(settings.server.key).encode() if settings.server.key else None,
         max_body=settings.server.max_body,
@@ -150,11 +154,13 @@ def _loader(config: Config) -> Callable[[VersionRef], Any]:
 
 async def _open_store(config: Config) -> OnlineStore:
     """Open the online store for reading; ingest makes it, and both start at the same time."""
-    from flyball.adapters.lmdb import LMDBStore
+    from flyball.adapters.stores import guarded
 
     for pause in _pauses(_STORE_WAIT):
         try:
-            store: OnlineStore = LMDBStore(config.layout.online, config.settings.online.map_size, readonly=True)
+            store = guarded(config.settings, config.layout, secret=config.secret)
+        except (DefinitionError, MissingExtra):
+            raise
         except FlyballError as error:
             last = error
             await asyncio.sleep(pause)

@@ -45,6 +45,10 @@ class Project:
         self._now = now
         self._applied: tuple[str, Definitions] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        if objects is None:
+            from flyball.adapters.local.snapshots import find_in_snapshots
+
+            find_in_snapshots(config.layout)
 
     @classmethod
     def open(cls, path: str | Path = "flyball.toml", *, environment: str | None = None) -> Self:

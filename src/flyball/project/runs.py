@@ -167,12 +167,19 @@ def working_code(project: Project) -> str:
 
 
 def snapshot_working(project: Project) -> str:
-    """Keep the code as it stands now by its digest."""
+    """Keep the code as it stands now by its digest, and note which Python functions it declares."""
     if project.is_temporary:
         return working_code(project)
+    from flyball.adapters.local.snapshots import record_refs
+    from flyball.features.callables import refs_of
     from flyball.registry.code import snapshot_code
 
-    return snapshot_code(project.root, project.layout)
+    code = snapshot_code(project.root, project.layout)
+    found = project.definitions_of(code)
+    columns = [column for model in found.models.values() for column in model.service.columns]
+    refs = refs_of([*found.view_specs, *found.sources.values(), *columns])
+    record_refs(project.layout, refs, code=code, module=project.settings.project.definitions)
+    return code
 
 
 def _source_text(function: Callable[..., Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from flyball.errors import FlyballError, Unavailable
+from flyball.features.callables import known, refs_of
 from flyball.features.spec import FeatureService
 from flyball.registry.artifacts import read_manifest
 from flyball.rollout.routing import VersionRef
@@ -147,7 +148,8 @@ class ModelCache:
     def _prepare(self, ref: VersionRef) -> Loaded:
         folder = self._root / ref.path
         service = read_manifest(folder, ref.digest).service
-        sample = _sample(folder, len(service.columns))
+        _bring_functions(service)
+        sample = _sample(folder, len(service.names))
         if ref.trusted:
             predictor = self._load(ref)
             cost, columns = _warm(predictor, sample, ref)
@@ -156,6 +158,13 @@ class ModelCache:
             raise FlyballError(f"version {ref.version} is not trusted in this process and there is no host for it")
         host = self._connect(ref)
         return Loaded(ref, service, Batcher(remote=host.predict, cost=0.002, columns=ANY), sample, host)
+
+
+def _bring_functions(service: FeatureService) -> None:
+    """Import the Python functions that the version's features call, from its code snapshot, before any request."""
+    computed = [feature for view in service.views for feature in view.features]
+    for ref in refs_of([*service.columns, *computed]):
+        known(ref)
 
 
 def _sample(folder: Path, columns: int) -> np.ndarray:

@@ -8,14 +8,37 @@ from __future__ import annotations
 from flyball.features.definitions.checks import Check, check
 from flyball.features.definitions.entities import Entity
 from flyball.features.definitions.names import Decimal, List, Vector
-from flyball.features.definitions.requests import Field, RequestFeature, day_of_week, hour_of_day, ratio
+from flyball.features.definitions.requests import Field
 from flyball.features.definitions.services import FeatureService, ViewSelection
 from flyball.features.definitions.sources import ParquetSource
+from flyball.features.definitions.transforms import (
+    Transform,
+    bucket,
+    clip,
+    computed,
+    cross,
+    cyclic,
+    day_of_month,
+    day_of_week,
+    day_of_year,
+    difference,
+    embed,
+    geohash,
+    h3_cell,
+    hour_of_day,
+    is_weekend,
+    log1p,
+    month,
+    python,
+    ratio,
+    week,
+)
 from flyball.features.definitions.views import Feature, FeatureView
 from flyball.features.definitions.windows import WindowFeature, count, max, mean, min, std, sum  # noqa: A004 the field's standard words
 
 __all__ = [
     "Check", "Decimal", "Entity", "Feature", "FeatureService", "FeatureView", "Field", "List", "ParquetSource",
-    "RequestFeature", "Vector", "ViewSelection", "WindowFeature", "check", "count", "day_of_week", "hour_of_day",
-    "max", "mean", "min", "ratio", "std", "sum",
+    "Transform", "Vector", "ViewSelection", "WindowFeature", "bucket", "check", "clip", "computed", "count", "cross",
+    "cyclic", "day_of_month", "day_of_week", "day_of_year", "difference", "embed", "geohash", "h3_cell",
+    "hour_of_day", "is_weekend", "log1p", "max", "mean", "min", "month", "python", "ratio", "std", "sum", "week",
 ]  # fmt: skip

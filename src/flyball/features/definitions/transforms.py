@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 from flyball.errors import DefinitionError
@@ -42,7 +42,7 @@ class Transform:
     """
 
     def __init__(
-        self, spec: TransformSpec, *, name: str | None, types: Sequence[ColumnType | None] = (), default: Scalar = None
+        self, spec: TransformSpec, *, name: str | None, types: Sequence[ColumnType | None] = (), default: Any = None
     ) -> None:
         self.name = checked_name("feature", name or _default_name(spec))
         self.spec = spec
@@ -72,7 +72,7 @@ class Transform:
 
 
 def computed(
-    name: str, transform: Transform, *, default: Scalar = None, description: str = "", unit: str = ""
+    name: str, transform: Transform, *, default: Any = None, description: str = "", unit: str = ""
 ) -> Transform:
     """Declare a computed feature of a view: a transformation of the view's other features, evaluated at read.
 
@@ -85,9 +85,8 @@ def computed(
     """
     if not isinstance(transform, Transform):
         raise DefinitionError(f"computed feature {name!r} is {transform!r:.60}; give a transformation such as fb.ratio")
-    if default is not None:
-        check_default(name, transform.spec.type, default)
-    made = Transform(transform.spec, name=name, types=list(transform.arguments.values()), default=default)
+    plain = check_default(name, transform.spec.type, default)
+    made = Transform(transform.spec, name=name, types=list(transform.arguments.values()), default=plain)
     made.description, made.unit = description, unit
     return made
 
@@ -151,7 +150,7 @@ def cyclic(column: str, period: str | float, *, name: str | None = None, timezon
         if period not in PERIODS:
             raise DefinitionError(f"cyclic knows no period {period!r}; use {', '.join(PERIODS)} or a number")
         given = _zone_params(timezone) | {"period": period}
-        return _made("cyclic", (column,), "vector<2>", name, ["timestamp"], **given)
+        return _made("cyclic", (column,), "vector<2>", name, ["timestamp"], None, **given)
     if not period > 0 or not math.isfinite(period):
         raise DefinitionError(f"cyclic has period {period!r}; a number's period must be above 0, such as 24")
     return _made("cyclic", (column,), "vector<2>", name, ["float64"], period=float(period))
@@ -196,7 +195,7 @@ def clip(column: str, low: float | None = None, high: float | None = None, *, na
     if low is not None and high is not None and not low <= high:
         raise DefinitionError(f"clip has low {low} above high {high}; exchange them")
     given = {"low": _number("low", low), "high": _number("high", high)}
-    return _made("clip", (column,), "float64", name, ["float64"], **given)
+    return _made("clip", (column,), "float64", name, ["float64"], None, **given)
 
 
 def bucket(
@@ -211,7 +210,7 @@ def bucket(
         name: The feature's name.
     """
     kept = [float(e) for e in edges]
-    if not kept or not all(map(math.isfinite, kept)) or any(a >= b for a, b in zip(kept, kept[1:], strict=False)):
+    if not kept or not all(map(math.isfinite, kept)) or any(a >= b for a, b in pairwise(kept)):
         raise DefinitionError(f"bucket has edges {list(edges)!r:.80}; give finite numbers, each above the one before")
     if labels is None:
         return _made("bucket", (column,), "int64", name, ["float64"], edges=tuple(kept))
@@ -223,7 +222,9 @@ def bucket(
 # ------------------------------------------------------------------------------------------------ categories, places
 
 
-def cross(of: Sequence[str] | Mapping[str, type | str], *, buckets: int | None = None, name: str | None = None) -> Transform:
+def cross(
+    of: Sequence[str] | Mapping[str, type | str], *, buckets: int | None = None, name: str | None = None
+) -> Transform:
     """Declare a category made of several columns; null is a category too, so it is never null.
 
     Args:
@@ -247,7 +248,7 @@ def geohash(lat: str, lon: str, *, precision: int = 6, name: str | None = None) 
 
 
 def h3_cell(lat: str, lon: str, *, resolution: int = 8, dtype: type = str, name: str | None = None) -> Transform:
-    """Declare the H3 cell of a place, as text or (dtype=int) as number; needs the extra `h3`. Null outside the globe."""
+    """Declare the H3 cell of a place, as text or (dtype=int) as number; null outside the globe. Needs extra `h3`."""
     if not 0 <= resolution <= _FINEST_H3:
         raise DefinitionError(f"h3_cell has resolution {resolution}; use 0 to {_FINEST_H3}")
     kind = checked_type("h3_cell", dtype)
@@ -310,7 +311,7 @@ def python(
 
 def _part(function: str, column: str, name: str | None, timezone: str | None) -> Transform:
     kind = "bool" if function == "is_weekend" else "int64"
-    return _made(function, (column,), kind, name or function, ["timestamp"], **_zone_params(timezone))
+    return _made(function, (column,), kind, name or function, ["timestamp"], None, **_zone_params(timezone))
 
 
 def _zone_params(timezone: str | None) -> dict[str, Scalar]:
@@ -326,7 +327,6 @@ def _made(
     kind: ColumnType,
     name: str | None,
     kinds: Sequence[ColumnType | None],
-    *,
     code: Callable[..., Any] | None = None,
     **params: Scalar | tuple[Scalar, ...],
 ) -> Transform:

@@ -49,7 +49,7 @@ def _week(day: Ints) -> Ints:
     return (_day_of_year(day - (day + _THURSDAY) % 7 + _THURSDAY) - 1) // 7 + 1
 
 
-PARTS: dict[str, Callable[[Ints], Ints]] = {
+PARTS: dict[str, Callable[[Ints], npt.NDArray[Any]]] = {
     "hour_of_day": lambda local: local % _DAY // _HOUR,
     "day_of_week": lambda local: (local // _DAY + _THURSDAY) % 7,
     "day_of_month": lambda local: _day_of_month(local // _DAY),

@@ -172,7 +172,9 @@ def _spread(answer: Column, keep: Bools) -> Column:
 
 def _empty(kind: str, n: int) -> Column:
     shape = (n, types.vector_size(kind)) if types.is_vector(kind) else (n,)
-    return Column(np.zeros(shape, dtype=np.float32 if types.is_vector(kind) else _target(kind)), np.zeros(n, dtype=bool))
+    return Column(
+        np.zeros(shape, dtype=np.float32 if types.is_vector(kind) else _target(kind)), np.zeros(n, dtype=bool)
+    )
 
 
 def _target(kind: str) -> Any:

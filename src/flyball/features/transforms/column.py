@@ -79,14 +79,16 @@ def params(transform: TransformSpec) -> dict[str, Scalar | tuple[Scalar, ...]]:
 
 def _seen_valid(values: npt.NDArray[Any]) -> Bools:
     if isinstance(values, np.ma.MaskedArray):
-        masked: Bools = np.ma.getmaskarray(values)
-        return ~masked
+        masked: Bools = ~np.ma.getmaskarray(values)
+        return masked
     match values.dtype.kind:
         case "f":
             gone = np.isnan(values)
-            return ~(gone.any(axis=1) if gone.ndim == 2 else gone)
+            valid: Bools = ~(gone.any(axis=1) if gone.ndim == 2 else gone)
+            return valid
         case "M":
-            return ~np.isnat(values)
+            present: Bools = ~np.isnat(values)
+            return present
         case "O":
             return np.array([v is not None and v == v for v in values], dtype=bool)  # noqa: PLR0124 NaN
         case _:

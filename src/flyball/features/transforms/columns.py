@@ -91,4 +91,3 @@ def _numbers(array: pa.Array, filler: Any) -> np.ndarray:
     filled = pc.fill_null(array, pa.scalar(filler, array.type)) if array.null_count else array
     values: np.ndarray = filled.to_numpy(zero_copy_only=False)
     return values
-

@@ -38,7 +38,7 @@ def one_ratio(transform: TransformSpec) -> Callable[[list[float]], float]:
     def one(values: list[float]) -> float:
         a, b = values
         if b == 0:
-            return math.nan if zero is None or a != a else float(zero)
+            return math.nan if zero is None or math.isnan(a) else float(zero)
         return float(a) / float(b)
 
     return one
@@ -73,10 +73,9 @@ def log1p(transform: TransformSpec, arguments: list[Column]) -> Column:
 
 def clip(transform: TransformSpec, arguments: list[Column]) -> Column:
     """Return x held between `low` and `high` (either may be None). float64; NaN stays NaN."""
-    given = params(transform)
-    low, high = given.get("low"), given.get("high")
-    x = numbers(arguments[0], "clip")
-    return Column(np.clip(x, -np.inf if low is None else low, np.inf if high is None else high), arguments[0].valid)  # type: ignore[call-overload]
+    given: dict[str, Any] = dict(params(transform))
+    low, high = float(given.get("low", -math.inf)), float(given.get("high", math.inf))
+    return Column(np.clip(numbers(arguments[0], "clip"), low, high), arguments[0].valid)
 
 
 def bucket(transform: TransformSpec, arguments: list[Column]) -> Column:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from flyball.errors import MissingExtra
-from flyball.features.kernel.partials import Floats
+from flyball.features.kernel.partials import Floats, Ints
 from flyball.features.spec import TransformSpec
 from flyball.features.transforms.column import Bools, Column, numbers, params
 
@@ -58,7 +58,8 @@ def _degrees(arguments: list[Column], function: str) -> tuple[Floats, Floats, Bo
     return np.where(valid, lat, 0.0), np.where(valid, lon, 0.0), valid
 
 
-def _steps(degrees: Floats, limit: float, bits: int) -> np.ndarray:
+def _steps(degrees: Floats, limit: float, bits: int) -> Ints:
     """Return which of 2**bits equal steps from -limit to limit a value lies in; the last one is closed."""
     step = np.floor((degrees + limit) / (2 * limit) * 2.0**bits).astype(np.int64)
-    return np.minimum(step, 2**bits - 1)
+    held: Ints = np.minimum(step, 2**bits - 1)
+    return held
