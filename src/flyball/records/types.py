@@ -10,7 +10,18 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["DeadLetter", "Event", "Outcome", "Prediction", "Published", "Record", "Shadow", "decode", "encode"]
+__all__ = [
+    "DeadLetter",
+    "Erased",
+    "Event",
+    "Outcome",
+    "Prediction",
+    "Published",
+    "Record",
+    "Shadow",
+    "decode",
+    "encode",
+]
 
 
 class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p"):
@@ -39,6 +50,7 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     total: int = 0  # microseconds from admission to answer
     control: bool = False  # unit lies in the control cohort
     why: str = ""  # how the arm was chosen: "share", "control", "champion", "header", "veto", "kill switch"
+    read: str = ""  # "stale" or "defaulted" when the online store was away: no evidence about skew
 
 
 class Shadow(msgspec.Struct, frozen=True, array_like=True, tag="s"):
@@ -100,7 +112,14 @@ class DeadLetter(msgspec.Struct, frozen=True, array_like=True, tag="d"):
     error: str
 
 
-Record = Prediction | Shadow | Outcome | Event | Published | DeadLetter
+class Erased(msgspec.Struct, frozen=True, array_like=True, tag="x"):
+    """Where records of an erased subject were: as many bytes as they took, so that offsets in the segment stay."""
+
+    filler: bytes = b""
+    bump: int = 0
+
+
+Record = Prediction | Shadow | Outcome | Event | Erased | Published | DeadLetter
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])
