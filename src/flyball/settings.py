@@ -48,10 +48,21 @@ class ControlSettings:
 
 @dataclass(frozen=True, slots=True)
 class OnlineSettings:
-    """The online store."""
+    """The online store. `url` is a reference (env:NAME or file:PATH) or an address without a password.
 
-    store: Literal["lmdb"] = "lmdb"
+    What follows `namespace` is how the gateway reads a remote store: time of one read, failures in a row that make it
+    stop asking for `pause`, what it answers then, and how old values read before may be used meanwhile.
+    """
+
+    store: Literal["lmdb", "redis", "postgres"] = "lmdb"
     map_size: int = 64_000_000  # bytes to begin with; grows
+    url: str = ""
+    namespace: str = ""  # empty: the project's name
+    budget: timedelta = timedelta(milliseconds=25)
+    failures: int = 5
+    pause: timedelta = timedelta(seconds=1)
+    on_failure: Literal["default", "error"] = "error"
+    stale_limit: timedelta = timedelta(0)  # 0: values read before are never used
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class LMDBStore:
         Unavailable: it cannot be opened.
     """
 
+    remote = False
+
     def __init__(self, path: Path, map_size: int = 64_000_000, *, readonly: bool = False) -> None:
         self._key = (os.getpid(), str(Path(path).resolve()))
         self._readonly = readonly

@@ -341,7 +341,8 @@ class RedisStore:
         if client is None:
             pool = redis.asyncio.BlockingConnectionPool.from_url(
                 self._url, max_connections=self._connections, timeout=self._timeout, socket_timeout=self._timeout,
-                socket_connect_timeout=min(self._timeout, 5.0), protocol=2, retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
+                socket_connect_timeout=min(self._timeout, 5.0), protocol=2,
+                retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
             )  # fmt: skip
             client = redis.asyncio.Redis(connection_pool=pool)
             with self._lock:

@@ -10,12 +10,13 @@ from typing import Any, get_type_hints
 from flyball.errors import ConfigError, nearest
 from flyball.settings import Settings
 
-__all__ = ["ADDRESSES", "FILE", "SECRETS", "SIZES", "Setting", "hint", "schema", "split_key", "types_of"]
+__all__ = ["ADDRESSES", "FILE", "SECRETS", "SIZES", "ZERO", "Setting", "hint", "schema", "split_key", "types_of"]
 
 FILE = "flyball.toml"
 SIZES = frozenset({"server.max_body", "server.host_memory", "online.map_size", "training.memory"})
 SECRETS = frozenset({"server.key", "control.key"})
-ADDRESSES = frozenset({"control.database", "tracking.uri"})  # may hold a password, then a reference is needed
+ADDRESSES = frozenset({"control.database", "tracking.uri", "online.url"})  # may hold a password: then a reference
+ZERO = frozenset({"online.stale_limit"})  # durations that may be none
 _DOCS = {
     "project.name": "what the project is called",
     "project.definitions": "the Python file that says what exists",
@@ -33,8 +34,15 @@ _DOCS = {
     "control.key": "reference (env:NAME or file:PATH) to the key of the control API; empty for none",
     "control.interval": "time between two passes",
     "control.lease": "how long a silent control process keeps its lease",
-    "online.store": "where newest values are kept",
-    "online.map_size": "size of the store's memory map to begin with; it grows",
+    "online.store": "where newest values are kept: LMDB on this machine, Redis or PostgreSQL",
+    "online.map_size": "size of LMDB's memory map to begin with; it grows",
+    "online.url": "address of Redis or PostgreSQL without a password, or a reference (env:NAME, file:PATH) to one",
+    "online.namespace": "what this project's keys begin with in a shared store; empty for the project's name",
+    "online.budget": "longest time of one read of a remote store while serving",
+    "online.failures": "failed reads in a row after which a remote store is left alone",
+    "online.pause": "how long a failing remote store is left alone before one read tries again",
+    "online.on_failure": "when a remote store fails: default (declared defaults, the answer says so) or error (503)",
+    "online.stale_limit": "age up to which values read before serve while a remote store is away; 0s for never",
     "log.mode": "when a prediction's log record is written: async, durable or sync",
     "log.full": "what happens when the disk is full: fail_open (count drops) or fail_closed (503)",
     "tracking.uri": "MLflow's address; empty for SQLite in the state folder",

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from flyball import units
-from flyball.config.keys import ADDRESSES, FILE, SECRETS, SIZES, types_of
+from flyball.config.keys import ADDRESSES, FILE, SECRETS, SIZES, ZERO, types_of
 from flyball.errors import ConfigError, UnitError
 from flyball.settings import Settings
 
@@ -71,9 +71,9 @@ def _value(key: str, value: Any, hint: Any, origin: str) -> Any:
 def _out_of_range(key: str, value: Any) -> str:
     if key.endswith(".port") and not 0 <= value <= 65535:
         return "a port lies between 0 (any free one) and 65535"
-    if key in {"server.workers", "training.threads"} and value < 1:
+    if key in {"server.workers", "training.threads", "online.failures"} and value < 1:
         return "at least 1 is needed"
-    if isinstance(value, timedelta) and value <= timedelta(0):
+    if isinstance(value, timedelta) and value <= timedelta(0) and key not in ZERO:
         return "a time above zero is needed"
     if key in SIZES and value < (0 if key == "server.host_memory" else 1):
         return "a larger size is needed"

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
     from flyball.records.types import DeadLetter, Published
 
-__all__ = ["EventIds", "EventStream", "FileInfo", "IngestLog", "Message", "OfflineEngine", "OnlineStore", "Polled"]
+__all__ = [
+    "EventIds",
+    "EventStream",
+    "FileInfo",
+    "IngestLog",
+    "Message",
+    "OfflineEngine",
+    "OnlineStore",
+    "Polled",
+    "RemoteStore",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,8 +111,8 @@ async def _watch(gateway: Gateway, layout: Layout) -> None:
 
 
 async def _compose(config: Config, slot: int) -> Gateway:
-    from flyball.adapters.local.snapshots import find_in_snapshots
     from flyball.adapters.local.measures import read_measures
+    from flyball.adapters.local.snapshots import find_in_snapshots
     from flyball.node.remote import RemoteHost
     from flyball.serving.gateway import Gateway
     from flyball.serving.log import LogWriter
@@ -129,6 +129,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
         shared=shared,
         slot=slot,
         store=await _open_store(config),
+        store_name=settings.online.store,
         measures=lambda: read_measures(layout.state / "ingest.prom"),
         log=writer,
         key=config.secret(settings.server.key).encode() if settings.server.key else None,

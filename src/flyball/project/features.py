@@ -17,9 +17,9 @@ from flyball.features.materialize import MaterializeResult
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
-    from flyball.adapters.lmdb import LMDBStore
     from flyball.features.ingest import Ingest, PushResult
     from flyball.features.lookup import Vectors
+    from flyball.features.ports import OnlineStore
     from flyball.features.spec import Join, ViewSpec
     from flyball.features.table import Table
     from flyball.project.catalog import Catalog
@@ -181,23 +181,32 @@ class FeatureHandle:
 
         return not self._project.is_temporary and read_running(self._project.layout) is not None
 
-    def _store(self) -> LMDBStore:
+    def _store(self) -> OnlineStore:
         return self._writable if "_writable" in self.__dict__ else self._reader
 
+    def serving_store(self) -> OnlineStore:
+        """Return a store for a gateway: to read, a remote one with budget, breaker and policy; the caller closes it."""
+        from flyball.adapters.stores import guarded
+
+        if self._project.settings.online.store == "lmdb":
+            return self._store()
+        return guarded(self._project.settings, self._project.layout, secret=self._project.config.secret)
+
     @cached_property
-    def _reader(self) -> LMDBStore:
-        from flyball.adapters.lmdb import LMDBStore
-
-        settings = self._project.settings.online
-        if not self._project.layout.online.exists():
-            LMDBStore(self._project.layout.online, settings.map_size).close()
-        return LMDBStore(self._project.layout.online, settings.map_size, readonly=True)
+    def _reader(self) -> OnlineStore:
+        if self._project.settings.online.store == "lmdb" and not self._project.layout.online.exists():
+            self._open_store(readonly=False).close()
+        return self._open_store(readonly=True)
 
     @cached_property
-    def _writable(self) -> LMDBStore:
-        from flyball.adapters.lmdb import LMDBStore
+    def _writable(self) -> OnlineStore:
+        return self._open_store(readonly=False)
 
-        return LMDBStore(self._project.layout.online, self._project.settings.online.map_size)
+    def _open_store(self, *, readonly: bool) -> OnlineStore:
+        from flyball.adapters.stores import open_store
+
+        project = self._project
+        return open_store(project.settings, project.layout, readonly=readonly, secret=project.config.secret)
 
     @cached_property
     def _writer(self) -> Ingest:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
+from flyball.features.guarded import read_state
 from flyball.features.spec import Status
 from flyball.records.types import Prediction, Record
 from flyball.serving.batcher import Item
@@ -43,6 +44,7 @@ class Answer:
     version: str
     versions: list[str] | None = None
     jobs: list[ShadowJob] | None = None
+    features: str = ""  # "stale" or "defaulted" when the online store was away
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class _Request:
     error: str | None = None
     features: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
     read: int = 0  # ns spent on reading features
+    state: str = ""  # "stale" or "defaulted" when a read was answered by policy
 
 
 class Answerer:
@@ -77,14 +80,19 @@ class Answerer:
         ids: IdMaker,
         shadows: Shadows,
         vetoed: Callable[[ModelPlan, VetoReason], None],
+        remote: bool = False,
     ) -> None:
-        """Compose; `vetoed` is called at once when this worker removes a plan's candidate traffic."""
+        """Compose; `vetoed` is called at once when this worker removes a plan's candidate traffic.
+
+        With `remote`, features are awaited (`Reader.aread`), because the online store is behind a network.
+        """
         self._shared = shared
         self._slot = slot
         self._log = log
         self._ids = ids
         self._shadows = shadows
         self._vetoed = vetoed
+        self._remote = remote
         self._active = 0  # requests under way
         self._micros = MapClock(shared).micros
 
@@ -152,11 +160,13 @@ class Answerer:
     async def _serve(self, request: _Request, assignment: Assignment, arm: Arm, rows: list[int] | None) -> None:
         plan = request.plan
         try:
+            if self._remote:
+                await self._fetch(request, arm)
             matrix, statuses = self._features(request, arm, rows)
         except BadRequest:
             raise
         except Exception as error:
-            if assignment is not CANDIDATE:
+            if assignment is not CANDIDATE or (self._remote and isinstance(error, Unavailable)):  # not its fault
                 raise _store_failure(error) from error
             await self._features_failed(request, arm, rows, error)
             return
@@ -183,11 +193,36 @@ class Answerer:
         if found is None:
             begin = _ns()
             found = known[id(reader)] = reader.read(request.call.columns, request.call.n, request.at)
-            request.read += _ns() - begin
+            spent = _ns() - begin
+            request.read += spent
+            self._slot.count_read(spent // 1000)
         matrix, statuses = found
         if arm.pick is not None:
             matrix, statuses = matrix[:, arm.pick], statuses[:, arm.pick]
         return (matrix, statuses) if rows is None else (matrix[rows], statuses[rows])
+
+    async def _fetch(self, request: _Request, arm: Arm) -> None:
+        """Read an arm's features from a remote store, where `_features` will find them."""
+        known = request.features
+        if known is None:
+            known = request.features = {}
+        reader: Any = arm.reader
+        if id(reader) in known:
+            return
+        begin, state = _ns(), "error"
+        read_state.set("")
+        try:
+            known[id(reader)] = await reader.aread(request.call.columns, request.call.n, request.at)
+            state = read_state.get()
+        except BadRequest:
+            state = ""
+            raise
+        finally:
+            spent = _ns() - begin
+            request.read += spent
+            self._slot.count_read(spent // 1000, state)
+        if state:
+            request.state = state if request.state != "defaulted" else "defaulted"
 
     async def _features_failed(self, request: _Request, arm: Arm, rows: list[int] | None, error: Exception) -> None:
         """The candidate's own features could not be read: an error of the candidate, the champion answers."""
@@ -207,6 +242,8 @@ class Answerer:
         wanted = bad if rows is None else [rows[k] for k in bad]
         champion = request.plan.champion
         try:
+            if self._remote:
+                await self._fetch(request, champion)
             matrix, _ = self._features(request, champion, wanted)
         except Exception as error:
             raise _store_failure(error) from error
@@ -270,6 +307,7 @@ class Answerer:
                     total,
                     assignment.control,
                     assignment.why,
+                    request.state,
                 )
             )
             if error is None and plan.candidate is not None and assignment is not PINNED:
@@ -298,7 +336,7 @@ def _answer_of(request: _Request) -> Answer:
     versions = request.versions
     first = versions[0]
     mixed = None if len(versions) == 1 or versions.count(first) == len(versions) else versions
-    return Answer(request.id, request.values, first, mixed, request.jobs or None)
+    return Answer(request.id, request.values, first, mixed, request.jobs or None, request.state)
 
 
 def _failure(cause: str) -> FlyballError:

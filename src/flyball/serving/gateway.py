@@ -55,8 +55,10 @@ class Gateway:
         log: The prediction log; None writes none.
         key: What callers must send, None for no authentication. Health is always open.
         max_body: Largest body in bytes.
+        measures: Returns the metrics of processes without a port, which `/metrics` appends.
         push: Forwards rows of a source to ingest and returns its acknowledgement.
         read_with: Makes the reader of a feature service; the default is `features.online.OnlineReader` on `store`.
+        store_name: Which store that is, for the metrics.
     """
 
     def __init__(
@@ -71,12 +73,15 @@ class Gateway:
         max_body: int = 8_000_000,
         push: Push | None = None,
         read_with: Callable[[FeatureService], Reader] | None = None,
+        measures: Callable[[], bytes] = bytes,
+        store_name: str = "lmdb",
     ) -> None:
         self.shared = shared or SharedMap.in_memory()
         self.slot = self.shared.slot(slot)
         self.clock = MapClock(self.shared)
         self.log = log
         self.push = push
+        self.measures = measures
         self.table: RoutingTable | None = None
         self.plans: dict[str, ModelPlan] = {}
         self._models = models
@@ -85,6 +90,7 @@ class Gateway:
         self._key = key
         self.max_body = max_body
         self._generation = self.slot.claim()
+        self.slot.name_store(store_name)
         if log is not None:
             log.attach(self.slot)
         self._shadows = Shadows(self.slot, log)
@@ -95,6 +101,7 @@ class Gateway:
             ids=IdMaker(slot, self._generation << 10 | time.time_ns() & 1023),
             shadows=self._shadows,
             vetoed=self._veto,
+            remote=bool(getattr(store, "remote", False)),
         )
         self._infer: dict[str, tuple[ModelPlan, Arm | None]] = {}
         self._vetoes: dict[tuple[str, str | None, str], VetoReason] = {}
@@ -148,8 +155,9 @@ class Gateway:
         call = parse_infer(body, plan.inputs)
         answer = await self._answerer.answer(plan, call, started, pinned=pinned)
         encoded = encode_infer(
-            plan.route.model, answer.version, answer.id, plan.table, answer.values, id=call.id, versions=answer.versions
-        )
+            plan.route.model, answer.version, answer.id, plan.table, answer.values, id=call.id,
+            versions=answer.versions, features=answer.features,
+        )  # fmt: skip
         return Response(encoded, after=self.after(answer))
 
     # -- tables -------------------------------------------------------------------------------------------------------
@@ -206,6 +214,9 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         self._models.close()
+        aclose = getattr(self._store, "aclose", None)
+        if aclose is not None:
+            await aclose()
         if self.log is not None:
             self.log.close()
         self.slot.release()

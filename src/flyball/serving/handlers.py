@@ -95,7 +95,8 @@ class Handlers:
         return json(body, 200 if self._is_ready() else 503)
 
     async def _metrics(self, scope: Scope, receive: Receive, started: int) -> Response:
-        return Response(render(self._gateway.shared), type=b"text/plain; version=0.0.4; charset=utf-8")
+        text = render(self._gateway.shared) + self._gateway.measures()
+        return Response(text, type=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def _model_info(self, scope: Scope, receive: Receive, started: int) -> Response:
         table = self._gateway.table
@@ -139,8 +140,9 @@ class Handlers:
         call = rows_call(request, plan.inputs)
         answer = await self._gateway.predict(plan, call, started)
         encoded = encode_rows(
-            plan.route.model, answer.version, answer.id, plan.table, answer.values, versions=answer.versions
-        )
+            plan.route.model, answer.version, answer.id, plan.table, answer.values, versions=answer.versions,
+            features=answer.features,
+        )  # fmt: skip
         return Response(encoded, after=self._gateway.after(answer))
 
     def _chosen(self, request: object) -> ModelPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flyball.serving.slots import ARMS, ArmTotals, SharedMap, bucket_upper
+from flyball.serving.slots import ARMS, ArmTotals, SharedMap, StoreTotals, bucket_upper
 
 __all__ = ["render"]
 
@@ -26,6 +26,7 @@ def render(shared: SharedMap) -> bytes:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
         lines += [f'{name}{{worker="{w}",arm="{arm}"}} {value(t)}' for w, arm, t in totals]
     lines += _histogram(totals)
+    lines += _reads([(slot.index, slot.store_totals()) for slot in slots])
     for name, text, kind, numbers in (
         ("flyball_shadow_sent_total", "Rows sent to the other arm after the answer.", "counter",
          [(s.index, s.shadow_sent) for s in slots]),
@@ -52,11 +53,28 @@ def _histogram(totals: list[tuple[int, str, ArmTotals]]) -> list[str]:
     name = "flyball_request_seconds"
     lines = [f"# HELP {name} Time from admission to answer.", f"# TYPE {name} histogram"]
     for worker, arm, t in totals:
-        label = f'worker="{worker}",arm="{arm}"'
-        lines += [
-            f'{name}_bucket{{{label},le="{bucket_upper(step) / 1e6:g}"}} {sum(t.buckets[: step + 1])}'
-            for step in _STEPS[:-1]
-        ]
-        lines.append(f'{name}_bucket{{{label},le="+Inf"}} {sum(t.buckets)}')
-        lines += [f"{name}_sum{{{label}}} {t.micros / 1e6:.6f}", f"{name}_count{{{label}}} {sum(t.buckets)}"]
+        lines += _buckets(name, f'worker="{worker}",arm="{arm}"', t.buckets, t.micros)
     return lines
+
+
+def _reads(totals: list[tuple[int, StoreTotals]]) -> list[str]:
+    name = "flyball_store_read_seconds"
+    lines = [f"# HELP {name} Time of reading a request's features from the online store.", f"# TYPE {name} histogram"]
+    for worker, t in totals:
+        lines += _buckets(name, f'worker="{worker}",store="{t.store}"', t.buckets, t.micros)
+    for name, text, of in (
+        ("flyball_store_read_errors_total", "Reads of the online store that failed the request.", "errors"),
+        ("flyball_store_defaulted_total", "Requests answered with declared defaults instead.", "defaulted"),
+        ("flyball_store_stale_total", "Requests answered with values read a while before instead.", "stale"),
+    ):
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+        lines += [f'{name}{{worker="{w}",store="{t.store}"}} {getattr(t, of)}' for w, t in totals]
+    return lines
+
+
+def _buckets(name: str, label: str, buckets: tuple[int, ...], micros: int) -> list[str]:
+    lines = [
+        f'{name}_bucket{{{label},le="{bucket_upper(step) / 1e6:g}"}} {sum(buckets[: step + 1])}' for step in _STEPS[:-1]
+    ]
+    lines.append(f'{name}_bucket{{{label},le="+Inf"}} {sum(buckets)}')
+    return [*lines, f"{name}_sum{{{label}}} {micros / 1e6:.6f}", f"{name}_count{{{label}}} {sum(buckets)}"]

@@ -23,7 +23,7 @@ __all__ = ["Arm", "ModelPlan", "Reader", "make_plan", "unite"]
 
 
 class Reader(Protocol):
-    """Read the features of a request (features.online.OnlineReader)."""
+    """Read the features of a request (features.online.OnlineReader); on a remote store also by `aread`."""
 
     def read(self, inputs: Mapping[str, Any], n: int, at: int, /) -> tuple[np.ndarray, np.ndarray]:
         """Return (matrix float64 (n, k), statuses uint8 (n, k)) at `at` µs."""

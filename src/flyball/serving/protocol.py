@@ -171,11 +171,17 @@ def encode_infer(  # the answer's facts, flat, because this is the hot path
     *,
     id: str = "",
     versions: list[str] | None = None,
+    features: str = "",
 ) -> bytes:
-    """Return the body of a V2 answer; `values` are floats or equally long lists of floats."""
+    """Return the body of a V2 answer; `values` are floats or equally long lists of floats.
+
+    `features` is "stale" or "defaulted" when the online store was away, and is told to the caller.
+    """
     parameters: dict[str, Any] = {"prediction_id": pid, "table_version": table, "model_version": version}
     if versions is not None:
         parameters["model_versions"] = versions
+    if features:
+        parameters["features"] = features
     shape, data = [len(values)], values
     if isinstance(values[0], list):
         shape, data = [len(values), len(values[0])], [v for row in values for v in row]
@@ -184,13 +190,22 @@ def encode_infer(  # the answer's facts, flat, because this is the hot path
 
 
 def encode_rows(
-    model: str, version: str, pid: str, table: int, values: list[Any], *, versions: list[str] | None = None
+    model: str,
+    version: str,
+    pid: str,
+    table: int,
+    values: list[Any],
+    *,
+    versions: list[str] | None = None,
+    features: str = "",
 ) -> bytes:
     """Return the body of a `/predict` answer."""
     answer = {"prediction_id": pid, "model": model, "model_version": version, "table_version": table,
               "predictions": values}  # fmt: skip
     if versions is not None:
         answer["model_versions"] = versions
+    if features:
+        answer["features"] = features
     return _encode(answer)
 
 

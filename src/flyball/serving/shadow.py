@@ -92,7 +92,7 @@ class Shadows:
     async def _ask(self, jobs: list[ShadowJob]) -> list[Record]:
         plan, arm = jobs[0].plan, jobs[0].arm
         try:
-            matrix = np.concatenate([_matrix(job) for job in jobs])
+            matrix = np.concatenate([await _matrix(job) for job in jobs])
         except Exception as error:
             text = f"{type(error).__name__}: {error}"[:500]
             return [_record(job, None, text, 0) for job in jobs]
@@ -106,10 +106,15 @@ class Shadows:
         return [_record(job, item.values[k], errors.get(k), total) for k, job in enumerate(jobs)]
 
 
-def _matrix(job: ShadowJob) -> np.ndarray:
+async def _matrix(job: ShadowJob) -> np.ndarray:
     if job.matrix is not None:
         return job.matrix
-    matrix, _ = job.arm.reader.read(job.inputs, 1, job.at)
+    reader: Any = job.arm.reader
+    matrix: np.ndarray
+    if getattr(reader, "remote", False):
+        matrix, _ = await reader.aread(job.inputs, 1, job.at)
+    else:
+        matrix, _ = reader.read(job.inputs, 1, job.at)
     return matrix if job.arm.pick is None else matrix[:, job.arm.pick]
 
 

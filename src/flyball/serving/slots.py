@@ -22,13 +22,13 @@ import xxhash
 from flyball.errors import IntegrityError, Unavailable
 from flyball.units import from_micros
 
-__all__ = ["ARMS", "BUCKET_COUNT", "ArmTotals", "MapClock", "MapGate", "SharedMap", "Slot", "Veto", "VetoReason",
-           "bucket_of", "bucket_upper", "quantile"]  # fmt: skip
+__all__ = ["ARMS", "BUCKET_COUNT", "STORES", "ArmTotals", "MapClock", "MapGate", "SharedMap", "Slot", "StoreTotals",
+           "Veto", "VetoReason", "bucket_of", "bucket_upper", "quantile"]  # fmt: skip
 
 _MAGIC = 0x6C61626C6C796C66  # "flyllbal", little-endian
-_LAYOUT = 2
+_LAYOUT = 3
 _HEADER = 64  # words of 8 bytes
-_WORDS = 256  # words per slot
+_WORDS = 384  # words per slot
 ARMS = ("champion", "candidate")
 BUCKET_COUNT = 96  # four latency buckets per doubling, from 1 µs to 8 s
 
@@ -40,7 +40,13 @@ _PID, _GENERATION, _HEARTBEAT, _ACK, _VETO, _VETO_REASON, _VETO_MODEL, _SHADOW_S
 )
 _ARM = 16  # first word of the first arm
 _ARM_WORDS = 8 + BUCKET_COUNT
+_STORE = _ARM + 2 * _ARM_WORDS  # first word of what reading the online store took
+_STORE_KIND, _STORE_MICROS, _STORE_ERRORS, _STORE_DEFAULTED, _STORE_STALE, _STORE_BUCKETS = 0, 1, 2, 3, 4, 8
+STORES = ("", "lmdb", "redis", "postgres")
 _REQUESTS, _ROWS, _ERRORS, _FALLBACKS, _MICROS, _BUCKETS = 0, 1, 2, 3, 4, 8
+
+
+_STATES = {"error": _STORE_ERRORS, "defaulted": _STORE_DEFAULTED, "stale": _STORE_STALE}
 
 
 class VetoReason(IntEnum):
@@ -70,6 +76,18 @@ class ArmTotals:
     errors: int
     fallbacks: int
     micros: int
+    buckets: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTotals:
+    """A slot's reads of the online store: failed ones, those answered by policy, sum and histogram of micros."""
+
+    store: str
+    micros: int
+    errors: int
+    defaulted: int
+    stale: int
     buckets: tuple[int, ...]
 
 
@@ -154,6 +172,24 @@ class Slot:
             words[base + _ERRORS] += 1
         if fallback:
             words[base + _FALLBACKS] += 1
+
+    def name_store(self, store: str) -> None:
+        """Say which online store this worker reads."""
+        self._words[_STORE + _STORE_KIND] = STORES.index(store) if store in STORES else 0
+
+    def count_read(self, micros: int, state: str = "") -> None:
+        """Count one read of a request's features; `state` is "error", "defaulted", "stale" or "" for a good one."""
+        words = self._words
+        words[_STORE + _STORE_MICROS] += micros
+        words[_STORE + _STORE_BUCKETS + bucket_of(micros)] += 1
+        if state:
+            words[_STORE + _STATES[state]] += 1
+
+    def store_totals(self) -> StoreTotals:
+        """Return what reading the online store took."""
+        w = self._words[_STORE : _STORE + _STORE_BUCKETS + BUCKET_COUNT].tolist()
+        return StoreTotals(STORES[w[_STORE_KIND]] or "none", w[_STORE_MICROS], w[_STORE_ERRORS], w[_STORE_DEFAULTED],
+                           w[_STORE_STALE], tuple(w[_STORE_BUCKETS:]))  # fmt: skip
 
     def count_shadow(self, *, sent: int = 0, dropped: int = 0) -> None:
         """Count shadow rows sent and dropped."""

@@ -164,8 +164,9 @@ def project_gateway(project: Project) -> Gateway:
 
     return Gateway(
         ModelCache(load, lambda ref: _LocalHost(load, ref), root=layout.root),
-        store=project.features._store(),
+        store=project.features.serving_store(),
         log=LogWriter(layout.log / "w0"),
         push=push,
+        store_name=project.settings.online.store,
         max_body=project.settings.server.max_body,
     )
