@@ -8,6 +8,8 @@ from flyball.control.audit import Audit
 from flyball.control.datasets import Datasets
 from flyball.control.deployments import Deployments
 from flyball.control.engine import Gate, engine_for
+from flyball.control.erasures import Erasures
+from flyball.control.keys import Keys
 from flyball.control.leases import Leases
 from flyball.control.loop import Loop
 from flyball.control.monitors import Monitors
@@ -35,6 +37,8 @@ class Database:
         self.leases = Leases(gate)
         self.routing = RoutingStore(gate)
         self.deployments = Deployments(gate)
+        self.erasures = Erasures(gate)
+        self.keys = Keys(gate)
         self.audit = Audit(gate)
         self.outbox = Outbox(gate)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 from datetime import datetime
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from flyball.control.engine import Gate
 from flyball.control.tables import datasets, poisoned
@@ -28,6 +29,17 @@ class Datasets:
         with self._gate.write() as db:
             if db.scalar(select(datasets.c.seq).where(datasets.c.digest == manifest.digest)) is None:
                 db.execute(insert(datasets).values(digest=manifest.digest, model=manifest.model, body=pack(manifest)))
+
+    def supersede(self, old: str, new: DatasetManifest) -> None:
+        """Record that `new` took the place of the set `old`, and of all that `old` had taken the place of."""
+        with self._gate.write() as db:
+            if db.scalar(select(datasets.c.seq).where(datasets.c.digest == new.digest)) is None:
+                db.execute(insert(datasets).values(digest=new.digest, model=new.model, body=pack(new)))
+            for row in db.execute(select(datasets).where(datasets.c.model == new.model)).all():
+                known = unpack(row.body, DatasetManifest)
+                if old in {known.digest, known.superseded_by} and known.digest != new.digest:
+                    body = pack(replace(known, superseded_by=new.digest))
+                    db.execute(update(datasets).where(datasets.c.seq == row.seq).values(body=body))
 
     def get(self, digest: str) -> DatasetManifest:
         """Return a manifest by digest or unique prefix; raises UnknownName."""

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 __all__ = ["HEAD", "complete", "metadata"]
 
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData(
     naming_convention={
@@ -245,6 +245,27 @@ outbox = Table(
     Column("done", BigInteger),
     _body(),
     UniqueConstraint("topic", "key"),
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    _seq(),
+    Column("subject", String, nullable=False, index=True),  # a keyed hash; the subject itself is nowhere
+    Column("state", String, nullable=False),  # running | done
+    Column("at", BigInteger, nullable=False),
+    _body(),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    _seq(),
+    Column("name", String, nullable=False, unique=True),
+    Column("hash", String, nullable=False, unique=True),
+    Column("role", String, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("revoked", BigInteger),
 )
 
 

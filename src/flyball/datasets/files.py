@@ -65,7 +65,7 @@ def write_dataset(table: pa.Table, digest: str, layout: Layout) -> Path:
 
 
 def open_dataset(manifest: DatasetManifest, layout: Layout, *, verify: bool = True) -> TrainingSet:
-    """Read a training set back.
+    """Read a training set back; of one that was superseded by an erasure, what took its place.
 
     Args:
         manifest: What was recorded of it.
@@ -78,10 +78,11 @@ def open_dataset(manifest: DatasetManifest, layout: Layout, *, verify: bool = Tr
     """
     import pyarrow.parquet as pq
 
-    path = layout.datasets / f"{manifest.digest}.parquet"
+    digest = manifest.superseded_by or manifest.digest
+    path = layout.datasets / f"{digest}.parquet"
     if not path.exists():
         raise Unavailable(
-            f"training set {manifest.digest[:12]} is not in {layout.datasets}; build it again with a new run"
+            f"training set {digest[:12]} is not in {layout.datasets}; build it again with a new run"
         )
     try:
         table = pq.read_table(path)
@@ -89,9 +90,9 @@ def open_dataset(manifest: DatasetManifest, layout: Layout, *, verify: bool = Tr
         raise IntegrityError(
             f"{path.name} cannot be read as Parquet: {error}; build it again with a new run"
         ) from error
-    if verify and (found := content_digest(table)) != manifest.digest:
+    if verify and (found := content_digest(table)) != digest:
         raise IntegrityError(
-            f"{path.name} holds content {found[:12]}, not {manifest.digest[:12]}; build it again with a new run"
+            f"{path.name} holds content {found[:12]}, not {digest[:12]}; build it again with a new run"
         )
     names = tuple(name for name in table.column_names if name not in _PLAIN)
     return TrainingSet(table, manifest, names)

@@ -41,6 +41,8 @@ class DatasetManifest:
     poisoned: tuple[tuple[datetime, datetime], ...] = ()
     path: str = ""  # Parquet file, relative to the project's state folder
     created: datetime | None = None
+    supersedes: str = ""  # digest of the set this one is without an erased subject's rows
+    superseded_by: str = ""  # digest of the set that took this one's place; its own rows are gone
 
 
 class TrainingSet:

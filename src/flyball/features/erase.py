@@ -1,0 +1,185 @@
+"""Erase a subject from what flyball keeps of features: the rows that are its, and the keys under which it is stored.
+
+The surprise: a subject is key values by name, {"user": 42}, and concerns every view whose entity has all these keys,
+whatever other keys it has beside them; so one person's carts in every shop go with the person. Types count: "42" is
+another subject than 42.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flyball.errors import InputError, UnknownName
+from flyball.features.keys import entity_key
+from flyball.features.packing import namespace
+from flyball.features.ports import OnlineStore
+from flyball.features.spec import EntitySpec, SourceSpec, ViewSpec
+from flyball.features.values import exact
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Subject", "concerns", "mask", "matching_keys", "raw_mask", "remove_keys", "subject_of"]
+
+Subject = dict[str, Any]
+Mask = npt.NDArray[np.bool_]
+_FIXED = {"i": 8, "b": 1, "d": 4, "t": 8}  # bytes of a key part after its tag; others carry their length
+_AT_ONCE = 5_000
+
+
+def subject_of(given: Mapping[str, Any], views: Iterable[ViewSpec]) -> Subject:
+    """Return the subject with values of the declared types.
+
+    Args:
+        given: Key name -> value, plain or as text.
+        views: Whose entities declare the keys.
+
+    Raises:
+        UnknownName: no entity has a key of that name, or none has all of them.
+        InputError: nothing is given, a value is null, or of another type than its key.
+    """
+    if not given:
+        raise InputError("there is nobody to erase; name the subject by its keys, such as user=42")
+    entities = {view.entity for view in views}
+    kinds = {key.name: key.type for entity in entities for key in entity.keys}
+    for name in given:
+        if name not in kinds:
+            raise UnknownName.of("entity key", name, kinds)
+    if not any(given.keys() <= {k.name for k in entity.keys} for entity in entities):
+        raise UnknownName(f"no entity has the keys {', '.join(given)} together; erase them one by one")
+    found = {name: exact(kinds[name], _from_text(kinds[name], value), f"key {name!r}") for name, value in given.items()}
+    for name, value in found.items():
+        if value is None:
+            raise InputError(f"key {name!r} is null, which matches nobody; give its value")
+    return found
+
+
+def concerns(entity: EntitySpec, subject: Subject) -> bool:
+    """Whether an entity has all the subject's keys."""
+    return subject.keys() <= {k.name for k in entity.keys}
+
+
+def mask(table: pa.Table, subject: Subject) -> Mask:
+    """Return which rows of a table are the subject's; none when a key has no column."""
+    if not subject.keys() <= set(table.column_names):
+        return np.zeros(table.num_rows, dtype=bool)
+    found = np.ones(table.num_rows, dtype=bool)
+    for name, value in subject.items():
+        found &= _equal(table.column(name), value)
+    return found
+
+
+def raw_mask(source: SourceSpec, raw: pa.Table, subject: Subject) -> Mask:
+    """Return which raw rows of a source are the subject's, where a key may be a column that the source derives."""
+    derived = {name for name, _ in source.derive}
+    if not derived & subject.keys():
+        return mask(raw, subject)
+    import pyarrow as pa
+
+    from flyball.features.reading import accept
+
+    found = mask(raw, subject)
+    numbered = raw.append_column("__sequence", pa.array(np.arange(raw.num_rows), pa.int64()))
+    accepted, _ = accept(source, numbered)
+    found[accepted.column("__sequence").to_numpy()[mask(accepted, subject)]] = True
+    return found
+
+
+def matching_keys(store: OnlineStore, view: ViewSpec, subject: Subject, rows: pa.Table | None = None) -> list[bytes]:
+    """Return the store's keys of a view that are the subject's.
+
+    Args:
+        store: The online store.
+        view: Any view, old digests too.
+        subject: Whom to look for.
+        rows: Rows of the view's source that are the subject's, with all keys; only keys too long to be stored as they
+            are need them.
+    """
+    if not concerns(view.entity, subject):
+        return []
+    prefix = namespace(view.digest)
+    whole = _whole_key(view.entity, subject)
+    if whole is not None:
+        return [key for key in store.keys(prefix + whole) if key == prefix + whole]
+    wanted = {
+        place: entity_key(EntitySpec("", (key,)), [subject[key.name]])
+        for place, key in enumerate(view.entity.keys)
+        if key.name in subject
+    }
+    known = {prefix + key for key in _long_keys(view.entity, rows)}
+    return [k for k in store.keys(prefix) if k in known or _is_mine(k[len(prefix) :], wanted)]
+
+
+def remove_keys(store: OnlineStore, keys: Sequence[bytes]) -> int:
+    """Delete keys from the store; return how many."""
+    for begin in range(0, len(keys), _AT_ONCE):
+        store.write(puts=[(key, None) for key in keys[begin : begin + _AT_ONCE]])
+    return len(keys)
+
+
+def _from_text(kind: str, value: Any) -> Any:
+    if not isinstance(value, str) or kind == "string":
+        return value
+    if kind == "int64":
+        try:
+            return int(value)
+        except ValueError:
+            return value
+    return {"true": True, "false": False}.get(value.lower(), value) if kind == "bool" else value
+
+
+def _equal(column: pa.ChunkedArray, value: Any) -> Mask:
+    """Compare by value and type; where other values made a column of numbers one of JSON texts, by its JSON."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if text and not isinstance(value, str):
+        value = json.dumps(value, default=str)
+    elif isinstance(value, bool) != pa.types.is_boolean(kind) or (isinstance(value, str) and not text):
+        return np.zeros(len(column), dtype=bool)
+    try:
+        same = pc.equal(column, pa.scalar(value, type=kind))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return np.zeros(len(column), dtype=bool)
+    return np.asarray(pc.fill_null(same, False).to_numpy(), dtype=bool)
+
+
+def _whole_key(entity: EntitySpec, subject: Subject) -> bytes | None:
+    names = [k.name for k in entity.keys]
+    return entity_key(entity, [subject[n] for n in names]) if subject.keys() == set(names) else None
+
+
+def _long_keys(entity: EntitySpec, rows: pa.Table | None) -> set[bytes]:
+    """Return the keys of rows that are stored as a digest, and so do not show their parts."""
+    from flyball.features.keys import entity_keys
+
+    if rows is None or not {k.name for k in entity.keys} <= set(rows.column_names):
+        return set()
+    return {key for key in entity_keys(entity, rows) if key is not None and key[:1] == b"h"}
+
+
+def _is_mine(key: bytes, wanted: Mapping[int, bytes | None]) -> bool:
+    parts = _parts(key)
+    return parts is not None and all(parts[place] == part for place, part in wanted.items())
+
+
+def _parts(key: bytes) -> list[bytes] | None:
+    """Cut a key into its parts, None for one that is a digest."""
+    if key[:1] == b"h":
+        return None
+    parts, at = [], 0
+    while at < len(key):
+        tag = chr(key[at])
+        size = _FIXED[tag] if tag in _FIXED else 4 + int.from_bytes(key[at + 1 : at + 5], "big")
+        parts.append(key[at : at + 1 + size])
+        at += 1 + size
+    return parts
