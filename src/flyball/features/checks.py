@@ -165,13 +165,17 @@ class Judge:
     def add(self, table: pa.Table, *, only: Sequence[CheckSpec] | None = None) -> None:
         """Take one part; with `only`, judge it by these checks alone and do not count its rows."""
         if only is None:
-            self._rows += table.num_rows
-            if table.num_rows and "__event" in table.column_names:
-                newest = int(table.column("__event").to_numpy().max())
-                self.newest = newest if self.newest is None else max(newest, self.newest)
+            self.count(table)
         for place, spec in enumerate(self.checks):
             if only is None or spec in only:
                 self._judge(place, spec, table)
+
+    def count(self, table: pa.Table) -> None:
+        """Count a part's rows and note its newest event."""
+        self._rows += table.num_rows
+        if table.num_rows and "__event" in table.column_names:
+            newest = int(table.column("__event").to_numpy().max())
+            self.newest = newest if self.newest is None else max(newest, self.newest)
 
     def report(self) -> CheckReport:
         """Return what was found so far."""

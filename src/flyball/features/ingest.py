@@ -27,14 +27,16 @@ import xxhash
 from flyball.clock import Clock
 from flyball.errors import BadRequest, FlyballError, InputError, Unavailable, UnknownName
 from flyball.features.applying import Layout, Part, join_rows, moved, stamped, write_slice
+from flyball.features.arrival import arrivals_key
 from flyball.features.cells import WindowLayout
-from flyball.features.materialize import MaterializeResult, Progress, materialize
+from flyball.features.materialize import Detail, MaterializeResult, Progress, materialize
 from flyball.features.packing import Checkpoint, RowLayout, Rows, checkpoint_key, namespace, read_rows
 from flyball.features.ports import IngestLog, OfflineEngine, OnlineStore
 from flyball.features.publication import Gate, Lead, LocalGate, is_simulated
 from flyball.features.raw import raw_table
 from flyball.features.reading import accept, check_rows, file_types
 from flyball.features.spec import ColumnType, SourceSpec, ViewSpec
+from flyball.features.upkeep import Upkeep
 from flyball.records.types import DeadLetter, Published
 from flyball.units import to_micros
 
@@ -102,6 +104,7 @@ class Ingest:
         clock: Stamps arrivals that come without one; not held back by the gate.
         root: The project's root, so that pushed rows take the column types of the source's files.
         gate: What holds the readers' clock back while rows are published; by default one for this process's threads.
+        upkeep: What materializations remember outside of the store; nothing by default.
 
     Raises:
         ConflictError: another process writes to the log.
@@ -116,12 +119,14 @@ class Ingest:
         clock: Clock,
         root: Path | None = None,
         gate: Gate | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._store = store
         self._log = log
         self._clock = clock
         self._root = root
         self.gate: Gate = gate or LocalGate()
+        self._upkeep = upkeep
         self._lead = Lead(0.5 if self.gate.patience else 0.99)
         self._lock = threading.RLock()
         self._views: dict[str, ViewSpec] = {}  # by digest
@@ -161,7 +166,7 @@ class Ingest:
             self._layouts.pop(digest, None)
             self._applied.pop(digest, None)
             if drop:
-                self._store.write(puts=[(checkpoint_key(digest), None)])
+                self._store.write(puts=[(checkpoint_key(digest), None), (arrivals_key(digest), None)])
                 self._store.drop(namespace(digest))
 
     def push(self, source: str, rows: list[Row], arrival: int | None = None) -> PushResult:
@@ -255,6 +260,10 @@ class Ingest:
         """Return where the consumer of a stream stands in the log, by partition."""
         return self._log.positions(stream)
 
+    def dead(self, source: str | None = None) -> list[dict[str, Any]]:
+        """Return the messages that were no rows of their source, oldest first."""
+        return list(self._log.dead(source).to_pylist())
+
     def materialize(
         self,
         engine: OfflineEngine,
@@ -262,15 +271,19 @@ class Ingest:
         *,
         until: datetime | None = None,
         full: bool = False,
+        start: datetime | None = None,
+        end: datetime | None = None,
         progress: Progress | None = None,
+        detail: Detail | None = None,
     ) -> MaterializeResult:
         """Materialize a view while pushes go on (call it from another thread than they come from), then catch up.
 
-        `until` None means now.
+        `until` None means now; see `features.materialize` for the rest.
         """
         result = materialize(
-            engine, self._store, view, until=until or self._clock.now(), full=full, progress=progress, lock=self._lock
-        )
+            engine, self._store, view, until=until or self._clock.now(), full=full, start=start, end=end,
+            progress=progress, detail=detail, lock=self._lock, upkeep=self._upkeep, clock=self._clock,
+        )  # fmt: skip
         with self._lock:
             if view.digest in self._views:
                 self._catch_up(view)

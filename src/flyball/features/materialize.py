@@ -1,25 +1,36 @@
-"""Bring history into the online store: everything (full), or what became known since the last time.
+"""Bring history into the online store: everything (full), what arrived since the last time, or a range once more.
 
 The surprise: it works by entity, in the order of their keys, a few hundred to a transaction, and each transaction
 says in the view's checkpoint how far it came. So a killed run goes on where it stopped, and ingest may apply pushes
-between two chunks. During a full rebuild pushes to that view wait in the log; values are overwritten one by one, so a
-reader sees an entity's old value until it sees its new one. Files that appear later with rows known before the last
-`until` are not picked up by an incremental run; that takes `full`.
+between two chunks. During a rebuild pushes to that view wait in the log; values are overwritten one by one, so a
+reader sees an entity's old value until it sees its new one.
+
+Rows of a file that appears after the first run become known when this run makes them readable, not when they say:
+their stamp is planned a little ahead of the end, readers leave out what is not known at T, and the stamp is recorded as
+the file's publication, so that history tells what online serving answered.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import xxhash
 
 from flyball import units
+from flyball.clock import Clock
+from flyball.errors import InputError
+from flyball.features.arrival import Arrivals, Run, arrivals_key
 from flyball.features.cells import WindowLayout, merge_windows
+from flyball.features.history_rows import collect, plan, touched
 from flyball.features.packing import (
     SPAN,
     Checkpoint,
@@ -31,18 +42,44 @@ from flyball.features.packing import (
     read_rows,
 )
 from flyball.features.ports import OfflineEngine, OnlineStore
+from flyball.features.publication import is_simulated
 from flyball.features.spec import ViewSpec
+from flyball.features.upkeep import NoUpkeep, Upkeep
 
-__all__ = ["MaterializeResult", "Progress", "materialize"]
+__all__ = ["Detail", "MaterializeResult", "Progress", "Step", "materialize"]
+
+_KEYS = 1_024  # entities in one transaction
+_BYTES = 1 << 20  # bytes in one transaction, unless one entity has more
+_SLICE = 32_768  # rows packed together, unless one entity has more
+_WORKERS = 2
+_AHEAD = 4  # packed slices that may wait for the writer
+_RATE = 150_000  # rows/s that a publication is planned with
+_LEAD = 200_000  # µs that it is planned ahead at least
+
+
+class Step(NamedTuple):
+    """How far a run is: entities and rows done, rows per second, seconds to go as far as one can tell."""
+
+    keys: int
+    all_keys: int
+    rows: int
+    all_rows: int
+    rows_per_second: float
+    eta: float
+
 
 Progress = Callable[[int, int], None]
-_KEYS = 256  # entities in one transaction
-_ROWS = 8_192  # rows in one transaction, unless one entity has more
+Detail = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
 class MaterializeResult:
-    """What a materialization did; `until` is the known time (µs) up to which files are in now."""
+    """What a materialization did; `until` is the known time (µs) up to which files are in now.
+
+    `mode` is "full", "arrival" (what came since the last time) or "range"; `reason` says why it was not the one asked
+    for. `files` arrived since the last time and are readable from `published` (µs) on; `overrun` says that they became
+    readable later than planned. `quarantined` rows were left out, `warnings` are checks that failed with policy "warn".
+    """
 
     view: str
     digest: str
@@ -52,6 +89,13 @@ class MaterializeResult:
     full: bool
     resumed: bool
     seconds: float
+    mode: str = "full"
+    reason: str = ""
+    files: tuple[str, ...] = ()
+    published: int | None = None
+    overrun: bool = False
+    quarantined: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def materialize(
@@ -61,8 +105,13 @@ def materialize(
     *,
     until: datetime | None,
     full: bool = False,
+    start: datetime | None = None,
+    end: datetime | None = None,
     progress: Progress | None = None,
+    detail: Detail | None = None,
     lock: AbstractContextManager[object] | None = None,
+    upkeep: Upkeep | None = None,
+    clock: Clock | None = None,
 ) -> MaterializeResult:
     """Bring a view's online values up to `until`.
 
@@ -71,131 +120,341 @@ def materialize(
         store: The online store; this must be its only writing process.
         view: What to bring.
         until: Rows of files known later than this stay out; None takes every row there is.
-        full: Rebuild the namespace; the first time is always full.
+        full: Rebuild the namespace; the first time, and when a file was rewritten, is always full.
+        start: Rebuild only entities with an event at or after this; what arrived since the last run stays out.
+        end: ... and before this.
         progress: Called with (entities done, entities in all) after each transaction.
+        detail: Called with a `Step` after each transaction.
         lock: Held for each transaction, not between them; ingest gives its own.
+        upkeep: Remembers publications, quarantine and reports, and who is at it.
+        clock: Domain time, from which freshness is measured and publications are planned; None is `until`.
 
     Returns:
         What was done. Calling it again with the same `until` does nothing.
+
+    Raises:
+        CheckFailed: a data check with policy "stop" failed; nothing changed online.
+        ConflictError: another process is materializing this view.
+        InputError: a range of a view that was never materialized, or one that ends before it starts.
     """
-    started = time.monotonic()
-    guard = lock or nullcontext()
-    before = Checkpoint.from_bytes(store.get_many([checkpoint_key(view.digest)])[0])
-    limit = None if until is None else units.to_micros(until)
-    work = _plan(engine, view, before, limit, full=full)
-    with guard:
-        work.begin(store)
-    done = 0
-    for keys in work.chunks():
-        with guard:
-            work.write(store, keys)
-        done += len(keys)
-        if progress is not None:
-            progress(done, len(work.order))
-    with guard:
-        work.finish(store)
-    return MaterializeResult(view.name, view.digest, len(work.rows), len(work.order), work.target, work.full,
-                             before.target is not None, time.monotonic() - started)  # fmt: skip
+    keep = upkeep or NoUpkeep()
+    with keep.claim(view):
+        bounds = _bounds(start, end)
+        asked = _Asked(None if until is None else units.to_micros(until), full, bounds)
+        work = _Work(engine, store, view, asked, lock or nullcontext(), keep, clock, progress, detail)
+        if bounds is not None and work.pending is not None and work.pending.mode != "range":
+            rest = _Asked(asked.until, False, None)  # what was begun ends first
+            _Work(engine, store, view, rest, work.guard, keep, clock, None, None).run()
+            work = _Work(engine, store, view, asked, work.guard, keep, clock, progress, detail)
+        return work.run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    until: int | None
+    full: bool
+    bounds: tuple[int | None, int | None] | None
+
+
+def _bounds(start: datetime | None, end: datetime | None) -> tuple[int | None, int | None] | None:
+    if start is None and end is None:
+        return None
+    if start is not None and end is not None and end <= start:
+        raise InputError(f"the range ends at {end}, not after its start {start}; give a later end")
+    return tuple(None if t is None else units.to_micros(t) for t in (start, end))  # type: ignore[return-value]
 
 
 @dataclass(slots=True)
+class _Packed:
+    """A slice of one part, ready to write: values by key, ascending, and the rows that made each."""
+
+    part: int
+    items: list[tuple[bytes, list[bytes]]]
+    rows: list[int]
+
+
 class _Work:
-    """One run: `order` are the entities (indices into rows.keys) still to write, by key."""
+    """One run."""
 
-    view: ViewSpec
-    rows: Rows
-    order: np.ndarray
-    starts: np.ndarray  # per entry of `order`, its rows in `rows` (sorted by owner)
-    ends: np.ndarray
-    target: int
-    full: bool
-    watermark: int
-    resumed: bool
+    def __init__(
+        self, engine: OfflineEngine, store: OnlineStore, view: ViewSpec, asked: _Asked,
+        guard: AbstractContextManager[object], keep: Upkeep, clock: Clock | None, progress: Progress | None,
+        detail: Detail | None,
+    ) -> None:  # fmt: skip
+        self.engine, self.store, self.view, self.asked = engine, store, view, asked
+        self.guard, self.keep, self.clock, self.progress, self.detail = guard, keep, clock, progress, detail
+        keys = [checkpoint_key(view.digest), arrivals_key(view.digest)]
+        checkpoint, arrivals = store.get_many(keys)
+        self.before = Checkpoint.from_bytes(checkpoint)
+        self.arrivals = Arrivals.from_bytes(arrivals)
+        self.layout = WindowLayout(view) if view.is_window else RowLayout(view)
+        self.prefix = namespace(view.digest)
+        self.written: list[np.ndarray] = []
+        self.rows = self.keys = 0
+        self.started = time.monotonic()
 
-    def begin(self, store: OnlineStore) -> None:
-        """Record that the run began, so that a kill is noticed."""
-        if not self.resumed:
-            self._note(store, sequence=self.watermark if self.full else None, target=self.target, full=self.full)
+    @property
+    def pending(self) -> Run | None:
+        """The run that was under way when its process ended."""
+        return self.arrivals.run if self.before.target is not None else None
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        """Yield positions in `order`, few enough for one transaction."""
-        sizes = np.cumsum(self.ends - self.starts)
-        begin = 0
-        while begin < len(self.order):
-            spent = int(sizes[begin - 1]) if begin else 0
-            end = min(begin + _KEYS, max(begin + 1, int(np.searchsorted(sizes, spent + _ROWS, "right"))))
-            yield np.arange(begin, end)
-            begin = end
+    def run(self) -> MaterializeResult:
+        """Do it all."""
+        planned = plan(
+            self.engine, self.view, self.before, self.arrivals, self.keep.published(self.view),
+            until=self.asked.until, full=self.asked.full, bounds=self.asked.bounds,
+            clean=not self.store.keys(self.prefix, limit=1),
+        )  # fmt: skip
+        with collect(self.engine, self.view, planned, self.before, self.keep, self._now(planned.target)) as rows:
+            self.planned, self.collected = planned, rows
+            self.full = planned.run.mode != "arrival"
+            self.target = rows.target
+            self.touched = touched(self.engine, self.view, planned.run) if planned.run.mode == "range" else None
+            stamp = self._stamp()
+            self._begin(stamp)
+            for packed in self._packed(stamp):
+                self._write(packed)
+            overrun = self._finish(stamp)
+        rows.keep_reports(self.keep, self.view)
+        return MaterializeResult(
+            self.view.name, self.view.digest, self.rows, self.keys, self.until, planned.run.mode == "full",
+            planned.resumed, time.monotonic() - self.started, planned.run.mode, planned.run.reason,
+            planned.run.new if stamp is not None else (), stamp, overrun, rows.quarantined, rows.warnings,
+        )  # fmt: skip
 
-    def write(self, store: OnlineStore, positions: np.ndarray) -> None:
-        """Write these entities and how far that is, in one transaction."""
-        which = np.concatenate([np.arange(self.starts[p], self.ends[p]) for p in positions])
-        prefix, rows = namespace(self.view.digest), self.rows.take(which)
-        layout = WindowLayout(self.view) if self.view.is_window else RowLayout(self.view)
-        items = [(prefix + key, value) for key, value in layout.pack(rows, self.target - SPAN)]
-        last = self.rows.keys[self.order[positions[-1]]]
-        note = self._noted(store, done=last)
+    # -- times ----------------------------------------------------------------------------------------------------
+
+    def _now(self, target: int | None) -> int:
+        if self.clock is not None:
+            return units.to_micros(self.clock.now())
+        return target or 0
+
+    def _stamp(self) -> int | None:
+        """Return when files that are new to the view shall count as known; None when there are none."""
+        if self.planned.first or not self.planned.run.new:
+            return None
+        now = self._now(self.target)
+        if self.clock is None or is_simulated(self.clock):
+            return now
+        return now + _LEAD + self.collected.rows * 1_000_000 // _RATE
+
+    @property
+    def until(self) -> int:
+        """The known time up to which files are in when the run is done; a range does not move it."""
+        before = self.before.until
+        if self.planned.run.mode == "range" and before is not None:
+            return before
+        return self.target if before is None else max(self.target, before)
+
+    # -- the run's record -----------------------------------------------------------------------------------------
+
+    def _begin(self, stamp: int | None) -> None:
+        """Record that the run began, so that a kill is noticed and pushes wait if it replaces values."""
+        if stamp is not None:
+            self.keep.publish(self.view, dict.fromkeys(self.planned.run.new, stamp))
+        if self.planned.resumed:
+            return
+        run = self.planned.run
+        changes: dict[str, object] = {"target": self.target, "full": self.full, "done": b"", "part": 0}
         if self.full:
-            whole = merge_windows([(None, v) for _, v in items]) if self.view.is_window else None
-            puts = _chains(items) if whole is None else [(k, v) for (k, _), v in zip(items, whole, strict=True)]
-            store.write(puts=[*puts, note])
-        elif self.view.is_window:
-            store.write(cells=items, puts=[note])
+            changes["sequence"] = self.collected.watermark
+        with self.guard:
+            state = Arrivals(self.arrivals.files, run)
+            self.store.write(puts=[self._noted(**changes), (arrivals_key(self.view.digest), state.to_bytes())])
+
+    def _finish(self, stamp: int | None) -> bool:
+        """Remove what a full rebuild did not write, and record the end; return whether the publication came late."""
+        if self.planned.run.mode == "full" and not self.planned.run.clean:
+            self._remove_stale()
+        files = self.collected.seen(stamp)
+        with self.guard:
+            note = self._noted(until=self.until, target=None, full=False, done=b"", part=0)
+            self.store.write(puts=[note, (arrivals_key(self.view.digest), Arrivals(files).to_bytes())])
+        if stamp is None or self.clock is None or is_simulated(self.clock):
+            return False
+        rest = stamp - units.to_micros(self.clock.now())
+        if rest < 0:
+            self.keep.publish(self.view, dict.fromkeys(self.planned.run.new, stamp - rest))
         else:
-            store.write(newer=items, puts=[note])
+            time.sleep(rest / 1e6)  # who asks after this run finds what it brought
+        return rest < 0
 
-    def finish(self, store: OnlineStore) -> None:
-        """Remove what a full rebuild did not write, and record the end."""
-        if self.full:
-            prefix = namespace(self.view.digest)
-            kept = {prefix + key for key in self.rows.keys}
-            stale = [key for key in store.keys(prefix) if key not in kept]
-            for i in range(0, len(stale), 10_000):
-                store.write(puts=[(key, None) for key in stale[i : i + 10_000]])
-        self._note(store, until=self.target, target=None, full=False, done=b"")
+    def _remove_stale(self) -> None:
+        kept = np.sort(np.concatenate(self.written)) if self.written else np.empty(0, np.uint64)
+        size = len(self.prefix)
+        stored = self.store.keys(self.prefix)
+        hashes = _hashes([key[size:] for key in stored])
+        place = np.searchsorted(kept, hashes)
+        found = kept[np.minimum(place, len(kept) - 1)] == hashes if len(kept) else np.zeros(len(stored), bool)
+        stale = [stored[i] for i in np.flatnonzero(~found).tolist()]
+        for i in range(0, len(stale), 10_000):
+            with self.guard:
+                self.store.write(puts=[(key, None) for key in stale[i : i + 10_000]])
 
-    def _note(self, store: OnlineStore, **changes: object) -> None:
-        store.write(puts=[self._noted(store, **changes)])
-
-    def _noted(self, store: OnlineStore, **changes: object) -> tuple[bytes, bytes]:
+    def _noted(self, **changes: object) -> tuple[bytes, bytes]:
         key = checkpoint_key(self.view.digest)
-        present = Checkpoint.from_bytes(store.get_many([key])[0])  # pushes may have moved it since the last chunk
-        given = {name: value for name, value in changes.items() if value is not None or name == "target"}
-        return key, msgspec.structs.replace(present, **given).to_bytes()
+        present = Checkpoint.from_bytes(self.store.get_many([key])[0])  # pushes may have moved it since the last chunk
+        return key, msgspec.structs.replace(present, **changes).to_bytes()
+
+    # -- rows to values -------------------------------------------------------------------------------------------
+
+    def _packed(self, stamp: int | None) -> Iterator[_Packed]:
+        """Read and pack on other threads, at most `_AHEAD` slices before the writer, in the order of parts and keys."""
+        first = self.before.part if self.planned.resumed else 0
+        count = self.collected.parts.count
+        if self.planned.run.mode == "full" and not self.planned.run.clean:
+            for number in range(first):  # written before the kill: not stale
+                self.written.append(_hashes(self._load(number, None).keys))
+        self.all_keys = self.all_rows = 0
+        with ThreadPoolExecutor(_WORKERS, thread_name_prefix="pack") as pool:
+            loading = pool.submit(self._load, first, stamp)
+            for number in range(first, count):
+                rows = loading.result()
+                if number + 1 < count:
+                    loading = pool.submit(self._load, number + 1, stamp)
+                rows, cuts = self._cut(rows, resumed=self.planned.resumed and number == first)
+                self.all_keys += len(rows.keys)
+                self.all_rows += len(rows)
+                queue: deque[Future[_Packed]] = deque()
+                for begin, end in cuts:
+                    queue.append(pool.submit(self._pack, number, rows, begin, end))
+                    if len(queue) > _AHEAD:
+                        yield queue.popleft().result()
+                while queue:
+                    yield queue.popleft().result()
+
+    def _load(self, number: int, stamp: int | None) -> Rows:
+        """Return a part's rows sorted by key; owners count up from 0 in that order."""
+        table = self.collected.part(number, stamp)
+        if table is None:
+            empty = np.empty(0, np.int64)
+            return Rows([], empty, empty, empty, empty, empty)
+        rows = read_rows(self.view, table)
+        if self.touched is not None:
+            mine = np.array([key in self.touched for key in rows.keys], bool)
+            rows = rows.take(mine[rows.owner])
+        return _by_key(rows)
+
+    def _cut(self, rows: Rows, *, resumed: bool) -> tuple[Rows, list[tuple[int, int]]]:
+        """Return the rows still to write, and slices of whole entities."""
+        keys = rows.keys
+        if self.planned.run.mode == "full" and not self.planned.run.clean:
+            self.written.append(_hashes(keys))
+        if resumed and self.before.done and keys:
+            skip = int(np.searchsorted(np.array(keys, dtype=object), self.before.done, "right"))
+            at = int(np.searchsorted(rows.owner, skip))
+            rows = rows.take(np.arange(at, len(rows)))
+            rows = Rows(keys[skip:], rows.owner - skip, rows.event, rows.created, rows.known, rows.sequence,
+                        rows.columns)  # fmt: skip
+        if not len(rows):
+            return rows, []
+        starts = np.flatnonzero(np.r_[True, rows.owner[1:] != rows.owner[:-1]])
+        cuts, begin = [], 0
+        while begin < len(rows):
+            past = int(np.searchsorted(starts, begin + _SLICE, "right")) - 1
+            end = len(rows) if begin + _SLICE >= len(rows) else int(starts[past])
+            if end <= begin:
+                after = int(np.searchsorted(starts, begin, "right"))
+                end = int(starts[after]) if after < len(starts) else len(rows)
+            cuts.append((begin, end))
+            begin = end
+        return rows, cuts
+
+    def _pack(self, part: int, rows: Rows, begin: int, end: int) -> _Packed:
+        some = _slice(rows, begin, end)
+        packed = self.layout.pack(some, self.target - SPAN)
+        packed.sort(key=_key)
+        if self.full:
+            packed = self._whole(packed)
+        counts = np.bincount(some.owner - some.owner[0])
+        keys = some.keys
+        by_key: dict[bytes, list[bytes]] = {}
+        for key, value in packed:
+            by_key.setdefault(key, []).append(value)
+        first = int(some.owner[0])
+        sizes = dict(zip(keys[first : first + len(counts)], counts.tolist(), strict=True))
+        items = list(by_key.items())
+        return _Packed(part, items, [sizes[key] for key, _ in items])
+
+    def _whole(self, packed: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Return the values as a store without any would hold them."""
+        if self.view.is_window:
+            whole = merge_windows([(None, value) for _, value in packed])
+            return [(key, value) for (key, _), value in zip(packed, whole, strict=True)]
+        chains: dict[bytes, bytes] = {}
+        for key, record in packed:
+            if key in chains:
+                chains[key] = merge_rows(chains[key], record) or chains[key]
+            else:
+                chains[key] = record
+        return list(chains.items())
+
+    # -- values to the store --------------------------------------------------------------------------------------
+
+    def _write(self, packed: _Packed) -> None:
+        """Write a slice in transactions of bounded size, each with how far that is."""
+        begin, size = 0, 0
+        for i, (_, values) in enumerate(packed.items):
+            size += sum(map(len, values))
+            if i - begin + 1 >= _KEYS or size >= _BYTES or i + 1 == len(packed.items):
+                self._commit(packed, begin, i + 1)
+                begin, size = i + 1, 0
+
+    def _commit(self, packed: _Packed, begin: int, end: int) -> None:
+        some = packed.items[begin:end]
+        prefix = self.prefix
+        items = [(prefix + key, value) for key, values in some for value in values]
+        with self.guard:
+            note = self._noted(part=packed.part, done=some[-1][0])
+            if self.full:
+                self.store.write(puts=[*items, note])
+            elif self.view.is_window:
+                self.store.write(cells=items, puts=[note])
+            else:
+                self.store.write(newer=items, puts=[note])
+        self.keys += len(some)
+        self.rows += sum(packed.rows[begin:end])
+        self._tell(packed.part)
+
+    def _tell(self, part: int) -> None:
+        """Report; the number of entities is exact from the last part on, until then it is guessed."""
+        read, count = part + 1, self.collected.parts.count
+        total = self.all_keys * count // max(read, 1) if read < count else self.all_keys
+        rows = max(self.collected.rows, self.all_rows) if read < count else self.all_rows
+        if self.progress is not None:
+            self.progress(self.keys, max(total, self.keys))
+        if self.detail is not None:
+            spent = max(time.monotonic() - self.started, 1e-9)
+            rate = self.rows / spent
+            self.detail(Step(self.keys, total, self.rows, rows, rate, max(rows - self.rows, 0) / max(rate, 1e-9)))
 
 
-def _chains(items: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    chains: dict[bytes, bytes] = {}
-    for key, record in items:
-        chains[key] = merge_rows(chains.get(key), record) or chains[key]
-    return list(chains.items())
+def _key(item: tuple[bytes, Any]) -> bytes:
+    return item[0]
 
 
-def _plan(engine: OfflineEngine, view: ViewSpec, before: Checkpoint, until: int | None, *, full: bool) -> _Work:
-    resumed = before.target is not None and (before.full or not full)
-    full = before.full if resumed else full or before.until is None
-    rows = read_rows(view, engine.scan(view.source, columns=view.columns))
-    pushed = rows.sequence > 0
-    watermark = before.sequence if resumed else int(rows.sequence.max(initial=0))
-    target = before.target if resumed else until
-    if target is None:
-        target = int(rows.known.max(initial=before.until or 0))
-    if full:
-        rows = rows.take(np.where(pushed, rows.sequence <= watermark, rows.known <= target))
-    else:
-        since = before.until if before.until is not None else np.iinfo(np.int64).min
-        rows = rows.take(~pushed & (rows.known > since) & (rows.known <= target))
-    rows = _compact(rows.take(np.argsort(rows.owner, kind="stable")))
-    starts = np.flatnonzero(np.r_[True, rows.owner[1:] != rows.owner[:-1]]) if len(rows) else np.empty(0, np.int64)
-    ends = np.append(starts[1:], len(rows))[: len(starts)]
-    order = np.array(sorted(range(len(rows.keys)), key=rows.keys.__getitem__), np.int64)
-    if resumed and before.done:
-        order = order[[rows.keys[i] > before.done for i in order]] if len(order) else order
-    return _Work(view, rows, order, starts[order], ends[order], max(target, before.until or target), full,
-                 watermark, resumed)  # fmt: skip
+def _by_key(rows: Rows) -> Rows:
+    """Return the rows sorted by key and then as they came, keys without rows left out, owners counted anew."""
+    present = np.zeros(len(rows.keys), bool)
+    present[rows.owner] = True
+    used = np.flatnonzero(present).tolist()
+    used.sort(key=rows.keys.__getitem__)
+    rank = np.zeros(len(rows.keys), np.int64)
+    rank[used] = np.arange(len(used))
+    owner = rank[rows.owner]
+    order = np.argsort(owner, kind="stable")
+    taken = rows.take(order)
+    return Rows([rows.keys[i] for i in used], owner[order], taken.event, taken.created, taken.known, taken.sequence,
+                taken.columns)  # fmt: skip
 
 
-def _compact(rows: Rows) -> Rows:
-    """Renumber sorted owners from 0 without gaps, so that keys without rows are gone."""
-    used, owner = np.unique(rows.owner, return_inverse=True)
-    return Rows([rows.keys[i] for i in used], owner, rows.event, rows.created, rows.known, rows.sequence, rows.columns)
+def _slice(rows: Rows, begin: int, end: int) -> Rows:
+    """Return neighbouring rows without copying."""
+    cut = slice(begin, end)
+    columns = {n: (v[cut], m[cut]) for n, (v, m) in rows.columns.items()}
+    return Rows(rows.keys, rows.owner[cut], rows.event[cut], rows.created[cut], rows.known[cut], rows.sequence[cut],
+                columns)  # fmt: skip
+
+
+def _hashes(keys: Sequence[bytes]) -> np.ndarray:
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flyball.features.materialize import MaterializeResult
+from flyball.features.materialize import MaterializeResult, Step
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from flyball.features.ingest import Ingest, PushResult
     from flyball.features.lookup import Vectors
     from flyball.features.ports import OnlineStore
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FeatureHandle"]
 
 Progress = Callable[[int, int], None]
+Detail = Callable[[Step], None]
 
 
 class FeatureHandle:
@@ -112,17 +115,40 @@ class FeatureHandle:
         return self._writer.push(source, plain, arrival)
 
     def materialize(
-        self, view: str, *, until: datetime | None = None, full: bool = False, progress: Progress | None = None
+        self,
+        view: str,
+        *,
+        until: datetime | None = None,
+        full: bool = False,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        progress: Progress | None = None,
+        detail: Detail | None = None,
     ) -> MaterializeResult:
-        """Bring a view's online rows up to `until` (now by default); `full` rebuilds them.
+        """Bring a view's online rows up to `until` (now by default).
+
+        What arrived since the last time is added, whatever its event time. `full` rebuilds everything; `start` and
+        `end` (event time) rebuild only the entities with events in that range. `progress` gets (entities done, in
+        all), `detail` a `Step` with rows, rows per second and the time to go.
 
         Raises:
             UnknownName: no such view.
+            CheckFailed: a data check with policy "stop" failed; nothing changed online.
+            ConflictError: another process is at this view; says who and since when.
         """
-        return self.fill(self._project.applied.view(view).spec, until=until, full=full, progress=progress)
+        spec = self._project.applied.view(view).spec
+        return self.fill(spec, until=until, full=full, start=start, end=end, progress=progress, detail=detail)
 
     def fill(
-        self, spec: ViewSpec, *, until: datetime | None = None, full: bool = False, progress: Progress | None = None
+        self,
+        spec: ViewSpec,
+        *,
+        until: datetime | None = None,
+        full: bool = False,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        progress: Progress | None = None,
+        detail: Detail | None = None,
     ) -> MaterializeResult:
         """Materialize a view given by its spec, applied or about to be; `attach` it first."""
         from flyball.adapters.local.ipc import call_sync
@@ -130,13 +156,38 @@ class FeatureHandle:
         moment = until or self._project.clock.now()
         if self._node_runs():
             body = {"view": spec.name, "digest": spec.digest, "until": to_micros(moment), "full": full}
-            tell = (lambda done: progress(*done)) if progress is not None else None
-            answer = call_sync(self._project.layout.socket("ingest"), "materialize", body, progress=tell)
+            body |= {n: to_micros(t) for n, t in (("start", start), ("end", end)) if t is not None}
+            socket = self._project.layout.socket("ingest")
+            answer = call_sync(socket, "materialize", body, progress=_teller(progress, detail))
             result = msgspec.convert(answer, MaterializeResult)
         else:
-            result = self._writer.materialize(self._project.engine, spec, until=moment, full=full, progress=progress)
+            result = self._writer.materialize(
+                self._project.engine, spec, until=moment, full=full, start=start, end=end, progress=progress,
+                detail=detail,
+            )  # fmt: skip
         self._project.database.deployments.set_watermark(spec.digest, moment)
+        self._note(spec, result)
         return result
+
+    def _note(self, spec: ViewSpec, result: MaterializeResult) -> None:
+        """Put into the audit trail what somebody may have to look at."""
+        facts = {"rebuilt because": result.reason, "quarantined": result.quarantined, "failed checks": result.warnings,
+                 "published late": result.overrun}  # fmt: skip
+        found = {name: fact for name, fact in facts.items() if fact}
+        if found and not self._project.is_temporary:
+            now = self._project.clock.now()
+            self._project.database.audit.record(now, "materialize", "materialized", spec.name, found)
+
+    def quarantined(self, source: str) -> pa.Table | None:
+        """Return the rows of a source that its checks keep out, with `__reason` and `__at` (µs), or None.
+
+        Raises:
+            UnknownName: no such source.
+        """
+        from flyball.adapters.upkeep import quarantined
+
+        self._project.applied.source(source)
+        return quarantined(self._project.layout.state, source)
 
     def is_filled(self, spec: ViewSpec) -> bool:
         """Whether this definition's rows were ever built."""
@@ -212,13 +263,31 @@ class FeatureHandle:
     def _writer(self) -> Ingest:
         from flyball.adapters.ingest_files import FileIngestLog
         from flyball.adapters.local.views import read_views
+        from flyball.adapters.upkeep import FolderUpkeep
         from flyball.features.ingest import Ingest
 
         project = self._project
         log = FileIngestLog(project.layout.ingest)
-        return Ingest(self._writable, log, read_views(project.layout), clock=project.clock, root=project.root)
+        upkeep = FolderUpkeep(project.layout.state)
+        views = read_views(project.layout)
+        return Ingest(self._writable, log, views, clock=project.clock, root=project.root, upkeep=upkeep)
 
     def _views_of(self, names: Sequence[str]) -> list[ViewSpec]:
         """Return the views that "view" and "view:feature" name."""
         wanted = dict.fromkeys(name.partition(":")[0] for name in names)
         return [self._project.applied.view(name).spec for name in wanted]
+
+
+def _teller(progress: Progress | None, detail: Detail | None) -> Callable[[Any], None] | None:
+    """Return what turns the ingest process's steps into calls here."""
+    if progress is None and detail is None:
+        return None
+
+    def tell(values: Any) -> None:
+        step = Step(*values)
+        if progress is not None:
+            progress(step.keys, step.all_keys)
+        if detail is not None:
+            detail(step)
+
+    return tell
