@@ -43,7 +43,7 @@ class Fake:
         self.hold.wait(5)
         self.commits.append(len(pushes))
         bad = SourceError("a row lacks minutes")
-        return [bad if any("bad" in r for r in rows) else self._one(rows) for _, rows, _ in pushes]
+        return [bad if any("bad" in r for r in rows) else self._one(rows) for rows in (p.rows for p in pushes)]
 
     def _one(self, rows):
         first, self.sequence = self.sequence, self.sequence + len(rows)
@@ -52,7 +52,7 @@ class Fake:
     def attach(self, view):
         self.views.append(view)
 
-    def materialize(self, engine, view, *, until, full, progress):
+    def materialize(self, engine, view, *, until, full, detail):
         progress(1, 2)
         progress(2, 2)
         return PushResult(to_micros(until), int(full), 0)

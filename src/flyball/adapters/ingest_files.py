@@ -121,8 +121,6 @@ class FileIngestLog:
             events.append(Event(source, sequence, arrival, rows, tuple(origin[0]) if origin else ()))
             sequence += len(rows)
         self._append([*events, *dead], sequence)
-        for event in events:
-            self._positions |= {(stream, partition): at for stream, partition, at in event.origin}
         return [event.sequence for event in events]
 
     def publish(self, marks: Sequence[Published]) -> None:
@@ -141,7 +139,10 @@ class FileIngestLog:
                 f"the ingest log {self._folder} took nothing of this: {error.strerror or error}. What was acknowledged "
                 "is safe; make room, then send it again"
             ) from error
-        self._next = following  # even when the sync fails: the rows are in the file
+        self._next = following  # even when the sync fails: the rows are in the file, and the positions with them
+        for record in records:
+            if isinstance(record, Event):
+                self._positions |= {(stream, partition): at for stream, partition, at in record.origin}
         try:
             writer.sync()
         except OSError as error:

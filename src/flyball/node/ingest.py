@@ -1,8 +1,9 @@
 """The process that is the only writer of the local online store and of the ingest log.
 
 Run as `python -m flyball.node.ingest --project P`. Pushes that arrive while one commit runs are committed together by
-the next; each is acknowledged after the log has it and the cells are written. It serves `push`, `attach`,
-`materialize`, `flush` and `info` on its socket. The surprise: it needs neither user code nor the control database.
+the next; each is acknowledged after the log has it, the cells are written and its publication has come. It serves
+`push`, `events`, `attach`, `materialize`, `flush`, `dead` and `info` on its socket, and consumes the streams of the
+applied views (`node/streams.py`). The surprise: it needs neither user code nor the control database.
 `flyball apply` leaves the views as plain data in views.json, and that file is what a restart begins from.
 """
 
@@ -16,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,10 @@ from flyball.adapters.local.ipc import Call, Server
 from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.views import read_views
-from flyball.errors import FlyballError, Unavailable, UnknownName
-from flyball.features.spec import ViewSpec
+from flyball.errors import Busy, FlyballError, InputError, Unavailable, UnknownName
+from flyball.features.ingest import Batch
+from flyball.features.spec import SourceSpec, ViewSpec
+from flyball.node.streams import StreamTask
 from flyball.units import from_micros
 
 if TYPE_CHECKING:
@@ -40,13 +44,14 @@ __all__ = ["IngestProcess", "main"]
 _GROUP = 256  # pushes in one commit at most
 _MEASURE_EVERY = 1.0  # seconds between two writes of the numbers that /metrics shows
 _COMPACT_EVERY = 30.0  # seconds between two looks at the log's closed segments
+_MOST_ROWS = 200_000  # rows that may wait for their commit; more are refused, and asked for again later
+_GROUP_ROWS = 16_384  # rows in one commit, unless one push has more
+_ROOM = 20_000  # rows that may wait while streams are polled
 
 
 @dataclass(slots=True)
 class _Push:
-    source: str
-    rows: list[dict[str, Any]]
-    arrival: int | None  # None: stamped when it is committed, as near as can be to when readers see it
+    batch: Batch  # without an arrival it is stamped when it is committed, with when readers will see it
     answer: asyncio.Future[dict[str, Any]]
 
 
@@ -59,6 +64,7 @@ class IngestProcess:
         engine: Makes the offline engine when something is materialized for the first time.
         now: Domain time in µs, which stamps arrivals.
         measures: Where its numbers go.
+        stream: Makes the connector of a stream source.
     """
 
     def __init__(
@@ -69,17 +75,22 @@ class IngestProcess:
         engine: Callable[[], Any],
         now: Callable[[], int] = lambda: time.time_ns() // 1000,
         measures: Measures | None = None,
+        stream: Callable[[SourceSpec], EventStream] | None = None,
     ) -> None:
         self._layout = layout
         self.measures = measures or Measures(layout.state / "ingest.prom")
         self._open = open_ingest
         self._make_engine = engine
         self._engine: Any = None
+        self._filling: dict[str, datetime] = {}  # by digest, since when
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="materialize")  # its chunks let pushes in between
         self._views: dict[str, ViewSpec] = {}  # by digest, the applied one of a name last
         self._queue: list[_Push] = []
+        self._waiting = 0  # rows in the queue
+        self._open_stream = stream
+        self._streams: dict[SourceSpec, tuple[StreamTask, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
         self.pushes = 0
         self.groups = 0
@@ -91,10 +102,16 @@ class IngestProcess:
         self._ingest = await self._write(self._open, views)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._commit_for_ever()), loop.create_task(self._compact_for_ever()),
-                       loop.create_task(self._measure_for_ever())]  # fmt: skip
+                       loop.create_task(self._measure_for_ever()),
+                       loop.create_task(self._recover_for_ever())]  # fmt: skip
+        self._follow_streams()
 
     async def close(self) -> None:
         """Write what is queued, then close."""
+        streams = [task for _, task in self._streams.values()]
+        for task in streams:
+            task.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
         while self._queue:
             await asyncio.sleep(0.001)
         for task in self._tasks:
@@ -104,17 +121,60 @@ class IngestProcess:
     def handlers(self) -> dict[str, Any]:
         """Return the methods of the socket."""
         return {
-            "push": self.push, "attach": self.attach, "materialize": self.materialize, "flush": self.flush,
-            "info": self.info,
+            "push": self.push, "events": self.events, "dead": self.dead, "attach": self.attach,
+            "materialize": self.materialize, "flush": self.flush, "info": self.info,
         }  # fmt: skip
 
     async def push(self, body: list[Any], _: Call) -> dict[str, Any]:
         """Accept rows: [source, rows, arrival µs or None] -> accepted, rejected, sequence of the first row."""
         source, rows, arrival = body
+        return await self.take(Batch(source, rows, arrival))
+
+    async def events(self, body: list[Any], _: Call) -> dict[str, Any]:
+        """Accept all rows of a request or none: [source, rows] -> as `push`, or {"errors": [[place, what], ...]}."""
+        source, rows = body
+        try:
+            return await self.take(Batch(source, rows))
+        except InputError as error:
+            wrong = await self.on_writer(self._ingest.explain, source, rows)
+            if not wrong:
+                raise
+            return {"errors": sorted(wrong.items()), "error": str(error)}
+
+    async def take(self, batch: Batch) -> dict[str, Any]:
+        """Log and apply rows; return when they are readable.
+
+        Raises:
+            Busy: too much waits already.
+        """
+        rows = len(batch.rows) if isinstance(batch.rows, list) else 0
+        if self._waiting and self._waiting + rows > _MOST_ROWS:
+            self.measures.count("flyball_ingest_refused_total", help="Pushes refused because too much waited.")
+            raise Busy(f"{self._waiting} rows wait to be written already, at most {_MOST_ROWS} may; send these later")
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Push(source, rows, arrival, answer))
+        self._queue.append(_Push(batch, answer))
+        self._waiting += rows
         self._wake.set()
         return await answer
+
+    async def room(self) -> None:
+        """Return when few rows wait; streams are not polled before."""
+        while self._waiting > _ROOM:
+            await asyncio.sleep(0.01)
+
+    async def on_writer(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run something on the writing thread."""
+        return await self._write(work, *arguments)
+
+    @property
+    def ingest(self) -> Any:
+        """The Ingest; to be used on the writing thread."""
+        return self._ingest
+
+    async def dead(self, body: Any, _: Call) -> list[dict[str, Any]]:
+        """Return the newest messages that were no rows, at most 1,000: [source or None] -> rows of a table."""
+        letters = await self._write(lambda: self._ingest.dead(body[0] if body else None))
+        return [row | {"payload": row["payload"][:2000].decode("utf-8", "replace")} for row in letters[-1000:]]
 
     async def attach(self, body: bytes, _: Call) -> list[str]:
         """Apply exactly these views (JSON) from now on, and drop what is stored for others; return their names."""
@@ -125,21 +185,33 @@ class IngestProcess:
         for digest in gone:
             await self._write(lambda digest=digest: self._ingest.detach(digest, drop=True))
         self._views = {view.digest: view for view in views}
+        self._follow_streams()
         log("views attached", views=[f"{v.name}:{v.digest}" for v in views], dropped=sorted(gone))
         return sorted(v.name for v in views)
 
     async def materialize(self, body: dict[str, Any], call: Call) -> dict[str, Any]:
-        """Bring a view's online rows up to `until` (µs): {view, digest?, until, full} -> the result as a dict."""
+        """Bring a view's online rows up to `until`: {view, digest?, until, full, start?, end?} -> the result as a dict.
+
+        Times are µs; one at a time per view, a second caller is told.
+        """
         view = self._view(body["view"], body.get("digest"))
+        since = self._filling.get(view.digest)
+        if since is not None:
+            raise ConflictError(
+                f"view {view.name!r} is being materialized by this project's ingest process since "
+                f"{since:%Y-%m-%d %H:%M:%S} UTC; wait until it is done"
+            )
         loop = asyncio.get_running_loop()
 
-        def progress(*done: Any) -> None:
-            loop.call_soon_threadsafe(call.progress, [_plain(d) for d in done])
+        def detail(step: Any) -> None:
+            loop.call_soon_threadsafe(call.progress, list(step))
 
         started = time.monotonic()
-        result = await asyncio.get_running_loop().run_in_executor(
-            self._filler, self._materialize, view, body.get("until"), body.get("full", False), progress
-        )
+        self._filling[view.digest] = datetime.now(UTC)
+        try:
+            result = await loop.run_in_executor(self._filler, self._materialize, view, body, detail)
+        finally:
+            del self._filling[view.digest]
         log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
         return dict(_plain(result))
 
@@ -163,13 +235,21 @@ class IngestProcess:
             "views": sorted(v.name for v in self._views.values()),
             "pushes": self.pushes,
             "groups": self.groups,
+            "waiting": self._waiting,
+            "streams": {
+                source.name: {"up": task.up, "rows": task.rows, "dead": task.dead, "lag": task.lag}
+                for source, (task, _) in self._streams.items()
+            },
         }
 
-    def _materialize(self, view: ViewSpec, until: int | None, full: bool, progress: Callable[..., None]) -> Any:
+    def _materialize(self, view: ViewSpec, body: dict[str, Any], detail: Callable[..., None]) -> Any:
         if self._engine is None:
             self._engine = self._make_engine()
+        until = body.get("until")
         limit = from_micros(self._now() if until is None else until)
-        return self._ingest.materialize(self._engine, view, until=limit, full=full, progress=progress)
+        bounds = {n: from_micros(body[n]) for n in ("start", "end") if body.get(n) is not None}
+        full = body.get("full", False)
+        return self._ingest.materialize(self._engine, view, until=limit, full=full, detail=detail, **bounds)
 
     async def _write(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -177,15 +257,89 @@ class IngestProcess:
     async def _commit_for_ever(self) -> None:
         while True:
             await self._wake.wait()
-            group, self._queue = self._queue[:_GROUP], self._queue[_GROUP:]
-            if not self._queue:
-                self._wake.clear()
+            group = self._next_group()
             if group:
                 self.groups += 1
                 self.pushes += len(group)
+                began = time.monotonic()
                 results = await self._write(self._commit, group)
+                self._measure(group, results, time.monotonic() - began)
                 for push, result in zip(group, results, strict=True):
-                    _settle(push.answer, result)
+                    self._settle(push, result)
+
+    def _next_group(self) -> list[_Push]:
+        """Take pushes off the queue for one commit."""
+        end = rows = 0
+        while end < min(len(self._queue), _GROUP) and (not end or rows < _GROUP_ROWS):
+            rows += _rows(self._queue[end])
+            end += 1
+        group, self._queue = self._queue[:end], self._queue[end:]
+        self._waiting -= sum(map(_rows, group))
+        if not self._queue:
+            self._wake.clear()
+        return group
+
+    def _settle(self, push: _Push, result: Any) -> None:
+        """Answer a push; not before its publication, so that who pushed may read."""
+        left = getattr(result, "published", 0) - self._now()
+        if push.batch.arrival is None and 0 < left < 1_000_000:
+            asyncio.get_running_loop().call_later(left / 1e6, _settle, push.answer, result)
+        else:
+            _settle(push.answer, result)
+
+    def _measure(self, group: list[_Push], results: list[Any], seconds: float) -> None:
+        m = self.measures
+        m.observe("flyball_ingest_commit_seconds", seconds, "Time to log and apply one group of pushes.")
+        for push, result in zip(group, results, strict=True):
+            source = push.batch.source if not isinstance(result, UnknownName) else "unknown"
+            if isinstance(result, BaseException):
+                m.count("flyball_ingest_failed_total", 1, "Pushes that were refused or failed.", source=source)
+                continue
+            for name, about in (("accepted", "Rows taken."), ("rejected", "Rows dropped by where."),
+                                ("duplicates", "Rows whose event id was taken before.")):  # fmt: skip
+                by = getattr(result, name, 0)
+                m.count(f"flyball_ingest_{name}_total", by, about, source=source)
+
+    async def _recover_for_ever(self) -> None:
+        """Bring a store that was away up to the log."""
+        while True:
+            await asyncio.sleep(1.0)
+            try:
+                if getattr(self._ingest, "behind", ""):
+                    await self._write(self._ingest.recover)
+            except Exception as error:
+                failed("online store not caught up", error)
+
+    def _show(self) -> None:
+        m = self.measures
+        m.set("flyball_ingest_waiting_rows", self._waiting, "Rows that wait for their commit.")
+        behind = int(bool(getattr(self._ingest, "behind", "")))
+        m.set("flyball_ingest_behind", behind, "Whether the store lacks rows that the log has.")
+        for source, (task, _) in self._streams.items():
+            name = source.name
+            m.set("flyball_stream_up", int(task.up), "Whether the consumer is connected.", source=name)
+            m.set("flyball_stream_rows", task.rows, "Rows taken since this process started.", source=name)
+            m.set("flyball_stream_dead_letters", task.dead, "Messages since the start that were no rows.", source=name)
+            m.set("flyball_stream_failures", task.failures, "Reconnections since the start.", source=name)
+            since = time.monotonic() - task.newest
+            m.set("flyball_stream_idle_seconds", since, "Seconds since the last batch was logged.", source=name)
+            if task.lag is not None:
+                m.set("flyball_stream_lag_messages", task.lag, "Messages the broker has beyond it.", source=name)
+
+    def _follow_streams(self) -> None:
+        """Have one consumer for each stream source of the views, and none for others."""
+        wanted = {v.source.name: v.source for v in self._views.values() if v.source.stream}
+        for source in [s for s in self._streams if wanted.get(s.name) != s]:
+            self._streams.pop(source)[1].cancel()
+        for source in wanted.values():
+            if source in self._streams or self._open_stream is None:
+                continue
+            try:
+                task = StreamTask(source, self._open_stream(source), self)
+            except FlyballError as error:
+                failed(f"stream {source.name} cannot be consumed", error)
+                continue
+            self._streams[source] = (task, asyncio.get_running_loop().create_task(task.run()))
 
     async def _compact_for_ever(self) -> None:
         """Turn closed segments of the log into Parquet now and then, on the writing thread."""
@@ -203,16 +357,21 @@ class IngestProcess:
         while True:
             self.measures.set("flyball_ingest_pushes", self.pushes, "Pushes since this ingest process began.")
             self.measures.set("flyball_ingest_queue", len(self._queue), "Pushes that wait for a commit.")
+            self._show()
             self.measures.write()
             await asyncio.sleep(_MEASURE_EVERY)
 
     def _commit(self, group: list[_Push]) -> list[Any]:
         """Commit a group; a bad push comes back as its own error and never fails its neighbours."""
         try:
-            return list(self._ingest.push_many([(p.source, p.rows, p.arrival) for p in group]))
+            return list(self._ingest.push_many([p.batch for p in group]))
         except Exception as error:
             failed("group not committed", error)
             return [error] * len(group)
+
+
+def _rows(push: _Push) -> int:
+    return len(push.batch.rows) if isinstance(push.batch.rows, list) else 0
 
 
 def _settle(answer: asyncio.Future[dict[str, Any]], result: Any) -> None:
@@ -247,11 +406,12 @@ async def run(process: IngestProcess, socket: Path) -> None:
 
 def _compose(config: Config) -> IngestProcess:
     from flyball.adapters.local.snapshots import find_in_snapshots
-    from flyball.serving.slots import MapClock, SharedMap
+    from flyball.serving.slots import MapClock, MapGate, SharedMap
 
     layout = config.layout
     find_in_snapshots(layout)
-    clock = MapClock(SharedMap.open(layout.map))
+    shared = SharedMap.open(layout.map)
+    clock = MapClock(shared, gated=False)
 
     measures, kind = Measures(layout.state / "ingest.prom"), config.settings.online.store
 
@@ -269,7 +429,7 @@ def _compose(config: Config) -> IngestProcess:
 
         opened = open_store(config.settings, layout, readonly=False, secret=config.secret)
         store = MeteredStore(opened, observe)
-        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root)
+        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root, gate=MapGate(shared))
 
     def engine() -> Any:
         from flyball.adapters.duckdb import DuckDBEngine
@@ -277,7 +437,13 @@ def _compose(config: Config) -> IngestProcess:
 
         return DuckDBEngine(config.root, FileIngestLog(layout.ingest))
 
-    return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros, measures=measures)
+    return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros, measures=measures,
+                         stream=lambda source: open_stream(source, lambda text: _resolved(config, text)))  # fmt: skip
+
+
+def _resolved(config: Config, text: str) -> str:
+    """Return what env:NAME or file:PATH stands for; other text stands for itself."""
+    return config.secret(text) if text.startswith(("env:", "file:")) else text
 
 
 def main(arguments: list[str] | None = None) -> int:
