@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 
 from flyball.errors import InputError, UnknownName
 from flyball.features import types, values
+from flyball.features.kernel import slots
 from flyball.features.kernel.asof import newest_rows
-from flyball.features.kernel.partials import Floats, Ints
+from flyball.features.kernel.partials import Ints
 from flyball.features.kernel.timeline import Timeline, codes_of, row_order
 from flyball.features.kernel.windows import evaluate
 from flyball.features.ports import OfflineEngine
@@ -138,9 +139,15 @@ def _ordered(rows: pa.Table) -> pa.Table:
 def _window_answers(
     timeline: Timeline, rows: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], codes: Ints, at: Ints
 ) -> list[tuple[pa.Array, Statuses]]:
-    numbers = {f.of: _numbers(rows.column(f.of), f.of, view) for f in features if f.of is not None}
-    answers = evaluate(timeline, numbers, features, codes, at)
-    return [(_nullable(v, f.type), s) for f, (v, s) in zip(features, answers, strict=True)]
+    wanted = [slot for _, slot in slots.planned(features) if slot is not None]
+    for slot in wanted:
+        if slot.of is not None and not slots.folds(slot, kind := rows.column(slot.of).type):
+            raise InputError(
+                f"view {view.name!r} aggregates column {slot.of!r}, which is {kind}; only numbers and booleans fold "
+                "(vectors by mean, times by first and last, anything by count and distinct)"
+            )
+    answers = evaluate(timeline, slots.columns(wanted, rows), features, codes, at)
+    return [(slots.to_arrow(f, v, s), s) for f, (v, s) in zip(features, answers, strict=True)]
 
 
 def _row_answers(
@@ -214,26 +221,6 @@ def _widens(have: pa.DataType, want: pa.DataType) -> bool:
 
 def _same_or_widens(have: pa.DataType, want: pa.DataType) -> bool:
     return bool(have == want or _widens(have, want))
-
-
-def _numbers(column: pa.ChunkedArray, name: str, view: ViewSpec) -> Floats:
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise InputError(
-            f"view {view.name!r} aggregates column {name!r}, which is {kind}; only numbers and booleans fold"
-        )
-    floats = column.cast(pa.float64(), safe=False)
-    values: Floats = (pc.fill_null(floats, np.nan) if floats.null_count else floats).to_numpy()
-    return values
-
-
-def _nullable(values: Floats, kind: ColumnType) -> pa.Array:
-    missing = np.isnan(values)
-    if kind == "int64":
-        return pa.array(np.where(missing, 0, values).astype(np.int64), mask=missing)
-    return pa.array(values, mask=missing)
 
 
 def _with_default(feature: FeatureSpec, found: pa.Array, status: Statuses) -> tuple[pa.Array, Statuses]:

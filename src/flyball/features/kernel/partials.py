@@ -1,7 +1,7 @@
 """Partial aggregates of a set of values: count, sum, squared deviations, least, greatest; they merge in any order.
 
 The surprise: null and NaN are the same nothing here. A value that is not a number is never folded, so one bad row
-does not make a day's mean NaN. Integers are exact up to 2**53, because sums are float64.
+does not make a day's mean NaN. Integers are exact up to 2**53, because sums are float64; beyond it see `wholes`.
 """
 
 from __future__ import annotations
@@ -120,27 +120,36 @@ def combine(left: Partials, right: Partials) -> Partials:
 def finish(partials: Partials, stat: Stat) -> tuple[Floats, npt.NDArray[np.uint8]]:
     """Turn partials into values and statuses.
 
-    Count and sum of nothing are 0 and PRESENT; mean, min and max of nothing, and the sample standard deviation of
-    fewer than two values, are NaN with status NULL.
+    Count and sum of nothing are 0 and PRESENT; mean, min and max of nothing, and the sample variance and standard
+    deviation of fewer than two values, are NaN with status NULL. Infinities fold as such; where that leaves no number
+    (inf - inf, the deviation from an infinite mean) the answer is NULL too.
     """
     count = partials["count"]
-    least = 2 if stat is Stat.STD else 1
+    least = 2 if stat in {Stat.STD, Stat.VAR} else 1
     with np.errstate(all="ignore"):
         match stat:
             case Stat.COUNT:
                 return count.astype(np.float64), np.zeros(len(partials), dtype=np.uint8)
             case Stat.SUM:
-                return partials["sum"].copy(), np.zeros(len(partials), dtype=np.uint8)
+                total = partials["sum"].copy()
+                return total, np.where(np.isnan(total), Status.NULL, Status.PRESENT).astype(np.uint8)
             case Stat.MEAN:
                 raw = partials["sum"] / np.maximum(count, 1)
             case Stat.STD:
-                raw = np.sqrt(partials["m2"] / np.maximum(count - 1, 1))
+                raw = np.sqrt(_variance(partials))
+            case Stat.VAR:
+                raw = _variance(partials)
             case Stat.MIN:
                 raw = partials["min"]
-            case Stat.MAX:
+            case _:
                 raw = partials["max"]
-    enough = count >= least
+    enough = (count >= least) & ~np.isnan(raw)
     return np.where(enough, raw, np.nan), np.where(enough, Status.PRESENT, Status.NULL).astype(np.uint8)
+
+
+def _variance(partials: Partials) -> Floats:
+    raw = partials["m2"] / np.maximum(partials["count"] - 1, 1)
+    return np.where(np.isfinite(partials["sum"]), raw, np.nan)
 
 
 def _segments(starts: Ints, n: int) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from flyball.errors import DefinitionError
+from flyball.features.kernel.pairs import Asked, PairFold, fold_pairs, slices
 from flyball.features.kernel.partials import Floats, Ints, Partials, combine, empty, finish, fold, of_values
+from flyball.features.kernel.slots import Column, Slot, planned
 from flyball.features.kernel.timeline import Timeline
 from flyball.features.spec import FeatureSpec, Stat, Status
 
@@ -77,41 +79,77 @@ def first_cell(at: int | Ints, window: int, hop: int) -> int | Ints:
 
 def evaluate(
     rows: Timeline,
-    values: Mapping[str, Floats],
+    columns: Mapping[str, Column],
     features: Iterable[FeatureSpec],
     codes: Ints,
     at: Ints,
-) -> list[tuple[Floats, npt.NDArray[np.uint8]]]:
+) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]]:
     """Answer window features for requests.
 
     Args:
         rows: The view's rows.
-        values: Column name -> float64 of the rows in the timeline's input order, NaN where null.
-        features: Window features; `of` names a column in `values`, None counts rows.
+        columns: The features' slots by name (`slots.columns`), of the rows in the timeline's input order.
+        features: Window features.
         codes: Entity code of each request, -1 where its key is null or unknown.
         at: T of each request, µs.
 
     Returns:
-        (values, statuses) per feature. Status is MISSING where the entity has no row known at T.
+        (values, statuses) per feature: float64 (NaN where null), int64 (0 where null) or float32 of shape (n, K).
+        Status is MISSING where the entity has no row known at T.
     """
     features = list(features)
     unseen = rows.newest(codes, at) < 0
-    asked = _Requests(codes, at, rows.place_known(at), rows.place_event(at), _low_places(rows, features, at))
-    folded = {(f.of, f.window, f.hop): empty(len(at)) for f in features}
-    deep = {f.of for f in features if f.stat is not Stat.COUNT}
-    for chain in _chains(rows):
-        ranges = chain.ranges(rows, asked)
-        for of in dict.fromkeys(f.of for f in features):
-            column = None if of is None else values[of][rows.rows[chain.picked]]
-            mine = {key: ranges[key[1:]] for key in folded if key[0] == of}
-            for key, found in chain.fold(asked, column, mine, deep=of in deep):
-                folded[key] = combine(folded[key], found)
+    low = _low_places(rows, features, at)
+    asked = _Requests(codes, at, rows.place_known(at), rows.place_event(at), low)
+    plans = list(zip(features, planned(features), strict=True))
+    plain = [(f, s) for f, (kind, s) in plans if kind in {"rows", "moments"}]
+    folded = _moments(rows, columns, plain, asked)
+    paired = _pairs(rows, columns, [(f, k, s) for f, (k, s) in plans if k not in {"rows", "moments"}], asked)
     answers = []
-    for f in features:
-        numbers, status = finish(folded[f.of, f.window, f.hop], f.stat or Stat.COUNT)
+    for f, (kind, slot) in plans:
+        if kind in {"rows", "moments"}:
+            numbers, status = finish(folded[_name(slot), f.window, f.hop], f.stat or Stat.COUNT)
+        else:
+            numbers, status = paired[f.name].finish()
         status[unseen] = Status.MISSING
         answers.append((numbers, status))
     return answers
+
+
+def _name(slot: Slot | None) -> str | None:
+    return None if slot is None else slot.name
+
+
+def _moments(
+    rows: Timeline, columns: Mapping[str, Column], plain: list[tuple[FeatureSpec, Slot | None]], asked: _Requests
+) -> dict[_Key, Partials]:
+    """Fold what merges as moments, by slot and window, through chains and trees."""
+    folded = {(_name(s), f.window, f.hop): empty(len(asked.at)) for f, s in plain}
+    deep = {_name(s) for f, s in plain if f.stat is not Stat.COUNT}
+    for chain in _chains(rows) if folded else ():
+        ranges = chain.ranges(rows, asked)
+        for name in dict.fromkeys(_name(s) for _, s in plain):
+            column = None if name is None else columns[name][0][rows.rows[chain.picked]]
+            mine = {key: ranges[key[1:]] for key in folded if key[0] == name}
+            for key, found in chain.fold(asked, column, mine, deep=name in deep):
+                folded[key] = combine(folded[key], found)
+    return folded
+
+
+def _pairs(
+    rows: Timeline, columns: Mapping[str, Column], wanted: list[tuple[FeatureSpec, str, Slot | None]], asked: _Requests
+) -> dict[str, PairFold]:
+    """Fold the rest, value by value, all features of a window together."""
+    n = len(asked.at)
+    spans: dict[_Span, list[PairFold]] = {}
+    for f, kind, slot in wanted:
+        assert slot is not None
+        spans.setdefault((f.window, f.hop), []).append(PairFold.of(f, kind, slot, columns, n))
+    for span, folds in spans.items():
+        end = rows.until(rows.event_keys, asked.codes, asked.at_event)
+        begin = np.minimum(rows.until(rows.event_keys, asked.codes, asked.low_event[span]), end)
+        fold_pairs(rows, Asked(asked.at, begin, end), folds, _PAIRS)
+    return {fold.feature.name: fold for folds in spans.values() for fold in folds}
 
 
 _Span = tuple[int | None, int | None]  # window and hop
@@ -183,7 +221,7 @@ class _Rest:
         del deep
         values = np.ones(len(self.picked)) if column is None else column
         for key, (begin, end) in ranges.items():
-            folded = [self._fold(values, begin[p], end[p], asked.at[p]) for p in _slices(end - begin)]
+            folded = [self._fold(values, begin[p], end[p], asked.at[p]) for p in slices(end - begin, _PAIRS)]
             yield key, np.concatenate([empty(0), *folded])
 
     def _fold(self, values: Floats, begin: Ints, end: Ints, at: Ints) -> Partials:
@@ -244,14 +282,3 @@ def _chains(rows: Timeline) -> Iterator[_Chain | _Rest]:
         left = left[~regular]
     if len(left):
         yield _Rest(left, rows.event_keys[left], rows.known[rows.rows[left]])
-
-
-def _slices(lengths: Ints) -> Iterator[slice]:
-    """Cut requests into runs of at most `_PAIRS` pairs in all, or single requests."""
-    total = np.cumsum(lengths)
-    begin = 0
-    while begin < len(lengths):
-        done = int(total[begin - 1]) if begin else 0
-        end = max(begin + 1, int(np.searchsorted(total, done + _PAIRS, "right")))
-        yield slice(begin, end)
-        begin = end

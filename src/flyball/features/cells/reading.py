@@ -1,0 +1,318 @@
+"""Answer window features at T from stored values: cells from a window's old edge on, and the raw events known at T.
+
+The surprise: no cell is looked at twice. Where a window begins is searched in the index column of all values at once,
+then one reduceat per column folds every window of every value. A lone value of plain kinds goes through `one`, which
+does the same arithmetic on Python numbers; the answers are the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flyball.features.cells.kinds import Cells
+from flyball.features.cells.layout import Block, Range, WindowLayout
+from flyball.features.cells.one import read_one
+from flyball.features.cells.values import Held
+from flyball.features.kernel import distinct, partials, quantiles, wholes
+from flyball.features.kernel.slots import is_null
+from flyball.features.kernel.windows import first_cell
+from flyball.features.spec import FeatureSpec, Stat, Status
+from flyball.features.types import is_vector, vector_size
+
+__all__ = ["answer", "answer_columns", "answer_one"]
+
+Answer = tuple[np.ndarray, np.ndarray]
+_NULL, _PRESENT = np.uint8(Status.NULL), np.uint8(Status.PRESENT)
+
+
+def answer(layout: WindowLayout, values: Sequence[bytes], at: int) -> Answer:
+    """Evaluate a window view's stored features at T for many stored values, as a matrix.
+
+    Args:
+        layout: The view's layout.
+        values: Stored values, at least one.
+        at: T in µs, not before a value's floor (T may lie `SPAN` before the newest arrival).
+
+    Returns:
+        (float64 values, shape (len(values), layout.width); uint8 statuses, shape (len(values), features)). NaN where
+        null. Integers beyond 2**53 are rounded here; `answer_columns` has them whole.
+    """
+    if len(values) == 1 and layout.plain:
+        numbers, status = answer_one(layout, values[0], at)
+        return np.array([numbers], np.float64), np.array([status or [0] * len(numbers)], np.uint8)
+    found = np.empty((len(values), layout.width))
+    columns, statuses = answer_columns(layout, values, at)
+    column = 0
+    for i, (feature, answers) in enumerate(zip(layout.features, columns, strict=True)):
+        wide = vector_size(feature.type)
+        target = found[:, column : column + wide]
+        target[:] = answers if answers.ndim > 1 else answers[:, None]
+        if answers.dtype.kind != "f" and (null := is_null(feature, statuses[:, i])).any():
+            target[null] = np.nan
+        column += wide
+    return found, statuses
+
+
+def answer_columns(layout: WindowLayout, values: Sequence[bytes], at: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Do as `answer`, exactly: one array per feature.
+
+    Returns:
+        (float64 (NaN where null), int64 and bool (0 where null) or float32 of shape (n, K), per feature; uint8
+        statuses, shape (len(values), features)).
+    """
+    held = Held(layout.shape, values)
+    seen = held.heads["known"] <= at
+    heads, owner = (held.heads, held.head_owner) if seen.all() else (held.heads[seen], held.head_owner[seen])
+    blocks = [_Block(layout, held, b, heads, owner, at) for b in range(len(layout.ranges))]
+    columns = []
+    statuses = np.empty((len(values), len(layout.features)), np.uint8)
+    for i, (feature, (b, r)) in enumerate(zip(layout.features, layout.places, strict=True)):
+        found, statuses[:, i] = blocks[b].finish(feature, r)
+        columns.append(found.astype(bool) if feature.type == "bool" else found)
+    unseen = held.tops["seen"] > at
+    if unseen.any():
+        statuses[unseen] = Status.MISSING
+    return columns, statuses
+
+
+def answer_one(layout: WindowLayout, value: bytes, at: int) -> tuple[Sequence[float], Sequence[int] | None]:
+    """Evaluate one stored value: `layout.width` numbers (NaN where null), and statuses or None for all PRESENT."""
+    if layout.plain:
+        return read_one(layout, value, at)
+    numbers, statuses = answer(layout, [value], at)
+    return numbers[0].tolist(), statuses[0].tolist() if statuses.any() else None
+
+
+class _Block:
+    """The answers of one block's ranges, for all values: arrays of n x ranges, value by value."""
+
+    def __init__(self, layout: WindowLayout, held: Held, b: int, heads: np.ndarray, owner: np.ndarray, at: int) -> None:
+        self.block: Block = layout.shape.blocks[b]
+        self.ranges: tuple[Range, ...] = layout.ranges[b]
+        self.n = len(held.tops)
+        self.cells = held.cells[b]
+        self.shape = layout.shape
+        self.heads, self.owner = heads, owner
+        self.first = [first_cell(at, r.window, r.hop) for r in self.ranges]
+        self.begin, self.end = self._bounds(held.block_counts(b))
+        if not self.block.sketch:
+            found = self._folded()
+            if len(heads):
+                found = self._with_heads(found)
+            self.found = found
+
+    def _bounds(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first cell of each value's range and its end, by bisection of all of them together."""
+        ends = np.cumsum(counts.ravel()).reshape(counts.shape)
+        groups = [r.group for r in self.ranges]
+        end = ends[:, groups].ravel()
+        low, high = end - counts[:, groups].ravel(), end
+        index, first = self.cells["index"], np.tile(np.array(self.first, np.int64), self.n)
+        while True:
+            open_ = low < high
+            if not open_.any():
+                return low, end
+            middle = (low + high) >> 1
+            older = index[middle] < first
+            low = np.where(open_ & older, middle + 1, low)
+            high = np.where(open_ & ~older, middle, high)
+
+    # ------------------------------------------------------------------------------------------- fixed cells
+
+    def _folded(self) -> Cells:
+        """Fold each range's cells."""
+        begin, end, kind = self.begin, self.end, self.block.kind
+        if kind in {"first", "last"}:
+            return self._end_cells(begin, end)
+        bounds = np.empty(2 * len(begin), np.int64)
+        bounds[0::2], bounds[1::2] = begin, end
+        empty = begin == end
+        found: Cells = {}
+        for name in self.block.columns:
+            column = self.cells[name]
+            if name == "m2":
+                found[name] = self._deviations(found, begin, end)
+                continue
+            if column.ndim > 1:  # vectors have no element to spare
+                column = np.concatenate([column, np.zeros((1, *column.shape[1:]))])
+            fold = {"min": np.minimum, "max": np.maximum}.get(name, np.add)
+            found[name] = fold.reduceat(column, bounds)[::2]
+            if empty.any():
+                found[name][empty] = _nothing(kind, name)
+        return found
+
+    def _deviations(self, found: Cells, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Return squared deviations from each range's mean (Chan, Golub and LeVeque 1979, for many parts at once)."""
+        lengths = end - begin
+        full = lengths > 0
+        m2 = np.zeros(len(begin))
+        if not full.any():
+            return m2
+        lengths, starts = lengths[full], np.cumsum(lengths[full]) - lengths[full]
+        which = np.repeat(begin[full] - starts, lengths) + np.arange(int(lengths.sum()))
+        count = self.cells["count"][which]
+        with np.errstate(all="ignore"):
+            mean = found["sum"][full] / found["count"][full]
+            away = self.cells["sum"][which] / count - np.repeat(mean, lengths)
+            m2[full] = np.add.reduceat(self.cells["m2"][which], starts) + np.add.reduceat(count * away * away, starts)
+        return m2
+
+    def _end_cells(self, begin: np.ndarray, end: np.ndarray) -> Cells:
+        """Take each range's oldest or newest cell; `event` says by its own null that there is none."""
+        there = begin < end
+        at = np.where(there, begin if self.block.kind == "first" else end - 1, 0)
+        found: Cells = {name: self.cells[name][at].copy() for name in self.block.columns}
+        found["there"] = there
+        return found
+
+    # ------------------------------------------------------------------------------------------- raw events
+
+    def _inside(self, r: int) -> np.ndarray:
+        """Return which raw events lie in a range and have a value."""
+        span = self.ranges[r]
+        inside: np.ndarray = self.heads["event"] > self.first[r] * span.hop
+        return np.flatnonzero(inside & self.shape.valid(self.heads, span.slot) if span.slot >= 0 else inside)
+
+    def _with_heads(self, found: Cells) -> Cells:
+        """Add the raw events to the cells' folds, range by range."""
+        width = len(self.ranges)
+        for r, span in enumerate(self.ranges):
+            which = self._inside(r)
+            if not len(which):
+                continue
+            values = self.heads[f"s{span.slot}"][which] if span.slot >= 0 else np.ones(len(which))
+            mine = {name: column[r::width] for name, column in found.items()}
+            for name, column in self._added(mine, values, which).items():
+                found[name][r::width] = column
+        return found
+
+    def _added(self, mine: Cells, values: np.ndarray, which: np.ndarray) -> Cells:
+        owner, kind = self.owner[which], self.block.kind
+        if kind in {"first", "last"}:
+            return self._nearer(mine, values, which, owner)
+        count = np.bincount(owner, minlength=self.n)
+        if kind == "rows":
+            return {"count": mine["count"] + count}
+        if kind == "wholes":
+            return self._exact(mine, values, owner)
+        if is_vector(kind):
+            sums = mine["sums"].copy()
+            np.add.at(sums, owner, values.astype(np.float64))
+            return {"count": mine["count"] + count, "sums": sums}
+        return self._moments(mine, values, owner, count)
+
+    def _moments(self, mine: Cells, values: np.ndarray, owner: np.ndarray, count: np.ndarray) -> Cells:
+        found: Cells = {"count": mine["count"] + count}
+        with np.errstate(all="ignore"):
+            if "sum" in mine:
+                total = np.bincount(owner, values, self.n)
+                found["sum"] = mine["sum"] + total
+            if "m2" in mine:
+                away = values - (total / np.maximum(count, 1))[owner]
+                drift = np.bincount(owner, away, self.n)
+                own = np.maximum(np.bincount(owner, away * away, self.n) - drift * drift / np.maximum(count, 1), 0.0)
+                delta = total / np.maximum(count, 1) - mine["sum"] / np.maximum(mine["count"], 1)
+                between = delta * delta * (mine["count"] * (count / np.maximum(found["count"], 1)))
+                both = (mine["count"] > 0) & (count > 0)
+                found["m2"] = mine["m2"] + np.where(count > 1, own, 0.0) + np.where(both, between, 0.0)
+        return found | self._extremes(mine, values, owner)
+
+    def _extremes(self, mine: Cells, values: np.ndarray, owner: np.ndarray) -> Cells:
+        found: Cells = {}
+        for name, ufunc in (("min", np.minimum), ("max", np.maximum)):
+            if name in mine:
+                found[name] = mine[name].copy()
+                ufunc.at(found[name], owner, values)
+        return found
+
+    def _exact(self, mine: Cells, values: np.ndarray, owner: np.ndarray) -> Cells:
+        found: Cells = {"count": mine["count"].copy()}
+        np.add.at(found["count"], owner, 1)
+        for name, part in zip(("high", "low"), wholes.parts(values), strict=True):
+            if name in mine:
+                found[name] = mine[name].copy()
+                np.add.at(found[name], owner, part)
+        return found | self._extremes(mine, values, owner)
+
+    def _nearer(self, mine: Cells, values: np.ndarray, which: np.ndarray, owner: np.ndarray) -> Cells:
+        """Let the oldest (newest) of a value's raw events and its cells win."""
+        events = self.heads[which]
+        order = np.lexsort((events["sequence"], events["created"], events["event"], owner))
+        edge = np.ones(len(order), bool)
+        same = owner[order][1:] == owner[order][:-1]
+        if self.block.kind == "first":
+            edge[1:] = ~same
+        else:
+            edge[:-1] = ~same
+        picked = order[edge]
+        whose = owner[picked]
+        theirs = {name: events[name][picked] for name in ("event", "created", "sequence")}
+        before, tie = np.zeros(len(whose), bool), np.ones(len(whose), bool)
+        for name, column in theirs.items():
+            before |= tie & (column < mine[name][whose])
+            tie &= column == mine[name][whose]
+        better = ~mine["there"][whose] | (before if self.block.kind == "first" else ~before & ~tie)
+        found = {name: column.copy() for name, column in mine.items()}
+        for name, column in theirs.items():
+            found[name][whose[better]] = column[better]
+        bits = np.ascontiguousarray(values[picked]).view(np.int64)
+        found["value"][whose[better]], found["there"][whose] = bits[better], True
+        return found
+
+    # ------------------------------------------------------------------------------------------- the end
+
+    def finish(self, feature: FeatureSpec, r: int) -> Answer:
+        """Return a feature's values and statuses."""
+        kind = self.block.kind
+        if kind == "hll":
+            return self._distinct(r)
+        if kind == "kll":
+            return self._quantile(r, feature.q or 0.5)
+        mine = {name: column[r :: len(self.ranges)] for name, column in self.found.items()}
+        if kind in {"first", "last"}:
+            good = mine["there"]
+            value = np.ascontiguousarray(mine["value"])
+            value = np.where(good, value.view(np.float64), np.nan) if feature.type == "float64" else value * good
+            return value, np.where(good, _PRESENT, _NULL)
+        if is_vector(kind):
+            good = mine["count"] > 0
+            mean = mine["sums"] / np.maximum(mine["count"], 1)[:, None]
+            return np.where(good[:, None], mean, np.nan).astype(np.float32), np.where(good, _PRESENT, _NULL)
+        module = wholes if kind == "wholes" else partials
+        records = module.empty(self.n)
+        for name, column in mine.items():
+            records[name] = column
+        found: Answer = module.finish(records, feature.stat or Stat.COUNT)
+        return found
+
+    def _states(self, r: int) -> list[tuple[list[bytes], np.ndarray]]:
+        """Return each value's cells (as bytes) and raw values in a range."""
+        width, span, states = len(self.ranges), self.ranges[r], self.cells["state"]
+        which = self._inside(r)
+        values, owner = self.heads[f"s{span.slot}"][which], self.owner[which]
+        bounds = zip(self.begin[r::width].tolist(), self.end[r::width].tolist(), strict=True)
+        return [(list(states[a:b]), values[owner == i]) for i, (a, b) in enumerate(bounds)]
+
+    def _distinct(self, r: int) -> Answer:
+        found = np.zeros(self.n, np.int64)
+        for i, (cells, hashes) in enumerate(self._states(r)):
+            states = [distinct.from_bytes(c) for c in cells]
+            found[i] = distinct.estimate(distinct.merge([*states, distinct.of_hashes(np.ascontiguousarray(hashes))]))
+        return found, np.where(found > 0, _PRESENT, _NULL)
+
+    def _quantile(self, r: int, q: float) -> Answer:
+        found = np.empty(self.n)
+        for i, (cells, raw) in enumerate(self._states(r)):
+            states: list[quantiles.Levels] = [quantiles.from_bytes(c) for c in cells]
+            found[i] = quantiles.quantiles([*states, (np.ascontiguousarray(raw),)], [q])[0]
+        return found, np.where(np.isnan(found), _NULL, _PRESENT)
+
+
+def _nothing(kind: str, name: str) -> float | int:
+    if name == "min":
+        return wholes.GREATEST if kind == "wholes" else np.inf
+    if name == "max":
+        return wholes.LEAST if kind == "wholes" else -np.inf
+    return 0
