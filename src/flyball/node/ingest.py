@@ -27,16 +27,17 @@ from flyball.adapters.local.ipc import Call, Server
 from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.views import read_views
-from flyball.errors import Busy, FlyballError, InputError, Unavailable, UnknownName
+from flyball.errors import Busy, ConflictError, FlyballError, InputError, Unavailable, UnknownName
 from flyball.features.ingest import Batch
 from flyball.features.spec import SourceSpec, ViewSpec
-from flyball.node.streams import StreamTask
+from flyball.node.streams import StreamTask, open_stream
 from flyball.units import from_micros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flyball.config import Config
+    from flyball.features.ports import EventStream
     from flyball.layout import Layout
 
 __all__ = ["IngestProcess", "main"]
