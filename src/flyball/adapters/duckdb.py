@@ -1,16 +1,20 @@
-"""Read a source with DuckDB: scan its Parquet files, derive, filter, and add what was pushed.
+"""Read sources with DuckDB: scan files, tables and queries, derive, filter, add what was pushed; answer requests.
 
-The surprise: times are BIGINT microseconds in all SQL here. Local times become UTC by a decision tree over the zone's
-changes, written into the query, so that no extension and no session setting has a say.
+The surprise: only Parquet of plain types is read by SQL as a whole (`duckdb_sql`). What SQL cannot say exactly (CSV
+times, transformations, declared types that differ from a file's) leaves DuckDB raw (`duckdb_raw`) and goes the way of
+pushed rows. Both mean the same; a property test holds them equal.
 
-Order of rows: by (event, created, sequence). A file row's sequence is -(2**62) + (index of its file << 32) + its row
-number, negative, in file order; a pushed row's is its number in the ingest log, 1 and up.
+Order of rows: by (event, created, sequence). A file row's sequence is -(2**62) + (place of its file among all files of
+the source by name << 32) + its row number, negative, so a file whose name comes last changes nobody else's; a table's
+rows are numbered in order of their content; a pushed row's is its number in the ingest log, 1 and up.
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,24 +24,37 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from flyball.adapters import duckdb_raw as raw_rows
+from flyball.adapters.duckdb_sql import FIRST_SEQUENCE, Part, Query, is_local
 from flyball.errors import SourceError, UnknownName
-from flyball.features import expressions, reading
-from flyball.features.answers import answer_by_scan
+from flyball.features import reading, types
+from flyball.features.answers import answer_rows, row_columns
+from flyball.features.chunks import answer_in_buckets, buckets_for
+from flyball.features.frames import freeze
 from flyball.features.kernel.timeline import row_order
-from flyball.features.ports import IngestLog
-from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
-from flyball.features.zones import Zone, zone
+from flyball.features.manifest import read_manifest
+from flyball.features.ports import FileInfo, IngestLog
+from flyball.features.reading import files as listing
+from flyball.features.reading.files import Reference, Shape, SourceFile
+from flyball.features.reading.rows import derived, finish, not_quarantined
+from flyball.features.reading.schema import columns_of_step, needed, needed_steps, output_types, quarantine_columns
+from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, TransformSpec, ViewSpec
+from flyball.features.zones import zone
 from flyball.units import to_micros
 
 __all__ = ["DuckDBEngine", "SourceReport"]
 
 _TIMES = ("__event", "__created", "__known", "__sequence")
-_FIRST_SEQUENCE = -(2**62)
+_GUESSED_ROWS = 1_000_000  # of a CSV file, table or query, when somebody must guess
+Published = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """What reading a source met: rows seen, rows `where` dropped, event times in a missing or a doubled local hour."""
+    """What reading a source met: rows seen, rows left out, event times in a missing or a doubled local hour.
+
+    Left out are rows that `where` dropped, that have no event time, or that are quarantined.
+    """
 
     rows: int
     rejected: int
@@ -47,12 +64,24 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class _Pushed:
-    """Pushed rows up to sequence `last`, accepted under these column types."""
+    """Pushed rows up to sequence `last`, accepted under these column types and this revision of the log."""
 
     types: Mapping[str, ColumnType] | None
+    revision: object
     last: int
     table: pa.Table
     rejected: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A source as it lies: its raw types (None: only pushes tell them), outputs, files, pushed rows."""
+
+    reference: Reference | None
+    outputs: Mapping[str, ColumnType]
+    files: tuple[SourceFile, ...]
+    shapes: Mapping[str, Shape]
+    pushed: _Pushed | None
 
 
 class DuckDBEngine:
@@ -62,14 +91,80 @@ class DuckDBEngine:
         root: The project's root; sources' paths are relative to it.
         log: Where pushed rows are kept; None when nothing is pushed.
         threads: DuckDB's threads per query.
+        state: Where frames and pinned types lie; `.flyball` in the root by default.
+        published: When the files of a view's source became readable online (path -> µs), for `answer`.
     """
 
-    def __init__(self, root: Path, log: IngestLog | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        root: Path,
+        log: IngestLog | None = None,
+        *,
+        threads: int = 1,
+        state: Path | None = None,
+        published: Callable[[ViewSpec], Published] | None = None,
+    ) -> None:
         self._root = Path(root)
         self._log = log
         self._threads = threads
+        self._state = self._root / ".flyball" if state is None else Path(state)
+        self._published = published
         self._lock = threading.Lock()  # two threads may scan; a log is read by one
-        self._accepted: dict[SourceSpec, _Pushed] = {}  # the log only grows, so what was accepted stays so
+        self._accepted: dict[SourceSpec, _Pushed] = {}
+
+    # -------------------------------------------------------------------------------------------- what there is
+
+    def types(self, source: SourceSpec, *, fresh: bool = False) -> dict[str, ColumnType]:
+        """Return the types of a source's raw and derived columns; `fresh` forgets what was pinned of the raw ones."""
+        return dict(self._open(source, fresh=fresh).outputs)
+
+    def pin(self, source: SourceSpec) -> dict[str, ColumnType]:
+        """Pin a source's raw types as they are now: from here on a file with others is an error. Done at apply."""
+        opened = self._open(source, fresh=True)
+        ref = opened.reference
+        if ref is not None and source.kind not in {"push", "stream"} and (opened.shapes or source.kind != "parquet"):
+            optional = [n for n in ref.types if any(n not in s.fields for s in opened.shapes.values())]
+            listing.write_pin(self._root, source, ref.types, optional, state=self._state)
+        return dict(opened.outputs)
+
+    def files(self, source: SourceSpec) -> list[FileInfo]:
+        """Return a source's files in order of their names; see `OfflineEngine.files`.
+
+        Raises:
+            SourceError: a file cannot be read.
+        """
+        found = []
+        for file in self._files(source):
+            rows = self._shape(source, file).rows
+            rows = self._csv_count(source, file) if rows < 0 else rows
+            found.append(FileInfo(file.name, file.index, *listing.stamp(file), rows))
+        return found
+
+    def rejected(self, source: SourceSpec) -> int:
+        """Return how many rows were left out (rows without an event time and quarantined ones included)."""
+        return self.report(source).rejected
+
+    def report(self, source: SourceSpec) -> SourceReport:
+        """Count what reading the whole source meets."""
+        opened = self._open(source)
+        rows = rejected = missing = doubled = 0
+        if opened.pushed is not None:
+            rows += opened.pushed.table.num_rows + opened.pushed.rejected
+            rejected += opened.pushed.rejected
+        for seen, kept in self._counts(source, opened):
+            rows, rejected = rows + seen, rejected + seen - kept
+        if source.kind in {"parquet", "frame"}:
+            found = zone(source.timezone).to_utc(self._local_events(source, opened))
+            missing, doubled = found.missing, found.doubled
+        return SourceReport(rows, rejected, missing, doubled)
+
+    def forget(self, source: str) -> None:
+        """Forget the rows pushed to a source that are held in memory; the next look reads the log again."""
+        with self._lock:
+            for spec in [s for s in self._accepted if s.name == source]:
+                del self._accepted[spec]
+
+    # -------------------------------------------------------------------------------------------- rows
 
     def scan(
         self,
@@ -78,262 +173,441 @@ class DuckDBEngine:
         columns: Sequence[str],
         start: datetime | None = None,
         end: datetime | None = None,
+        files: Sequence[str] | None = None,
+        pushed: bool = True,
+        published: Published | None = None,
     ) -> pa.Table:
         """Return accepted rows as Arrow, sorted by (event, created, sequence); see `OfflineEngine.scan`.
 
         Raises:
-            SourceError: there is no file and nothing was pushed, a column is missing or has a wrong type.
+            SourceError: there is no file and nothing was pushed, a file cannot be read, a column is missing or has
+                another type than it had.
         """
-        columns = list(dict.fromkeys(columns))
-        types, outputs, pushed = self._open(source)
-        for name in columns:
-            if name not in outputs:
-                raise SourceError(f"source {source.name!r}: {UnknownName.of('column', name, outputs)}")
-        parts = []
-        if types is not None:
-            parts.append(self._scan_files(source, types, outputs, columns, start, end))
-        if pushed is not None:
-            parts.append(_pick(pushed.table, columns, outputs, start, end))
+        parts = list(self._pieces(source, columns, start, end, files, pushed, published, whole=True))
         table = pa.concat_tables(parts) if len(parts) > 1 else parts[0]
+        if len(parts) == 1 and self._is_sorted(source):
+            return table
         order = row_order(*(table.column(n).to_numpy() for n in ("__event", "__created", "__sequence")))
         return table if order is None else table.take(pa.array(order))
 
-    def types(self, source: SourceSpec) -> dict[str, ColumnType]:
-        """Return the types of a source's raw and derived columns."""
-        return self._open(source)[1]
+    def batches(
+        self,
+        source: SourceSpec,
+        *,
+        columns: Sequence[str],
+        start: datetime | None = None,
+        end: datetime | None = None,
+        files: Sequence[str] | None = None,
+        pushed: bool = True,
+        published: Published | None = None,
+    ) -> Iterator[pa.Table]:
+        """Return the rows of `scan` in pieces of bounded size, in no order."""
+        return self._pieces(source, columns, start, end, files, pushed, published, whole=False)
 
     def answer(self, requests: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], *, join: Join) -> pa.Table:
-        """Answer one view's features; see `OfflineEngine.answer`."""
-        return answer_by_scan(self, requests, view, features, join=join)  # type: ignore[arg-type]
+        """Answer one view's features; see `OfflineEngine.answer`. What is too much for memory goes through buckets."""
+        buckets = buckets_for(self.count(view.source), requests.num_rows)
+        if buckets == 1:
+            rows = self.scan(view.source, columns=row_columns(view, features), published=self._published_of(view))
+            return answer_rows(rows, requests, view, features, join=join)
+        pieces = (requests.slice(i, raw_rows.ROWS) for i in range(0, max(requests.num_rows, 1), raw_rows.ROWS))
+        return pa.concat_tables(self.answers(pieces, view, features, join=join, buckets=buckets))
 
-    def rejected(self, source: SourceSpec) -> int:
-        """Return how many rows `where` dropped (rows without an event time included)."""
-        return self.report(source).rejected
-
-    def report(self, source: SourceSpec) -> SourceReport:
-        """Count what reading the whole source meets."""
-        types, outputs, pushed = self._open(source)
-        rows = rejected = missing = doubled = 0
-        if pushed is not None:
-            rows += pushed.table.num_rows + pushed.rejected
-            rejected += pushed.rejected
-        if types is not None:
-            sql = _Query(source, types, outputs, self._sources(source)).counts()
-            counted, kept = self._run(source, sql).to_pylist()[0].values()
-            rows, rejected = rows + counted, rejected + counted - kept
-            schema = reading.file_schema(self._root, source)
-            if schema is not None and _is_local(schema.field(source.event_time).type):
-                found = zone(source.timezone).to_utc(self._local_events(source))
-                missing, doubled = found.missing, found.doubled
-        return SourceReport(rows, rejected, missing, doubled)
-
-    def _open(self, source: SourceSpec) -> tuple[dict[str, ColumnType] | None, dict[str, ColumnType], _Pushed | None]:
-        """Return the files' column types, the types after derive, and accepted pushed rows."""
-        types = reading.file_types(self._root, source)
-        pushed = self._pushed(source, types)
-        if types is None and pushed is None:
-            raise SourceError(
-                f"source {source.name!r} has no file at {source.path!r} and nothing was pushed to it; "
-                "check the path (it is relative to the project's folder)"
+    def answers(
+        self,
+        requests: Iterator[pa.Table],
+        view: ViewSpec,
+        features: Sequence[FeatureSpec],
+        *,
+        join: Join,
+        buckets: int,
+        done: Callable[[int], None] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Answer requests of any number in bounded memory; see `chunks.answer_in_buckets`."""
+        spill = self._state / "spill"
+        spill.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=spill))
+        columns = row_columns(view, features)
+        rows = self.batches(view.source, columns=columns, published=self._published_of(view))
+        try:
+            yield from answer_in_buckets(
+                rows, requests, view, features, join=join, buckets=buckets, folder=folder, done=done
             )
-        if types is not None:
-            outputs = reading.output_types(source, types)
-            if pushed is None and not self._file_rows(source):
-                raise SourceError(f"source {source.name!r} is empty: the files at {source.path!r} hold no rows")
-            return types, outputs, pushed
-        assert pushed is not None
-        fields = (f for f in pushed.table.schema if not f.name.startswith("__"))
-        return None, {f.name: expressions.arrow_type(f) for f in fields}, pushed
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _pushed(self, source: SourceSpec, types: Mapping[str, ColumnType] | None) -> _Pushed | None:
-        """Accept what was pushed since the last call; without declared types all of it."""
+    def count(self, source: SourceSpec) -> int:
+        """Return about how many rows a source has, without reading them."""
+        pushed = self._pushed(source, listing.file_types(self._root, source, self._state)) if self._log else None
+        rows = [self._shape(source, f).rows for f in self._files(source)]
+        if source.kind in {"table", "query"}:
+            rows = [_GUESSED_ROWS]
+        guessed = sum(listing.stamp(f)[0] // 30 for f, n in zip(self._files(source), rows, strict=False) if n < 0)
+        return sum(n for n in rows if n > 0) + guessed + (0 if pushed is None else pushed.table.num_rows)
+
+    def _published_of(self, view: ViewSpec) -> Published | None:
+        return None if self._published is None else self._published(view)
+
+    # -------------------------------------------------------------------------------------------- opening
+
+    def _open(self, source: SourceSpec, *, fresh: bool = False) -> _Opened:
+        files = self._files(source)
+        shapes = {f.name: self._shape(source, f) for f in files}
+        if source.kind in {"table", "query"}:
+            shapes = {source.name: raw_rows.relation_shape(source, self._root, self._threads)}
+        pin = None if fresh else listing.read_pin(self._root, source, self._state)
+        ref = listing.reference(source, shapes, pin)
+        if source.kind == "csv":
+            ref = _csv_times(source, ref)
+        if pin is None and not fresh and shapes and source.kind in {"csv", "table", "query"}:
+            listing.write_pin(self._root, source, ref.types, state=self._state)
+        pushed = self._pushed(source, ref.types or None)
+        if ref.types and (shapes or pushed is not None or source.kind in {"push", "stream"}):
+            outputs = output_types(source, ref.types)
+            if pushed is None and files and not any(s.rows for s in shapes.values()):
+                raise SourceError(f"source {source.name!r} is empty: the files at {source.path!r} hold no rows")
+            return _Opened(ref, outputs, tuple(files), shapes, pushed)
+        if pushed is None:
+            raise SourceError(_nothing(source))
+        fields = (f for f in pushed.table.schema if not f.name.startswith("__"))
+        return _Opened(None, {f.name: types.from_arrow(f) or "float64" for f in fields}, (), {}, pushed)
+
+    def _files(self, source: SourceSpec) -> list[SourceFile]:
+        if source.kind == "frame":
+            freeze(source, self._state)
+        return listing.source_files(self._root, source, self._state)
+
+    def _shape(self, source: SourceSpec, file: SourceFile) -> Shape:
+        if source.kind == "csv":
+            return raw_rows.csv_shape(source, self._root, file)
+        return listing.parquet_shape(source, file)
+
+    def _csv_count(self, source: SourceSpec, file: SourceFile) -> int:
+        kinds = dict(list(self._open(source).reference.types.items())[:1])  # type: ignore[union-attr]
+        return sum(t.num_rows for t in raw_rows.csv_rows(source, self._root, file, kinds, self._threads))
+
+    def _pushed(self, source: SourceSpec, kinds: Mapping[str, ColumnType] | None) -> _Pushed | None:
+        """Accept what was pushed since the last call; all of it when the types or the log's past changed."""
         if self._log is None:
             return None
         with self._lock:
+            revision = (_revision(self._log, source.name), _erased(self._state))
             before = self._accepted.get(source)
-            if before is None or types is None or before.types != types:
-                before = _Pushed(types, 0, pa.table({}), 0)
+            if before is None or kinds is None or before.types != kinds or before.revision != revision:
+                before = _Pushed(kinds, revision, 0, pa.table({}), 0)
             raw = self._log.read(source.name, after=before.last)
             sequence = raw.column("__sequence").to_numpy() if raw.num_rows else np.empty(0, dtype=np.int64)
             raw = raw.filter(pa.array(sequence > before.last)) if raw.num_rows else raw
             if raw.num_rows:
-                table, rejected = reading.accept(source, raw, types)
+                table, rejected = reading.accept(source, raw, kinds)
                 whole = pa.concat_tables([before.table, table]) if before.last else table
-                before = _Pushed(types, int(sequence.max()), whole, before.rejected + rejected)
+                before = _Pushed(kinds, revision, int(sequence.max()), whole, before.rejected + rejected)
                 self._accepted[source] = before
             return before if before.last else None
 
-    def _file_rows(self, source: SourceSpec) -> int:
-        import pyarrow.parquet as pq
+    # -------------------------------------------------------------------------------------------- pieces
 
-        return sum(pq.read_metadata(path).num_rows for path in reading.source_files(self._root, source))
-
-    def _sources(self, source: SourceSpec) -> tuple[list[str], pa.Schema]:
-        schema = reading.file_schema(self._root, source)
-        assert schema is not None
-        return [str(path) for path in reading.source_files(self._root, source)], schema
-
-    def _scan_files(
+    def _pieces(
         self,
         source: SourceSpec,
-        types: Mapping[str, ColumnType],
-        outputs: Mapping[str, ColumnType],
         columns: Sequence[str],
         start: datetime | None,
         end: datetime | None,
-    ) -> pa.Table:
-        sql = _Query(source, types, outputs, self._sources(source)).rows(columns, start, end)
-        table = self._run(source, sql)
-        fields = [pa.field(n, reading.ARROW[outputs[n]]) for n in columns] + [pa.field(n, pa.int64()) for n in _TIMES]
-        return table.cast(pa.schema(fields))
+        files: Sequence[str] | None,
+        pushed: bool,
+        published: Published | None,
+        *,
+        whole: bool,
+    ) -> Iterator[pa.Table]:
+        columns = list(dict.fromkeys(columns))
+        opened = self._open(source)
+        for name in columns:
+            if name not in opened.outputs:
+                raise SourceError(f"source {source.name!r}: {UnknownName.of('column', name, opened.outputs)}")
+        schema = _schema(columns, opened.outputs)
+        found = False
+        for table in self._file_pieces(source, opened, columns, start, end, files, published or {}, whole=whole):
+            found = True
+            yield _cast(source, table, schema, columns, opened.outputs)
+        if opened.pushed is not None and pushed:
+            found = True
+            yield _between(opened.pushed.table.select(schema.names).cast(schema), start, end)
+        if not found:
+            yield schema.empty_table()
 
-    def _local_events(self, source: SourceSpec) -> Any:
-        files, _ = self._sources(source)
-        column = _quoted(source.event_time)
-        sql = f"SELECT epoch_us(CAST({column} AS TIMESTAMP)) AS e FROM {_scan(files)} WHERE {column} IS NOT NULL"
-        return self._run(source, sql).column("e").to_numpy()
-
-    def _run(self, source: SourceSpec, sql: str) -> pa.Table:
-        """Run on a connection of its own: DuckDB wants one per thread."""
-        try:
-            with duckdb.connect(config={"threads": self._threads}) as connection:
-                return connection.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
-            raise SourceError(
-                f"source {source.name!r} cannot be read from {source.path!r}: {str(error).splitlines()[0]}"
-            ) from error
-
-
-class _Query:
-    """The SQL of one source: raw columns as plain types, local times to UTC, derived columns, filter."""
-
-    def __init__(
+    def _file_pieces(
         self,
         source: SourceSpec,
-        types: Mapping[str, ColumnType],
-        outputs: Mapping[str, ColumnType],
-        files: tuple[list[str], pa.Schema],
-    ) -> None:
-        self._source = source
-        self._types = types
-        self._outputs = outputs
-        self._files, self._schema = files
+        opened: _Opened,
+        columns: Sequence[str],
+        start: datetime | None,
+        end: datetime | None,
+        files: Sequence[str] | None,
+        published: Published,
+        *,
+        whole: bool,
+    ) -> Iterator[pa.Table]:
+        ref = opened.reference
+        if ref is None or not opened.shapes:
+            return
+        wanted = [f for f in opened.files if files is None or f.name in files]
+        wanted = self._overlapping(source, wanted, start, end)
+        steps, raw = needed_steps(source, {*columns, *quarantine_columns(source)})
+        for name, shape in opened.shapes.items():
+            listing.check_file(source, name, shape, ref, raw | {c.name for c in source.schema})
+        if source.kind in {"table", "query"} or not all(_is_plain(opened.shapes[f.name], ref, raw) for f in wanted):
+            yield from self._accepted_rows(source, opened, columns, wanted, start, end, published)
+            return
+        sql_steps, rest = _split(steps)
+        late = {name for name, _ in rest}
+        where = None if source.where and columns_of_step(source.where) & late else source.where
+        for part in _parts(wanted, opened.shapes, raw, published):
+            self._refuse_naive(source, part, ref, raw)
+            query = Query(source, ref.types, sql_steps, raw, part, where)
+            if not rest:
+                asked = list(dict.fromkeys([*columns, *sorted(quarantine_columns(source))]))
+                for table in self._run(source, query.rows(asked, start, end), part, whole=whole):
+                    yield not_quarantined(source, _typed_like(table, query.types))
+                continue
+            carried = _carried(source, columns, rest, where is None)
+            for table in self._run(source, query.unfinished(carried), part, whole=whole):
+                made = derived(_typed_like(table, query.types), rest)
+                kept, _ = finish(source, made, where=source.where if where is None else None)
+                yield _between(_published_at(kept, part), start, end)
 
-    def rows(self, columns: Sequence[str], start: datetime | None, end: datetime | None) -> str:
-        s = self._source
-        keep = [f"{_quoted(s.event_time)} IS NOT NULL", *([f"({self._where()})"] if s.where else [])]
-        keep += [f"{_quoted(s.event_time)} >= {to_micros(start)}"] if start is not None else []
-        keep += [f"{_quoted(s.event_time)} < {to_micros(end)}"] if end is not None else []
-        picked = [self._output(name) for name in columns] + self._times()
-        return f"SELECT {', '.join(picked)} FROM ({self._derived(columns)}) WHERE {' AND '.join(keep)}"
+    def _accepted_rows(
+        self,
+        source: SourceSpec,
+        opened: _Opened,
+        columns: Sequence[str],
+        files: Sequence[SourceFile],
+        start: datetime | None,
+        end: datetime | None,
+        published: Published,
+    ) -> Iterator[pa.Table]:
+        """Read raw rows and accept them as pushed ones are."""
+        assert opened.reference is not None
+        raw = needed(source) | ({*columns} & opened.reference.types.keys())
+        kinds = {n: k for n, k in opened.reference.types.items() if n in raw}
+        for file, tables in self._raw_tables(source, files, kinds):
+            row = FIRST_SEQUENCE + ((0 if file is None else file.index) << 32)
+            for table in tables:
+                numbered = table.append_column("__sequence", pa.array(np.arange(row, row + table.num_rows)))
+                row += table.num_rows
+                kept, _ = reading.accept(source, numbered, kinds)
+                at = None if file is None else published.get(file.name)
+                yield _between(_known_from(kept, at), start, end)
 
-    def counts(self) -> str:
-        event = f"{_quoted(self._source.event_time)} IS NOT NULL"
-        keep = f"{event} AND ({self._where()})" if self._source.where else event
-        return f"SELECT count(*) AS n, count(*) FILTER (WHERE {keep}) AS kept FROM ({self._derived(())})"
+    def _raw_tables(
+        self, source: SourceSpec, files: Sequence[SourceFile], kinds: Mapping[str, ColumnType]
+    ) -> Iterator[tuple[SourceFile | None, Iterator[pa.Table]]]:
+        if source.kind in {"table", "query"}:
+            yield None, raw_rows.relation_rows(source, self._root, kinds, self._threads)
+        for file in files:
+            if source.kind == "csv":
+                yield file, raw_rows.csv_rows(source, self._root, file, kinds, self._threads)
+            else:
+                yield file, raw_rows.parquet_rows(source, file, kinds)
 
-    def _where(self) -> str:
-        return expressions.to_sql(expressions.parse(self._source.where or "true"), self._outputs)
+    def _counts(self, source: SourceSpec, opened: _Opened) -> Iterator[tuple[int, int]]:
+        """Return (rows, accepted rows) of the files, part by part."""
+        ref = opened.reference
+        if ref is None or not opened.shapes:
+            return
+        steps, raw = needed_steps(source, ())
+        plain = source.kind in {"parquet", "frame"} and all(_is_plain(s, ref, raw) for s in opened.shapes.values())
+        if not plain or _split(steps)[1] or quarantine_columns(source):
+            whole = {n: k for n, k in ref.types.items() if n in needed(source)}
+            seen = sum(
+                table.num_rows
+                for _, tables in self._raw_tables(source, opened.files, dict(list(whole.items())[:1]))
+                for table in tables
+            )
+            pieces = self._file_pieces(source, opened, (), None, None, None, {}, whole=False)
+            yield seen, sum(t.num_rows for t in pieces)
+            return
+        for name, shape in opened.shapes.items():
+            listing.check_file(source, name, shape, ref, raw)
+        for part in _parts(opened.files, opened.shapes, raw, {}):
+            query = Query(source, ref.types, _split(steps)[0], raw, part, source.where)
+            counted = next(self._run(source, query.counts(), part, whole=True)).to_pylist()[0]
+            yield counted["n"], counted["kept"]
 
-    def _output(self, name: str) -> str:
-        column = _quoted(name)
-        return f"make_timestamp({column}) AS {column}" if self._outputs[name] == "timestamp" else column
+    def _local_events(self, source: SourceSpec, opened: _Opened) -> Any:
+        ref, found = opened.reference, [np.empty(0, dtype=np.int64)]
+        if ref is not None:
+            for part in _parts(opened.files, opened.shapes, {source.event_time}, {}):
+                kind = part.fields.get(source.event_time)
+                if kind is not None and pa.types.is_timestamp(kind) and is_local(kind):
+                    sql = Query(source, ref.types, (), {source.event_time}, part, None).local_events()
+                    found.append(next(self._run(source, sql, part, whole=True)).column("e").to_numpy())
+        return np.concatenate(found)
 
-    def _times(self) -> list[str]:
-        s = self._source
-        event = _quoted(s.event_time)
-        created = f"COALESCE({_quoted(s.created_time)}, {event})" if s.created_time else event
-        known = f"{event} + {s.delay}"
-        if s.created_time:
-            known = f"COALESCE(GREATEST({event}, {_quoted(s.created_time)}), {known})"
-            known = f"CASE WHEN {_quoted(s.created_time)} IS NULL THEN {event} + {s.delay} ELSE {known} END"
-        sequence = f"CAST({_FIRST_SEQUENCE} AS BIGINT) + (CAST(__file AS BIGINT) << 32) + __row"
-        return [f"{event} AS __event", f"{created} AS __created", f"{known} AS __known", f"{sequence} AS __sequence"]
+    def _run(self, source: SourceSpec, sql: str, part: Part, *, whole: bool) -> Iterator[pa.Table]:
+        addresses = [p for p in part.places if "://" in p]
+        with raw_rows.connect(source, self._root, self._threads, addresses=addresses) as connection:
+            try:
+                if whole:
+                    yield connection.sql(sql).to_arrow_table()
+                    return
+                for batch in connection.sql(sql).to_arrow_reader(raw_rows.ROWS):
+                    yield pa.Table.from_batches([batch])
+            except (duckdb.Error, pa.ArrowException) as error:
+                raise SourceError(
+                    f"source {source.name!r} cannot be read: {self._culprit(source, sql, part)}"
+                    f"{raw_rows.said(error)}; write that file again, or take it away"
+                ) from error
 
-    def _derived(self, columns: Iterable[str]) -> str:
-        """Nest one SELECT per derived column that is needed; each sees the ones before."""
-        steps, raw = self._needed(columns)
-        sql = self._base(sorted(raw))
-        types: dict[str, Any] = dict(self._types)
-        have = set(raw)
-        for name, text in steps:
-            value = expressions.to_sql(expressions.parse(text), types)
-            others = [_quoted(c) for c in sorted(have - {name})]
-            sql = f"SELECT {', '.join([*others, f'{value} AS {_quoted(name)}', '__file', '__row'])} FROM ({sql})"
-            types[name] = expressions.type_of(expressions.parse(text), types)
-            have.add(name)
-        return sql
+    def _culprit(self, source: SourceSpec, sql: str, part: Part) -> str:
+        """Find the file that cannot be read, by reading each alone."""
+        import pyarrow.parquet as pq
 
-    def _needed(self, columns: Iterable[str]) -> tuple[list[tuple[str, str]], set[str]]:
-        """Return the derive steps and raw columns that these columns, times and `where` rest on."""
-        s = self._source
-        wanted = {*columns, s.event_time, *([s.created_time] if s.created_time else [])}
-        wanted |= expressions.columns(expressions.parse(s.where)) if s.where else set()
-        steps = []
-        for name, text in reversed(s.derive):
-            assert isinstance(text, str)
-            if name in wanted:
-                steps.append((name, text))
-                wanted = (wanted - {name}) | expressions.columns(expressions.parse(text))
-        return steps[::-1], wanted
+        for place in part.places:
+            try:
+                if "://" in place:
+                    filesystem, path = listing.open_address(source, place)
+                    with filesystem.open(path, "rb") as opened:
+                        pq.read_table(opened)
+                else:
+                    for _ in pq.ParquetFile(place).iter_batches(raw_rows.ROWS):
+                        pass
+            except (pa.ArrowException, OSError, ValueError):
+                return f"{place.rsplit('/', 1)[-1]} is damaged: "
+        return ""
 
-    def _base(self, raw: Sequence[str]) -> str:
-        """Select raw columns as BIGINT, DOUBLE, BOOLEAN or VARCHAR, times in UTC."""
-        plain = [f"{self._plain(name)} AS {_quoted(name)}" for name in raw]
-        place = ["file_index AS __file", "file_row_number AS __row"]
-        inner = f"SELECT {', '.join([*plain, *place])} FROM {_scan(self._files)}"
-        local = [n for n in raw if self._types[n] == "timestamp" and _is_local(self._schema.field(n).type)]
-        if not local or self._source.timezone == "UTC":
-            return inner
-        rules = zone(self._source.timezone)
-        outer = [f"{_to_utc(_quoted(n), rules)} AS {_quoted(n)}" if n in local else _quoted(n) for n in raw]
-        return f"SELECT {', '.join([*outer, '__file', '__row'])} FROM ({inner})"
+    def _refuse_naive(self, source: SourceSpec, part: Part, ref: Reference, raw: set[str]) -> None:
+        if not source.strict:
+            return
+        from flyball.features.reading.values import refuse_naive
 
-    def _plain(self, name: str) -> str:
-        column = _quoted(name)
-        match self._types[name]:
-            case "timestamp" if _is_local(self._schema.field(name).type):
-                return f"epoch_us(CAST({column} AS TIMESTAMP))"
-            case "timestamp":
-                return f"epoch_us({column})"
-            case "int64":
-                return f"TRY_CAST({column} AS BIGINT)"
-            case "float64":
-                return f"CAST({column} AS DOUBLE)"
-            case "bool":
-                return f"CAST({column} AS BOOLEAN)"
-            case _:
-                return f"CAST({column} AS VARCHAR)"
+        for name in sorted(raw):
+            kind = part.fields.get(name)
+            if ref.types.get(name) != "timestamp" or kind is None or not is_local(kind):
+                continue
+            for place in part.places:
+                column = next(self._run(source, _first_times(name, place), part, whole=True)).column(0)
+                refuse_naive(source.name, name, column, where=f"{place.rsplit('/', 1)[-1]}: ")
 
+    def _overlapping(
+        self, source: SourceSpec, files: Sequence[SourceFile], start: datetime | None, end: datetime | None
+    ) -> list[SourceFile]:
+        """Leave out the files that flyball wrote and that hold no event of the asked time."""
+        if source.kind != "frame" or (start is None and end is None):
+            return list(files)
+        first = None if start is None else to_micros(start)
+        last = None if end is None else to_micros(end)
+        return [f for f in files if _may_hold(Path(f.place), first, last)]
 
-def _scan(files: Sequence[str]) -> str:
-    listed = ", ".join("'" + f.replace("'", "''") + "'" for f in files)
-    return f"read_parquet([{listed}], file_row_number=true, union_by_name=true)"
-
-
-def _to_utc(column: str, rules: Zone) -> str:
-    """Write the zone's changes as a balanced tree of CASE."""
-
-    def tree(low: int, high: int) -> str:
-        if low == high:
-            return str(int(rules.offsets[low]))
-        middle = (low + high) // 2
-        limit = int(rules.local_changes[middle])
-        return f"CASE WHEN {column} < {limit} THEN {tree(low, middle)} ELSE {tree(middle + 1, high)} END"
-
-    return f"({column} - {tree(0, len(rules.offsets) - 1)})"
+    def _is_sorted(self, source: SourceSpec) -> bool:
+        """Whether a manifest says that the only file's rows lie in the order of a scan."""
+        if source.kind != "frame" or source.created_time is not None:
+            return False
+        path = self._state / "frames" / f"{source.path}.parquet"
+        entry = read_manifest(path.parent).entry(path)
+        derived_times = {name for name, _ in source.derive} & {source.event_time}
+        return entry is not None and entry.sorted == (source.event_time,) and not derived_times
 
 
-def _pick(
-    pushed: pa.Table,
-    columns: Sequence[str],
-    outputs: Mapping[str, ColumnType],
-    start: datetime | None,
-    end: datetime | None,
+# ------------------------------------------------------------------------------------------------ helpers
+
+
+def _nothing(source: SourceSpec) -> str:
+    if source.kind == "frame":
+        return (
+            f"source {source.name!r} is a data frame whose rows are not in the state folder; run flyball apply where "
+            "it is defined"
+        )
+    if source.kind in {"push", "stream"}:
+        return f"source {source.name!r} has no declared columns and nothing was pushed to it; give it a schema="
+    return (
+        f"source {source.name!r} has no file at {source.path!r} and nothing was pushed to it; "
+        "check the path (it is relative to the project's folder)"
+    )
+
+
+def _revision(log: IngestLog, source: str) -> object:
+    revision = getattr(log, "revision", None)
+    return None if revision is None else revision(source)
+
+
+def _erased(state: Path) -> int:
+    """Return when rows were last erased from the log, by any process."""
+    try:
+        return (state / "ingest" / "erased").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _csv_times(source: SourceSpec, ref: Reference) -> Reference:
+    """Read a date in a CSV file's time column as midnight."""
+    times = {source.event_time, source.created_time}
+    kinds = {n: "timestamp" if n in times and k == "date" else k for n, k in ref.types.items()}
+    return Reference(kinds, ref.required, ref.said)
+
+
+def _is_plain(shape: Shape, ref: Reference, raw: set[str]) -> bool:
+    """Whether SQL reads these columns of a file as what they are."""
+    for name in raw & shape.fields.keys() & ref.types.keys():
+        found, want = shape.fields[name], ref.types[name]
+        kind = types.from_arrow(found)
+        if pa.types.is_null(found) or kind == want or (kind == "float32" and want == "float64"):
+            continue
+        return False
+    return True
+
+
+def _split(steps: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, str]], list[tuple[str, Any]]]:
+    """Cut derive steps before the first that is a transformation."""
+    first = next((i for i, (_, step) in enumerate(steps) if isinstance(step, TransformSpec)), len(steps))
+    return [(n, s) for n, s in steps[:first] if isinstance(s, str)], list(steps[first:])
+
+
+def _carried(source: SourceSpec, columns: Sequence[str], rest: Sequence[tuple[str, Any]], where: bool) -> list[str]:
+    """Return what SQL must hand over when the rest of the steps comes after it."""
+    wanted = {*columns, *quarantine_columns(source), source.event_time}
+    wanted |= {source.created_time} if source.created_time else set()
+    wanted |= columns_of_step(source.where) if where and source.where else set()
+    for name, step in reversed(rest):
+        wanted = (wanted - {name}) | columns_of_step(step)
+    return sorted(n for n in wanted if n is not None)
+
+
+def _parts(files: Sequence[SourceFile], shapes: Mapping[str, Shape], raw: set[str], published: Published) -> list[Part]:
+    """Group files that hold these columns in the same Arrow types."""
+    groups: dict[tuple[Any, ...], list[SourceFile]] = {}
+    for file in files:
+        fields = shapes[file.name].fields
+        groups.setdefault(tuple((n, str(fields[n])) for n in sorted(raw) if n in fields), []).append(file)
+    return [
+        Part(
+            tuple(f.place for f in group), tuple(f.index for f in group), shapes[group[0].name].fields,
+            tuple(published.get(f.name) for f in group),
+        )
+        for group in groups.values()
+    ]  # fmt: skip
+
+
+def _schema(columns: Sequence[str], outputs: Mapping[str, ColumnType]) -> pa.Schema:
+    fields = [pa.field(n, types.to_arrow(outputs[n])) for n in columns]
+    return pa.schema(fields + [pa.field(n, pa.int64()) for n in _TIMES])
+
+
+def _typed_like(table: pa.Table, kinds: Mapping[str, ColumnType]) -> pa.Table:
+    """Give what DuckDB returned the types that checks and transformations know."""
+    for i, name in enumerate(table.column_names):
+        if not name.startswith("__") and table.column(name).type != types.to_arrow(kinds[name]):
+            table = table.set_column(i, name, reading.typed(table.column(name), kinds[name]))
+    return table
+
+
+def _cast(
+    source: SourceSpec, table: pa.Table, schema: pa.Schema, columns: Sequence[str], outputs: Mapping[str, ColumnType]
 ) -> pa.Table:
-    """Bring accepted pushed rows into the form of the files' rows."""
-    fields = [pa.field(n, reading.ARROW[outputs[n]]) for n in columns] + [pa.field(n, pa.int64()) for n in _TIMES]
-    table = pushed.select([f.name for f in fields]).cast(pa.schema(fields))
+    table = table.select(schema.names)
+    return table if table.schema.equals(schema) else _typed_like(table, outputs).cast(schema)
+
+
+def _between(table: pa.Table, start: datetime | None, end: datetime | None) -> pa.Table:
     if start is None and end is None:
         return table
     event = table.column("__event").to_numpy()
@@ -343,9 +617,32 @@ def _pick(
     return table.filter(pa.array(keep))
 
 
-def _is_local(kind: pa.DataType) -> bool:
-    return not (pa.types.is_timestamp(kind) and kind.tz)
+def _known_from(table: pa.Table, published: int | None) -> pa.Table:
+    if published is None:
+        return table
+    known = np.maximum(table.column("__known").to_numpy(), published)
+    return table.set_column(table.schema.get_field_index("__known"), "__known", pa.array(known))
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _published_at(table: pa.Table, part: Part) -> pa.Table:
+    """Apply publication times to rows whose file is known by their sequence."""
+    if not any(p is not None for p in part.published):
+        return table
+    place = (table.column("__sequence").to_numpy() - FIRST_SEQUENCE) >> 32
+    by_index = np.zeros(max(part.indexes) + 1, dtype=np.int64)
+    by_index[list(part.indexes)] = [p or 0 for p in part.published]
+    known = np.maximum(table.column("__known").to_numpy(), by_index[place])
+    return table.set_column(table.schema.get_field_index("__known"), "__known", pa.array(known))
+
+
+def _may_hold(path: Path, start: int | None, end: int | None) -> bool:
+    """Whether a file of ours may have events of this time; what no manifest knows may."""
+    entry = read_manifest(path.parent).entry(path)
+    if entry is None or entry.min_event is None or entry.max_event is None:
+        return True
+    return (start is None or entry.max_event >= start) and (end is None or entry.min_event < end)
+
+
+def _first_times(name: str, place: str) -> str:
+    column, file = name.replace('"', '""'), place.replace("'", "''")
+    return f"SELECT \"{column}\" FROM read_parquet('{file}') LIMIT 1000"
