@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flyball.errors import ExpressionError
+from flyball.features import types as column_types
+from flyball.features.expressions.functions import FUNCTIONS
 from flyball.features.expressions.tree import (
     COMPARE,
     INT_MIN,
     Binary,
+    Call,
     Constant,
     Expr,
     ExprType,
@@ -24,7 +26,7 @@ from flyball.features.expressions.tree import (
     Unary,
     columns,
 )
-from flyball.features.expressions.types import type_of
+from flyball.features.expressions.types import read_as, type_of
 
 __all__ = ["arrow_type", "evaluate"]
 
@@ -53,25 +55,22 @@ def evaluate(expr: Expr, table: pa.Table) -> pa.Array:
 
 
 def arrow_type(field: pa.Field) -> ExprType:
-    """Return the type in expressions of an Arrow field.
+    """Return the type's name of an Arrow field; a column of nothing but nulls counts as float64.
 
     Raises:
         ExpressionError: the Arrow type has no counterpart.
     """
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    tests: list[tuple[Callable[[pa.DataType], bool], ExprType]] = [
-        (pa.types.is_integer, "int64"), (pa.types.is_floating, "float64"), (pa.types.is_decimal, "float64"),
-        (pa.types.is_boolean, "bool"), (pa.types.is_string, "string"), (pa.types.is_large_string, "string"),
-        (pa.types.is_timestamp, "timestamp"), (pa.types.is_date, "timestamp"), (pa.types.is_duration, "duration"),
-        (pa.types.is_null, "float64"),
-    ]  # fmt: skip
-    for test, name in tests:
-        if test(kind):
-            return name
-    raise ExpressionError(
-        f"column {field.name!r} is of type {field.type}, which expressions cannot read; "
-        "use integers, floats, booleans, texts or timestamps"
-    )
+    if pa.types.is_duration(field.type):
+        return "duration"
+    if pa.types.is_null(field.type):
+        return "float64"
+    found = column_types.from_arrow(field)
+    if found is None:
+        raise ExpressionError(
+            f"column {field.name!r} is of type {field.type}, which expressions cannot read; "
+            "use integers, floats, booleans, texts or timestamps"
+        )
+    return found
 
 
 def _eval(expr: Expr, table: pa.Table, types: Types) -> _Column:
@@ -79,6 +78,8 @@ def _eval(expr: Expr, table: pa.Table, types: Types) -> _Column:
     match expr:
         case Name(name):
             return _from_arrow(table.column(name), types[name])
+        case Call():
+            return _call(expr, table, types)
         case Constant(value, "string"):
             return _Column(pa.array([value] * n, pa.string()), np.ones(n, dtype=bool))
         case Constant(value, _):
@@ -108,11 +109,59 @@ def _eval_binary(op: str, left: _Column, right: _Column, kind: ExprType) -> _Col
     a, b = left.values, right.values
     if kind == "float64":
         a, b = a.astype(np.float64), b.astype(np.float64)
-    if op in {"/", "%"}:
+    if op in {"/", "//", "%"}:
         valid &= b != 0
         b = np.where(b != 0, b, 1)
     with np.errstate(all="ignore"):
         return _float(op, a, b, valid) if kind == "float64" else _integer(op, a, b, valid)
+
+
+def _call(expr: Call, table: pa.Table, types: Types) -> _Column:
+    kind = type_of(expr, types)
+    match expr.function:
+        case "if":
+            test, yes, no = (_eval(arg, table, types) for arg in expr.args)
+            return _choose(test.valid & test.values, yes, no, kind)
+        case "coalesce":
+            found = _eval(expr.args[0], table, types)
+            for arg in expr.args[1:]:
+                found = _choose(found.valid, found, _eval(arg, table, types), kind)
+            return found
+        case "concat":
+            parts = [_eval(arg, table, types).values for arg in expr.args]
+            joined = pc.binary_join_element_wise(*parts, "", null_handling="emit_null")
+            return _Column(joined, _valid(joined))
+        case "abs":
+            inner = _eval(expr.args[0], table, types)
+            return _Column(np.abs(inner.values), inner.valid & ~_lowest(inner.values))
+    return _function(expr, table, types, kind)
+
+
+def _function(expr: Call, table: pa.Table, types: Types, kind: ExprType) -> _Column:
+    function, first = FUNCTIONS[expr.function], _eval(expr.args[0], table, types)
+    if expr.function in {"floor", "ceil", "round"}:
+        if kind == "int64":
+            return first
+        with np.errstate(all="ignore"):
+            return _Column(function.run(first.values), first.valid)
+    found = function.run(first.values, *(arg.value for arg in expr.args[1:] if isinstance(arg, Constant)))
+    if kind == "string":
+        return _Column(found, first.valid)
+    filled = pc.fill_null(found, pa.scalar(False if kind == "bool" else 0, found.type))
+    return _Column(filled.to_numpy(zero_copy_only=False).astype(bool if kind == "bool" else np.int64), first.valid)
+
+
+def _choose(test: npt.NDArray[np.bool_], yes: _Column, no: _Column, kind: ExprType) -> _Column:
+    valid = np.where(test, yes.valid, no.valid)
+    if kind == "string":
+        return _Column(pc.if_else(pa.array(test), yes.values, no.values), valid)
+    if kind == "float64":
+        return _Column(np.where(test, yes.values.astype(np.float64), no.values.astype(np.float64)), valid)
+    return _Column(np.where(test, yes.values, no.values), valid)
+
+
+def _valid(array: Any) -> npt.NDArray[np.bool_]:
+    return np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _float(op: str, a: Any, b: Any, valid: npt.NDArray[np.bool_]) -> _Column:
@@ -132,6 +181,10 @@ def _integer(op: str, a: Any, b: Any, valid: npt.NDArray[np.bool_]) -> _Column:
         case "*":
             value = a * b
             over = ((b == -1) & _lowest(a)) | ((b != 0) & (value // np.where(b == 0, 1, b) != a))
+        case "//":  # towards zero, so that a = (a // b) * b + a % b
+            over = (b == -1) & _lowest(a)
+            safe = np.where(over, 1, b)
+            value = (a - np.fmod(a, safe)) // safe
         case _:
             over = (b == -1) & _lowest(a)
             value = np.fmod(a, np.where(over, 1, b))
@@ -165,8 +218,10 @@ def _compare_text(op: str, a: Any, b: Any) -> npt.NDArray[np.bool_]:
 def _from_arrow(column: pa.ChunkedArray, kind: ExprType) -> _Column:
     array = column.combine_chunks()
     array = array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
-    valid = np.asarray(pc.is_valid(array).to_numpy(zero_copy_only=False), dtype=bool)
-    match kind:
+    valid = _valid(array)
+    if pa.types.is_decimal(array.type):  # by its text, which every engine reads to the nearest float
+        array = array.cast(pa.string()).cast(pa.float64())
+    match read_as(kind):
         case "string":
             return _Column(array.cast(pa.string()), valid)
         case "timestamp":
@@ -178,8 +233,12 @@ def _from_arrow(column: pa.ChunkedArray, kind: ExprType) -> _Column:
             array = array.cast(pa.duration("us"), safe=False).cast(pa.int64())
         case "bool":
             array = array.cast(pa.bool_())
-        case _:
-            array = array.cast(pa.float64() if kind == "float64" else pa.int64())
+        case "int64":
+            array = array.cast(pa.int64())
+        case "float64":
+            array = array.cast(pa.float64())
+        case _:  # bytes, lists, vectors: only whether it is null can be asked
+            return _Column(np.zeros(len(valid)), valid)
     filler: Any = False if kind == "bool" else 0
     return _Column(pc.fill_null(array, pa.scalar(filler, array.type)).to_numpy(zero_copy_only=False), valid)
 

@@ -6,17 +6,19 @@ The surprise: `between`, `in` and `is not null` leave no node of their own; they
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from flyball import units
 from flyball.errors import ExpressionError, UnitError
-from flyball.features.expressions.tree import COMPARE, INT_MAX, Binary, Constant, Expr, Name, Unary
+from flyball.features.expressions.functions import FUNCTIONS, OWN
+from flyball.features.expressions.tree import COMPARE, INT_MAX, Binary, Call, Constant, Expr, Name, Unary
 
 __all__ = ["parse"]
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d+\.\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|\d+(?:[eE][+-]?\d+)?)(?P<unit>[A-Za-zµ]+)?"
-    r"|(?P<string>'(?:[^']|'')*')|(?P<word>[A-Za-z_]\w*)|(?P<op><=|>=|<>|!=|==|[-+*/%()=<>,]))"
+    r"|(?P<string>'(?:[^']|'')*')|(?P<word>[A-Za-z_]\w*)|(?P<op><=|>=|<>|!=|==|//|[-+*/%()=<>,]))"
 )
 _KEYWORDS = {"and", "or", "not", "between", "in", "is", "null", "true", "false"}
 
@@ -57,8 +59,8 @@ class _Parser:
             return ExpressionError(f"expression {self._text!r} ends too early; a value is missing at its end")
         return ExpressionError(
             f"expression {self._text!r} does not parse at {self._text[at:].strip()[:20]!r} (character {at + 1}); "
-            "it may use names, numbers, 'texts', durations such as 1h, + - * / %, comparisons, between, in, is null, "
-            "and, or, not and parentheses"
+            "it may use names, numbers, 'texts', durations such as 1h, + - * / // %, functions, comparisons, between, "
+            "in, is null, and, or, not and parentheses"
         )
 
     def _peek(self) -> tuple[str, str]:
@@ -130,7 +132,7 @@ class _Parser:
 
     def _product(self) -> Expr:
         left = self._sign()
-        while op := self._take("*", "/", "%"):
+        while op := self._take("*", "//", "/", "%"):
             left = Binary(op, left, self._sign())
         return left
 
@@ -148,6 +150,8 @@ class _Parser:
             return inner
         self._next += 1
         match kind:
+            case "name" if self._peek() == ("op", "("):
+                return self._call(value, at)
             case "name":
                 return Name(value)
             case "string":
@@ -159,6 +163,30 @@ class _Parser:
             case "duration":
                 return self._duration(value)
         raise self._error(at)
+
+    def _call(self, name: str, at: int) -> Expr:
+        self._need("(")
+        args = [self._or()]
+        while self._take(","):
+            args.append(self._or())
+        self._need(")")
+        if name.lower() == "time":
+            return self._time(args)
+        if name.lower() not in {*FUNCTIONS, *OWN}:
+            known = ", ".join(sorted([*FUNCTIONS, *OWN, "time"]))
+            raise ExpressionError(f"there is no function {name!r} (character {at + 1}); use {known}")
+        return Call(name.lower(), tuple(args))
+
+    def _time(self, args: list[Expr]) -> Expr:
+        """Read time('2020-01-31T12:00:00Z'), a constant; without an offset it is UTC."""
+        text = args[0].value if len(args) == 1 and isinstance(args[0], Constant) else None
+        try:
+            found = datetime.fromisoformat(str(text)) if isinstance(text, str) else None
+        except ValueError:
+            found = None
+        if found is None:
+            raise ExpressionError(f"time needs one ISO text, such as time('2020-01-31T12:00:00Z') ({self._text!r})")
+        return Constant(units.to_micros(found if found.tzinfo else found.replace(tzinfo=UTC)), "timestamp")
 
     def _duration(self, text: str) -> Expr:
         try:

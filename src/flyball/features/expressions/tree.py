@@ -12,6 +12,7 @@ __all__ = [
     "INT_MAX",
     "INT_MIN",
     "Binary",
+    "Call",
     "Constant",
     "Expr",
     "ExprType",
@@ -61,7 +62,15 @@ class Binary:
     right: Expr
 
 
-Expr = Name | Constant | Unary | Binary
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A function by name."""
+
+    function: str
+    args: tuple[Expr, ...]
+
+
+Expr = Name | Constant | Unary | Binary | Call
 
 
 @lru_cache(maxsize=4096)
@@ -76,3 +85,5 @@ def columns(expr: Expr) -> frozenset[str]:
             return columns(of)
         case Binary(_, left, right):
             return columns(left) | columns(right)
+        case Call(_, args):
+            return frozenset[str]().union(*map(columns, args))

@@ -65,7 +65,9 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
     elif pa.types.is_date(kind):
         days = array.cast(pa.date32()).cast(pa.int32())
         return Column(_numbers(days, 0).astype(np.int64).astype("M8[D]"), valid)
-    elif pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind):
+    elif pa.types.is_decimal(kind):  # by its text, as expressions do
+        return Column(_numbers(array.cast(pa.string()).cast(pa.float64()), np.nan), valid)
+    elif pa.types.is_floating(kind) or pa.types.is_null(kind):
         return Column(_numbers(array.cast(pa.float64()), np.nan), valid)
     elif pa.types.is_boolean(kind):
         return Column(_numbers(array, False).astype(bool), valid)
