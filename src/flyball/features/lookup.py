@@ -7,27 +7,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
-from flyball.errors import UnknownName
-from flyball.features.online import Value, ViewReader, as_float
+from flyball.errors import BadRequest, UnknownName
+from flyball.features.online import AsyncStore, Plan, Value, ViewReader, plan_keys
 from flyball.features.ports import OnlineStore
 from flyball.features.spec import Status, ViewSpec
+from flyball.features.types import vector_size
+from flyball.features.values import float_of
 
-__all__ = ["Vectors", "lookup"]
+__all__ = ["Lookup", "Vectors", "compiled", "lookup"]
+
+_STATUS = tuple(Status)
+_KEPT = 64  # compiled look-ups
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vectors:
-    """Online features of some entities: values of declared types, numbers, and statuses."""
+    """Online features of some entities: values of declared types, numbers, and statuses.
+
+    `columns` holds one list of values for each name, `codes` the statuses as uint8 of shape (rows, names).
+    """
 
     names: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
-    statuses: tuple[tuple[Status, ...], ...]
+    columns: tuple[list[Value], ...]
+    codes: np.ndarray
+    types: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.codes)
+
+    @cached_property
+    def rows(self) -> tuple[tuple[Value, ...], ...]:
+        """One tuple of values per entity."""
+        return tuple(zip(*self.columns, strict=True)) if self.columns else ((),) * len(self)
+
+    @cached_property
+    def statuses(self) -> tuple[tuple[Status, ...], ...]:
+        """One tuple of statuses per entity."""
+        return tuple(tuple(map(_STATUS.__getitem__, row)) for row in self.codes.tolist())
 
     def to_dicts(self) -> list[dict[str, Value]]:
         """Return one dict per row, null as None."""
@@ -35,12 +56,95 @@ class Vectors:
 
     @property
     def matrix(self) -> np.ndarray:
-        """The values as float64, shape (rows, names); null and text are NaN."""
-        return np.array([[as_float(v) for v in row] for row in self.rows], np.float64).reshape(-1, len(self.names))
+        """The values as float64, one column for each name, or for each part of a vector; null and text are NaN."""
+        sizes = [vector_size(kind) for kind in self.types]
+        found = np.full((len(self), sum(sizes)), np.nan)
+        start = 0
+        for column, size in zip(self.columns, sizes, strict=True):
+            for row, value in enumerate(column):
+                if value is not None:
+                    found[row, start : start + size] = value if size > 1 else float_of(_only(value))
+            start += size
+        return found
 
     def status(self) -> list[dict[str, Status]]:
         """Return one dict per row: what became of each value."""
         return [dict(zip(self.names, row, strict=True)) for row in self.statuses]
+
+
+def _only(value: object) -> object:
+    """Return the number of a vector of one part."""
+    return float(value[0]) if isinstance(value, np.ndarray) else value
+
+
+class Lookup:
+    """Read chosen features of some views; made once, asked often.
+
+    Args:
+        views: Where features come from.
+        names: "view" (all of it) or "view:feature"; None means all of `views`.
+
+    Raises:
+        UnknownName: no such view or feature.
+    """
+
+    def __init__(self, views: Sequence[ViewSpec], names: Sequence[str] | None) -> None:
+        self._wanted = _selection(views, names)
+        self._readers = {view.name: ViewReader(view) for view in views if any(v == view.name for v, _ in self._wanted)}
+        features = {view.name: view.features for view in views}
+        self._names = _unique([(v, features[v][f].name) for v, f in self._wanted])
+        self._types = tuple(features[v][f].type for v, f in self._wanted)
+        self._keys = list(dict.fromkeys(k.name for r in self._readers.values() for k in r.view.entity.keys))
+
+    def read(self, store: OnlineStore, rows: Sequence[Mapping[str, object]], at: int) -> Vectors:
+        """Return the features of entities at T, in one round trip.
+
+        Args:
+            store: The online store.
+            rows: One mapping per entity, with the key columns of every view.
+            at: T in µs.
+
+        Raises:
+            BadRequest: a key is missing or of wrong type.
+        """
+        plan = self._plan(rows)
+        return self._assemble(plan, store.get_many(plan.keys) if plan.keys else [], len(rows), at)
+
+    async def aread(self, store: OnlineStore, rows: Sequence[Mapping[str, object]], at: int) -> Vectors:
+        """Do as `read`, waiting for a store that has `aget_many`."""
+        plan = self._plan(rows)
+        if not plan.keys:
+            values: list[bytes | None] = []
+        elif hasattr(store, "aget_many"):
+            values = await cast("AsyncStore", store).aget_many(plan.keys)
+        else:
+            values = store.get_many(plan.keys)
+        return self._assemble(plan, values, len(rows), at)
+
+    def _plan(self, rows: Sequence[Mapping[str, object]]) -> Plan:
+        inputs = {}
+        for name in self._keys:
+            try:
+                inputs[name] = [row[name] for row in rows]
+            except KeyError:
+                at = next(i for i, row in enumerate(rows) if name not in row)
+                raise BadRequest(
+                    f"row {at} misses {name!r}, a key; it has {', '.join(map(str, rows[at])) or 'nothing'}"
+                ) from None
+        return plan_keys([reader.keys(inputs, len(rows)) if rows else [] for reader in self._readers.values()])
+
+    def _assemble(self, plan: Plan, values: Sequence[bytes | None], n: int, at: int) -> Vectors:
+        found: dict[str, tuple[list[list[Value]], np.ndarray]] = {}
+        for (name, reader), share in zip(self._readers.items(), plan.shares, strict=True):
+            mine: list[bytes | None] = list(values[share.begin : share.end])
+            if share.places is not None:
+                mine = [[*mine, None][place] for place in share.places] if mine else [None] * len(share.places)
+            found[name] = reader.objects(mine, at)
+        columns = tuple(found[v][0][f] for v, f in self._wanted)
+        codes = np.empty((n, len(self._wanted)), np.uint8)
+        for k, (view, feature) in enumerate(self._wanted):
+            codes[:, k] = found[view][1][:, feature]
+        return Vectors(self._names, columns, codes, self._types)
 
 
 def lookup(
@@ -50,34 +154,22 @@ def lookup(
     names: Sequence[str] | None,
     at: int,
 ) -> Vectors:
-    """Return features of entities at T.
-
-    Args:
-        store: The online store.
-        rows: One mapping per entity, with the key columns of every view.
-        views: Where features come from.
-        names: "view" (all of it) or "view:feature"; None means all of `views`.
-        at: T in µs.
-
-    Raises:
-        UnknownName: no such view or feature.
-        BadRequest: a key is missing or of wrong type.
-    """
-    wanted = _selection(views, names)
-    inputs = {name: [row[name] for row in rows] for name in _shared(rows)}
-    readers = {view.name: ViewReader(view) for view in views if any(v == view.name for v, _ in wanted)}
-    keys = {name: reader.keys(inputs, len(rows)) if rows else [] for name, reader in readers.items()}
-    union = list(dict.fromkeys(k for mine in keys.values() for k in mine if k is not None))
-    held = dict(zip(union, store.get_many(union), strict=True))
-    found = {n: [r.objects(None if k is None else held[k], at) for k in keys[n]] for n, r in readers.items()}
-    values = [tuple(found[v][i][0][f] for v, f in wanted) for i in range(len(rows))]
-    statuses = [tuple(Status(found[v][i][1][f]) for v, f in wanted) for i in range(len(rows))]
-    features = {view.name: view.features for view in views}
-    return Vectors(_unique([(v, features[v][f].name) for v, f in wanted]), tuple(values), tuple(statuses))
+    """Return features of entities at T; `Lookup` with a memory of what was asked last."""
+    return compiled(views, names).read(store, rows, at)
 
 
-def _shared(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    return [name for name in (rows[0] if rows else ()) if all(name in row for row in rows)]
+_compiled: dict[Any, tuple[Lookup, Sequence[ViewSpec]]] = {}
+
+
+def compiled(views: Sequence[ViewSpec], names: Sequence[str] | None) -> Lookup:
+    """Return the look-up for these very views; kept, because making one costs more than reading."""
+    key = (tuple(map(id, views)), None if names is None else tuple(names))
+    known = _compiled.get(key)
+    if known is None:
+        if len(_compiled) >= _KEPT:
+            _compiled.clear()
+        known = _compiled[key] = (Lookup(views, names), list(views))  # the views are held, so no id is used again
+    return known[0]
 
 
 def _unique(names: Sequence[tuple[str, str]]) -> tuple[str, ...]:

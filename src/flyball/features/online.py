@@ -1,189 +1,76 @@
 """Look up what a model reads, now: the gateway's hot path. What people and notebooks ask for is in `lookup`.
 
 One multi-get fetches everything a request needs, whatever its views and rows; an entity that occurs twice is fetched
-once. The surprise: expiry and windows are judged here, at read, at T; what is stored does not age. A single row goes
-another way than many (plain Python against arrays), because numpy's fixed price is most of a single row's time.
+once. The surprise: reading is cut in two, `plan` (which keys) and `assemble` (what their values mean at T), so that
+`read` and `aread` differ in nothing but how they wait for the store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from flyball.errors import BadRequest
-from flyball.features.cells import WindowLayout, answer
-from flyball.features.packing import HEADER, RowLayout, entity_key, key_values, latest_known, namespace
 from flyball.features.ports import OnlineStore
 from flyball.features.request import RequestPart
-from flyball.features.spec import FeatureService, FeatureSpec, Stat, Status, ViewSpec
-from flyball.units import to_micros
+from flyball.features.spec import FeatureService, Status
+from flyball.features.values import float_of as as_float
+from flyball.features.viewreader import Value, ViewReader
 
-__all__ = ["OnlineReader", "Value", "ViewReader", "as_float"]
+__all__ = ["AsyncStore", "OnlineReader", "Plan", "Share", "Value", "ViewReader", "as_float", "plan_keys"]
 
-_SIGN = 1 << 63
 _NAN = float("nan")
 _NUMBERS = frozenset({int, float, bool})
-_PRESENT, _NULL, _EXPIRED, _MISSING = (int(s) for s in Status)
-Value = float | int | str | bool | None
+_NULL, _MISSING = int(Status.NULL), int(Status.MISSING)
 
 
-class ViewReader:
-    """Read one view's stored values at T, as numbers or as Python values."""
+class AsyncStore(Protocol):
+    """A remote store that can be waited for."""
 
-    def __init__(self, view: ViewSpec) -> None:
-        self.view = view
-        self.prefix = namespace(view.digest)
-        self.names = tuple(c.name for c in view.entity.keys)
-        self._kinds = tuple(c.type for c in view.entity.keys)
-        self.width = len(view.features)
-        self._window = WindowLayout(view) if view.is_window else None
-        self._row = None if view.is_window else RowLayout(view)
-        self._numeric = all(f.type != "string" for f in view.features)
-        self.defaults = tuple(as_float(f.default) for f in view.features)
-        self._has_defaults = any(f.default is not None for f in view.features)
-        self._absent = tuple(_absent(f) for f in view.features)
-        self._missing = np.full(self.width, _MISSING, np.uint8)
-
-    def keys(self, inputs: Mapping[str, Any], n: int) -> list[bytes | None]:
-        """Return the store's key of each request row; None where a key part is null.
-
-        Raises:
-            BadRequest: a key column is missing or of another type than declared.
-        """
-        columns = []
-        for name, kind in zip(self.names, self._kinds, strict=True):
-            if name not in inputs:
-                raise BadRequest(f"the request misses {name!r}, a key of {self.view.entity.name}; send one value a row")
-            values = key_values(name, kind, inputs[name])
-            if len(values) != n:
-                raise BadRequest(f"{name} has {len(values)} values and the request {n} rows; send one value a row")
-            columns.append(values)
-        prefix, entity = self.prefix, self.view.entity
-        keys = [entity_key(entity, values) for values in zip(*columns, strict=True)]
-        return [None if key is None else prefix + key for key in keys]
-
-    def one(self, value: bytes | None, at: int) -> tuple[Sequence[float], np.ndarray | None]:
-        """Return one entity's numbers and statuses; statuses None means that all are PRESENT."""
-        if value is None:
-            return self._absent, self._missing
-        if self._row is None:
-            values, statuses = self.many([value], at)
-            return values[0].tolist(), statuses[0]
-        record = latest_known(value, at)
-        if record is None:
-            return self._absent, self._missing
-        ttl = self.view.ttl
-        if ttl is not None and at - (int.from_bytes(record[:8], "big") - _SIGN) > ttl:
-            return self._absent, np.full(self.width, _EXPIRED, np.uint8)
-        layout = self._row
-        unpacked = layout.one.unpack_from(record, HEADER)
-        words, slots = unpacked[4 : 4 + layout.words], unpacked[4 + layout.words :]
-        if self._numeric and not any(words):
-            return slots, None
-        return self._with_nulls(slots, words)
-
-    def _with_nulls(self, slots: Sequence[float], words: Sequence[int]) -> tuple[list[float], np.ndarray]:
-        values, statuses = list(slots), np.zeros(self.width, np.uint8)
-        for i, kind in enumerate(self._row.types if self._row else ()):
-            if words[i // 64] >> (i % 64) & 1:
-                values[i], statuses[i] = self.defaults[i], _NULL
-            elif kind == "string":
-                values[i] = _NAN
-        return values, statuses
-
-    def many(self, values: Sequence[bytes | None], at: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (float64 values, uint8 statuses), shape (n, features), with defaults where not PRESENT."""
-        n = len(values)
-        numbers = np.full((n, self.width), np.nan)
-        statuses = np.full((n, self.width), _MISSING, np.uint8)
-        there = [i for i, v in enumerate(values) if v is not None]
-        if there:
-            held: list[bytes] = [v for v in values if v is not None]
-            if self._window is not None:
-                found = answer(self._window, held, at)
-                self._place(numbers, statuses, there, *found)
-            else:
-                self._rows(numbers, statuses, there, held, at)
-        if len(there) < n:
-            numbers[[v is None for v in values]] = self._absent
-        if self._has_defaults:
-            for i, default in enumerate(self.defaults):
-                if default == default:  # noqa: PLR0124 not NaN
-                    numbers[statuses[:, i] != _PRESENT, i] = default
-        return numbers, statuses
-
-    def _place(
-        self, numbers: np.ndarray, statuses: np.ndarray, rows: list[int], found: np.ndarray, status: np.ndarray
-    ) -> None:
-        if len(rows) == len(numbers):
-            numbers[:], statuses[:] = found, status
-        else:
-            numbers[rows], statuses[rows] = found, status
-
-    def _rows(self, numbers: np.ndarray, statuses: np.ndarray, rows: list[int], held: list[bytes], at: int) -> None:
-        layout = self._row
-        assert layout is not None
-        size = layout.dtype.itemsize
-        chosen = [latest_known(v, at) for v in held]
-        known = [i for i, r in enumerate(chosen) if r is not None]
-        records = np.frombuffer(b"".join([r[:size] for r in chosen if r is not None]), layout.dtype)
-        found, status = np.empty((len(known), self.width)), np.zeros((len(known), self.width), np.uint8)
-        nulls = records["nulls"]
-        for i, kind in enumerate(layout.types):
-            found[:, i] = np.nan if kind == "string" else records[f"slot{i}"]
-        if nulls.any():
-            for i in range(self.width):
-                gone = (nulls[:, i // 64] >> np.uint64(i % 64)) & np.uint64(1) == 1
-                found[gone, i], status[gone, i] = np.nan, _NULL
-        if self.view.ttl is not None:
-            event = (records["header"][:, 0].astype(np.uint64) ^ np.uint64(_SIGN)).view(np.int64)
-            old = at - event > self.view.ttl
-            if old.any():
-                found[old], status[old] = np.nan, _EXPIRED
-        self._place(numbers, statuses, [rows[i] for i in known], found, status)
-
-    def objects(self, value: bytes | None, at: int) -> tuple[list[Value], list[int]]:
-        """Return one entity's values as Python objects of the declared types (null is None), and their statuses."""
-        numbers, statuses = self.many([value], at)
-        features, row = self.view.features, statuses[0].tolist()
-        record = latest_known(value, at) if value is not None and self._row is not None else None
-        slots = self._row.one.unpack_from(record, HEADER)[4 + self._row.words :] if record and self._row else ()
-        values: list[Value] = []
-        for i, feature in enumerate(features):
-            if row[i] == _PRESENT and record is not None and self._row is not None:
-                values.append(_typed(feature, slots[i], self._row, record))
-            elif row[i] != _PRESENT and feature.default is not None:
-                values.append(feature.default)
-            else:
-                number = float(numbers[0, i])
-                values.append(None if number != number else _whole(feature, number))  # noqa: PLR0124 NaN
-        return values, row
+    async def aget_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key, None where there is none, in one round trip."""
+        ...
 
 
-def _typed(feature: FeatureSpec, slot: int | float, layout: RowLayout, record: bytes) -> Value:
-    if feature.type == "string":
-        return layout.text(record, int(slot))
-    return bool(slot) if feature.type == "bool" else slot
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One view's share of a plan's keys: `begin` to `end`, and for each row its place among them.
+
+    `places` None means row i has place i; place `end - begin` is an entity without a value (a null key).
+    """
+
+    begin: int
+    end: int
+    places: list[int] | None
 
 
-def _whole(feature: FeatureSpec, number: float) -> Value:
-    return int(number) if feature.type == "int64" and number.is_integer() else number
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one request asks of the store: every key once, and how the answer is dealt out."""
+
+    keys: list[bytes]
+    shares: list[Share]
 
 
-def _absent(feature: FeatureSpec) -> float:
-    """Return the number for an entity without a value: the default, else 0 for count and sum, else NaN."""
-    if feature.default is None and feature.stat in (Stat.COUNT, Stat.SUM):
-        return 0.0
-    return as_float(feature.default)
-
-
-def as_float(value: object) -> float:
-    """Return a value as float64 sees it; null and text are NaN."""
-    return float(value) if isinstance(value, int | float) else _NAN
+def plan_keys(keys: Iterable[list[bytes | None]]) -> Plan:
+    """Return the plan for the keys of several views, one list of equal length each; views share no keys."""
+    union: list[bytes] = []
+    shares = []
+    for mine in keys:
+        begin = len(union)
+        distinct = dict.fromkeys(mine)
+        if len(distinct) == len(mine) and None not in distinct:
+            union += cast("list[bytes]", mine)
+            shares.append(Share(begin, len(union), None))
+            continue
+        distinct.pop(None, None)
+        place = {key: i for i, key in enumerate(distinct)}
+        union += cast("Iterable[bytes]", distinct)
+        shares.append(Share(begin, len(union), [len(place) if k is None else place[k] for k in mine]))
+    return Plan(union, shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +78,10 @@ class _Part:
     """One view's share of the matrix: from which of its features to which columns."""
 
     reader: ViewReader
-    features: tuple[int, ...]
+    features: tuple[int, ...]  # of each matrix column
+    numbers: tuple[int, ...]  # places among the view's numbers
     columns: tuple[int, ...]
-    whole: slice | None  # the columns as a slice, where all features are read in order
+    whole: slice | None  # the columns as a slice, where all numbers are read in order
 
 
 class OnlineReader:
@@ -207,12 +95,12 @@ class OnlineReader:
     def __init__(self, store: OnlineStore, service: FeatureService) -> None:
         self._store = store
         self._service = service
-        self._parts = tuple(_parts(service))
-        self._fields = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "field"]
+        starts = np.cumsum([0, *(c.width for c in service.columns)]).tolist()
+        self._parts = tuple(_parts(service, starts))
+        self._fields = [(starts[i], c.name) for i, c in enumerate(service.columns) if c.kind == "field"]
         self._request = RequestPart(service)
         self._required = {i.name: i.required for i in service.inputs}
-        self._timed = {i.name for i in service.inputs if i.type == "timestamp"}
-        self._width = len(service.columns)
+        self._width = starts[-1]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -228,60 +116,82 @@ class OnlineReader:
             at: T in µs.
 
         Returns:
-            (float64, uint8 `Status`), both of shape (n, columns).
+            (float64, uint8 `Status`), both of shape (n, columns); a vector takes a column for each part.
 
         Raises:
             BadRequest: an input is missing, of wrong length or wrong type.
         """
+        plan = self.plan(inputs, n)
+        return self.assemble(plan, self._store.get_many(plan.keys) if plan.keys else [], inputs, n, at)
+
+    async def aread(self, inputs: Mapping[str, Any], n: int, at: int) -> tuple[np.ndarray, np.ndarray]:
+        """Do as `read`, waiting for a remote store without holding up the loop."""
+        plan = self.plan(inputs, n)
+        values = await cast("AsyncStore", self._store).aget_many(plan.keys) if plan.keys else []
+        return self.assemble(plan, values, inputs, n, at)
+
+    def plan(self, inputs: Mapping[str, Any], n: int) -> Plan:
+        """Return which keys a request needs; raises BadRequest as `read` does."""
+        if n == 1:
+            return _plan_one([part.reader.keys(inputs, 1)[0] for part in self._parts])
+        return plan_keys([part.reader.keys(inputs, n) for part in self._parts])
+
+    def assemble(
+        self, plan: Plan, values: Sequence[bytes | None], inputs: Mapping[str, Any], n: int, at: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `read` returns, given the values of `plan.keys`."""
         matrix = np.empty((n, self._width))
         statuses = np.zeros((n, self._width), np.uint8)
-        if self._parts:
+        for part, share in zip(self._parts, plan.shares, strict=True):
             if n == 1:
-                self._read_one(matrix, statuses, inputs, at)
+                self._place_one(part, matrix, statuses, None if share.begin == share.end else values[share.begin], at)
             else:
-                self._read_many(matrix, statuses, inputs, n, at)
+                self._place_many(part, matrix, statuses, share, values, at)
         for i, name in self._fields:
-            values = inputs.get(name)
-            if n == 1 and type(values) is list and len(values) == 1 and type(values[0]) in _NUMBERS:
-                matrix[0, i] = values[0]  # the usual lone request: numpy per field would cost as much as all the rest
-                if values[0] != values[0]:
+            given = inputs.get(name)
+            if n == 1 and type(given) is list and len(given) == 1 and type(given[0]) in _NUMBERS:
+                matrix[0, i] = given[0]  # the usual lone request: numpy per field would cost as much as all the rest
+                if given[0] != given[0]:
                     statuses[0, i] = _NULL
                 continue
-            self._field(matrix[:, i], statuses[:, i], name, values, n)
+            self._field(matrix[:, i], statuses[:, i], name, given, n)
         if self._request:
             self._request.fill(matrix, statuses, inputs, n, at)
         return matrix, statuses
 
-    def _read_one(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], at: int) -> None:
-        keys = [part.reader.keys(inputs, 1)[0] for part in self._parts]
-        values = iter(self._store.get_many([k for k in keys if k is not None]))
-        for part, key in zip(self._parts, keys, strict=True):
-            numbers, status = part.reader.one(None if key is None else next(values), at)
-            if part.whole is not None:
-                matrix[0, part.whole] = numbers
-                if status is not None:
-                    statuses[0, part.whole] = status
-                continue
-            for feature, column in zip(part.features, part.columns, strict=True):
-                matrix[0, column] = numbers[feature]
-                if status is not None:
-                    statuses[0, column] = status[feature]
+    def _place_one(self, part: _Part, matrix: np.ndarray, statuses: np.ndarray, value: bytes | None, at: int) -> None:
+        numbers, status = part.reader.one(value, at)
+        if part.whole is not None:
+            matrix[0, part.whole] = numbers
+            if status is not None:
+                statuses[0, part.whole] = np.repeat(status, part.reader.sizes) if part.reader.wide else status
+            return
+        for number, feature, column in zip(part.numbers, part.features, part.columns, strict=True):
+            matrix[0, column] = numbers[number]
+            if status is not None:
+                statuses[0, column] = status[feature]
 
-    def _read_many(self, matrix: np.ndarray, statuses: np.ndarray, inputs: Mapping[str, Any], n: int, at: int) -> None:
-        keys = [part.reader.keys(inputs, n) for part in self._parts]
-        union = list(dict.fromkeys(k for part in keys for k in part if k is not None))
-        held = dict(zip(union, self._store.get_many(union), strict=True))
-        for part, mine in zip(self._parts, keys, strict=True):
-            distinct = {k: i for i, k in enumerate(dict.fromkeys(mine))}
-            numbers, status = part.reader.many([None if k is None else held[k] for k in distinct], at)
-            if len(distinct) < n:
-                places = [distinct[k] for k in mine]
-                numbers, status = numbers[places], status[places]
-            if part.whole is not None:
-                matrix[:, part.whole], statuses[:, part.whole] = numbers, status
-            else:
-                matrix[:, part.columns] = numbers[:, part.features]
-                statuses[:, part.columns] = status[:, part.features]
+    def _place_many(
+        self,
+        part: _Part,
+        matrix: np.ndarray,
+        statuses: np.ndarray,
+        share: Share,
+        values: Sequence[bytes | None],
+        at: int,
+    ) -> None:
+        mine = values if len(values) == share.end - share.begin else values[share.begin : share.end]
+        if share.places is not None:
+            mine = [*mine, None]
+        numbers, status = part.reader.many(mine, at)
+        if share.places is not None:
+            numbers, status = numbers[share.places], status[share.places]
+        if part.whole is not None:
+            matrix[:, part.whole] = numbers
+            statuses[:, part.whole] = status.repeat(part.reader.sizes, axis=1) if part.reader.wide else status
+        elif part.columns:
+            matrix[:, part.columns] = numbers[:, part.numbers]
+            statuses[:, part.columns] = status[:, part.features]
 
     def _field(self, column: np.ndarray, status: np.ndarray, name: str, values: Any, n: int) -> None:
         if values is None:
@@ -297,6 +207,22 @@ class OnlineReader:
             status[null] = _NULL
 
 
+def _plan_one(keys: list[bytes | None]) -> Plan:
+    if len(keys) == 1 and keys[0] is not None:
+        return Plan(cast("list[bytes]", keys), _ALONE)
+    union: list[bytes] = []
+    shares = []
+    for key in keys:
+        begin = len(union)
+        if key is not None:
+            union.append(key)
+        shares.append(Share(begin, len(union), None))
+    return Plan(union, shares)
+
+
+_ALONE = [Share(0, 1, None)]
+
+
 def _floats(name: str, values: Any) -> np.ndarray:
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return values.astype(np.float64)
@@ -306,25 +232,23 @@ def _floats(name: str, values: Any) -> np.ndarray:
     return np.array([_NAN if v is None else v for v in values], np.float64)
 
 
-def _times(name: str, values: Any) -> np.ndarray:
-    """Return µs as float64 (NaN is null) of int µs, datetimes or ISO texts; without an offset they count as UTC."""
-    return _floats(name, values if isinstance(values, np.ndarray) else [_moment(name, v) for v in values])
-
-
-def _moment(name: str, value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise BadRequest(f"{name} is {value!r}, which is no time; write ISO text or microseconds") from None
-    return to_micros(value) if isinstance(value, datetime) else value
-
-
-def _parts(service: FeatureService) -> Iterable[_Part]:
+def _parts(service: FeatureService, starts: Sequence[int]) -> Iterable[_Part]:
     for view in service.views:
-        places = [(i, c.name) for i, c in enumerate(service.columns) if c.kind == "view" and c.view == view.name]
-        names = [f.name for f in view.features]
-        columns = tuple(i for i, _ in places)
-        features = tuple(names.index(name) for _, name in places)
-        ordered = features == tuple(range(len(names))) and columns == tuple(range(columns[0], columns[0] + len(names)))
-        yield _Part(ViewReader(view), features, columns, slice(columns[0], columns[-1] + 1) if ordered else None)
+        reader = ViewReader(view)
+        names = {f.name: i for i, f in enumerate(view.features)}
+        features: list[int] = []
+        numbers: list[int] = []
+        columns: list[int] = []
+        for column, start in zip(service.columns, starts, strict=False):
+            if column.kind == "view" and column.view == view.name:
+                feature = names[column.name]
+                features += [feature] * column.width
+                numbers += range(reader.starts[feature], reader.starts[feature] + column.width)
+                columns += range(start, start + column.width)
+        ordered = (
+            bool(columns)
+            and numbers == list(range(reader.width))
+            and columns == list(range(columns[0], columns[0] + reader.width))
+        )
+        whole = slice(columns[0], columns[-1] + 1) if ordered else None
+        yield _Part(reader, tuple(features), tuple(numbers), tuple(columns), whole)
