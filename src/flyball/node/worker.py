@@ -46,7 +46,7 @@ class Pusher:
         self._deadline = deadline
 
     async def __call__(self, source: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return accepted, rejected and the first row's sequence.
+        """Return accepted, rejected, duplicates and the first row's sequence, or `errors` by row.
 
         While ingest restarts, the push waits for it; as long as nothing was sent that is safe.
 
@@ -56,7 +56,7 @@ class Pusher:
         until = time.monotonic() + self._deadline
         try:
             answer = await self._client.call(
-                "push", [source, rows, None], timeout=self._deadline, wait=max(0.0, until - time.monotonic())
+                "events", [source, rows], timeout=self._deadline, wait=max(0.0, until - time.monotonic())
             )
         except (PeerGone, DeadlineExceeded) as error:
             raise Unavailable(

@@ -88,6 +88,9 @@ class FeatureHandle:
 
         views = self._views_of(names)
         moment = to_micros(at or self._project.clock.now())
+        writer = self.__dict__.get("_writer")
+        if at is None and writer is not None:  # rows that another thread is publishing are not asked for yet
+            moment = writer.gate.limit(moment)
         return lookup(self._store(), [dict(row) for row in rows], views, list(names), moment)
 
     async def aonline(
@@ -108,11 +111,10 @@ class FeatureHandle:
 
         self._project.applied.source(source)
         plain = [dict(row) for row in rows]
-        arrival = to_micros(self._project.clock.now())
         if self._node_runs():
-            answer = call_sync(self._project.layout.socket("ingest"), "push", [source, plain, arrival])
+            answer = call_sync(self._project.layout.socket("ingest"), "push", [source, plain, None])
             return msgspec.convert(answer, PushResult)
-        return self._writer.push(source, plain, arrival)
+        return self._writer.push(source, plain)
 
     def materialize(
         self,

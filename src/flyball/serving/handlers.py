@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from flyball import errors
 from flyball.errors import BadRequest, Unavailable, nearest
 from flyball.records.types import Outcome, Record
 from flyball.rollout.routing import BUCKETS
 from flyball.serving.asgi import Receive, Response, Scope, json, read_body
+from flyball.serving.events import LINE_TYPES as _ROWS
+from flyball.serving.events import take_events
 from flyball.serving.metrics import render
 from flyball.serving.plan import ModelPlan
-from flyball.serving.protocol import decode_json, encode_rows, metadata, parse_outcomes, parse_source_rows, rows_call
+from flyball.serving.protocol import decode_json, encode_rows, metadata, parse_outcomes, rows_call
 
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["Handlers"]
 
 Handler = Callable[[Scope, Receive, int], Awaitable[Response]]
-_ROWS = (b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-lines")
 _OPEN = frozenset({"/health", "/v2/health/live", "/v2/health/ready"})
 
 
@@ -171,15 +171,7 @@ class Handlers:
 
     async def _events(self, scope: Scope, receive: Receive, started: int) -> Response:
         source = scope["path"].split("/")[3]
-        rows = parse_source_rows(await read_body(scope, receive, self._gateway.max_body, _ROWS))
-        if self._gateway.push is None:
-            raise Unavailable("this gateway has no ingest process behind it, so it cannot take events")
-        try:
-            return json(await self._gateway.push(source, rows))
-        except errors.UnknownName as error:
-            raise BadRequest(str(error), 404) from error
-        except (errors.InputError, errors.DefinitionError) as error:
-            raise BadRequest(str(error)) from error
+        return await take_events(source, scope, receive, self._gateway.push, self._gateway.max_body)
 
 
 def _info(plan: ModelPlan) -> dict[str, Any]:

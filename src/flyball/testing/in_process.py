@@ -160,7 +160,8 @@ def project_gateway(project: Project) -> Gateway:
 
     async def push(source: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         result = project.features.push(source, rows)
-        return {"accepted": result.accepted, "rejected": result.rejected, "sequence": result.sequence}
+        return {"accepted": result.accepted, "rejected": result.rejected, "duplicates": result.duplicates,
+                "sequence": result.sequence}  # fmt: skip
 
     return Gateway(
         ModelCache(load, lambda ref: _LocalHost(load, ref), root=layout.root),

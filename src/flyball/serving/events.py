@@ -1,0 +1,167 @@
+"""`POST /v1/sources/NAME/events`: rows of a source as JSON lines or a JSON array, plain or gzipped.
+
+All rows of a request are taken or none. The surprise: a body is unpacked piece by piece and given up as soon as it is
+larger than allowed, so that a few kilobytes of gzip never become gigabytes of memory.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from flyball import errors
+from flyball.errors import BadRequest, Busy, Unavailable
+from flyball.serving.asgi import Receive, Response, Scope, error_response, json, read_body
+
+__all__ = ["LINE_TYPES", "parse_events", "take_events"]
+
+Row = dict[str, Any]
+Push = Callable[[str, list[Row]], Awaitable[dict[str, Any]]]
+LINE_TYPES = (b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-lines")
+_SHOWN = 100  # bad lines reported
+_PIECE = 1 << 16
+_decode = msgspec.json.Decoder().decode
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class _BadLines(Exception):
+    """Lines that are no rows: (line from 1, what, what is needed)."""
+
+    def __init__(self, lines: list[tuple[int, str, str]]) -> None:
+        super().__init__()
+        self.lines = lines
+
+
+async def take_events(source: str, scope: Scope, receive: Receive, push: Push | None, limit: int) -> Response:
+    """Read a request's rows and hand them to ingest; answer what became of them.
+
+    200: {accepted, rejected, duplicates, sequence}. 400: {error, errors: [{line, what, needed}]}, nothing was taken.
+    429 and 503 carry Retry-After; whether rows were taken is unknown after a 503, so send them again with event ids.
+    """
+    try:
+        numbered = parse_events(await _body(scope, receive, limit))
+    except _BadLines as bad:
+        return _refused(bad.lines)
+    if push is None:
+        raise Unavailable("this gateway has no ingest process behind it, so it cannot take events")
+    try:
+        answer = await push(source, [row for _, row in numbered])
+    except errors.UnknownName as error:
+        raise BadRequest(str(error), 404) from error
+    except (errors.InputError, errors.DefinitionError) as error:
+        raise BadRequest(str(error)) from error
+    except Unavailable as error:
+        return _later(error)
+    if wrong := answer.get("errors"):
+        lines = [(numbered[place][0], what, "a row that fits the source's columns") for place, what in wrong]
+        return _refused(lines)
+    return json({name: answer[name] for name in ("accepted", "rejected", "duplicates", "sequence") if name in answer})
+
+
+def parse_events(body: bytes) -> list[tuple[int, Row]]:
+    """Return (line, row) of JSON lines, of a JSON array, of {"rows": [...]} or of one object; lines count from 1.
+
+    Raises:
+        BadRequest: the body is empty or no list of objects.
+        _BadLines: some lines are no JSON objects.
+    """
+    text = body.strip()
+    if not text:
+        raise BadRequest("the body is empty; send a JSON list or one JSON object per line")
+    if text[:1] == b"[":
+        return _array(text)
+    lines = [(k, line) for k, line in enumerate(body.splitlines(), 1) if line.strip()]
+    if len(lines) == 1 or not _is_object(lines[0][1]):  # one object, perhaps over several lines
+        try:
+            whole = _decode(text)
+        except _MALFORMED:
+            whole = None
+        if isinstance(whole, dict):
+            return _checked(enumerate(whole["rows"], 1) if isinstance(whole.get("rows"), list) else [(1, whole)])
+    return _lines(lines)
+
+
+def _array(text: bytes) -> list[tuple[int, Row]]:
+    try:
+        found = _decode(text)
+    except _MALFORMED as error:
+        raise BadRequest(f"the body is neither JSON nor JSON lines: {error}") from error
+    return _checked(enumerate(found, 1))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(_decode(line), dict)
+    except _MALFORMED:
+        return False
+
+
+def _lines(lines: list[tuple[int, bytes]]) -> list[tuple[int, Row]]:
+    found: list[tuple[int, Any]] = []
+    bad: list[tuple[int, str, str]] = []
+    for number, line in lines:
+        try:
+            found.append((number, _decode(line)))
+        except _MALFORMED as error:
+            bad.append((number, f"no JSON: {error}", "one JSON object per line"))
+    if bad:
+        raise _BadLines(bad)
+    return _checked(found)
+
+
+def _checked(found: Any) -> list[tuple[int, Row]]:
+    rows, bad = [], []
+    for number, row in found:
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            bad.append((number, f"{row!r:.60} is no object", "one JSON object of columns"))
+    if bad:
+        raise _BadLines(bad)
+    return rows
+
+
+async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the plain body; gzip is unpacked within the limit."""
+    packed = any(n == b"content-encoding" and v.strip().lower() == b"gzip" for n, v in scope["headers"])
+    if not packed:
+        return await read_body(scope, receive, limit, LINE_TYPES)
+    headers = [(n, v) for n, v in scope["headers"] if n != b"content-encoding"]
+    return _unzipped(await read_body({**scope, "headers": headers}, receive, limit, LINE_TYPES), limit)
+
+
+def _unzipped(data: bytes, limit: int) -> bytes:
+    reader = zlib.decompressobj(31)
+    pieces, size = [], 0
+    try:
+        while data and not reader.eof:
+            piece = reader.decompress(data, _PIECE)
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise BadRequest(f"the body unpacks to more than {limit} bytes; send fewer rows at once", 413)
+            data = reader.unconsumed_tail
+    except zlib.error as error:
+        raise BadRequest(f"the body is no gzip as its content-encoding says: {error}") from error
+    if not reader.eof:
+        raise BadRequest("the gzipped body is cut short; send it whole")
+    if reader.unused_data:
+        raise BadRequest("the body has bytes after its gzip; send one gzip member")
+    return b"".join(pieces)
+
+
+def _refused(lines: list[tuple[int, str, str]]) -> Response:
+    shown = [{"line": line, "what": what, "needed": needed} for line, what, needed in lines[:_SHOWN]]
+    first = f"line {lines[0][0]}: {lines[0][1]}"
+    text = f"{len(lines)} of the rows cannot be taken, so none was; {first}"
+    return json({"error": text, "errors": shown, "bad": len(lines)}, 400)
+
+
+def _later(error: Unavailable) -> Response:
+    response = error_response(error)
+    response.status = 429 if isinstance(error, Busy) else 503
+    response.headers = [(b"retry-after", b"1")]
+    return response
