@@ -14,6 +14,8 @@ from flyball.testing.laws_online import OnlineStoreLaws
 
 
 class TestLMDB(OnlineStoreLaws):
+    start_method = "spawn"
+
     def make_store(self, folder: Path) -> OnlineStore:
         return LMDBStore(folder, 1_000_000)
 
@@ -94,3 +96,40 @@ def test_threads_read_while_the_map_grows(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+_FULL = """
+import resource, signal, sys
+from pathlib import Path
+from flyball.adapters.lmdb import LMDBStore
+from flyball.errors import Unavailable
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = LMDBStore(Path(sys.argv[1]), 8_000_000)
+store.write(puts=[(b"first", b"1")])
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))  # the disk is full from here on
+written = []
+try:
+    for i in range(10_000):
+        store.write(puts=[(b"%05d" % i, b"x" * 3000)])
+        written.append(i)
+except Unavailable as error:
+    print(error)
+assert 0 < len(written) < 1_000, len(written)
+assert store.get_many([b"first"]) == [b"1"]
+assert all(v == b"x" * 3000 for v in store.get_many([b"%05d" % i for i in written]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))  # there is room again
+store.write(puts=[(b"last", b"2")])
+store.close()
+again = LMDBStore(Path(sys.argv[1]), readonly=True)
+assert again.get_many([b"first", b"last"]) == [b"1", b"2"]
+assert all(v == b"x" * 3000 for v in again.get_many([b"%05d" % i for i in written]))
+"""
+
+
+def test_a_full_disk_is_one_clear_sentence_and_loses_nothing_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FULL, str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "is the disk full?" in done.stdout

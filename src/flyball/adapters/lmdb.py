@@ -22,6 +22,7 @@ from flyball.features.packing import merge_rows
 
 __all__ = ["LMDBStore"]
 
+_NO_ROOM = ("File too large", "No space", "quota", "Input/output error")  # the last is what a short write is
 T = TypeVar("T")
 Item = tuple[bytes, bytes]
 
@@ -201,6 +202,18 @@ class LMDBStore:
                     self._shared.resize(2 * self.map_size)
                 except lmdb.MapResizedError:
                     self._shared.resize(0)
+                except lmdb.DiskError as error:
+                    raise _full(self._shared.path, error) from error
+                except lmdb.Error as error:
+                    if any(sign in str(error) for sign in _NO_ROOM):
+                        raise _full(self._shared.path, error) from error
+                    raise
+
+
+def _full(path: Path, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"the online store {path} took no write ({error}); is the disk full? What was written before stays; make room"
+    )
 
 
 def _merge(txn: Any, items: Sequence[Item]) -> None:

@@ -93,7 +93,8 @@ class Gateway:
         self.slot.name_store(store_name)
         if log is not None:
             log.attach(self.slot)
-        self._shadows = Shadows(self.slot, log)
+        remote = bool(getattr(store, "remote", False))
+        self._shadows = Shadows(self.slot, log, remote=remote)
         self._answerer = Answerer(
             shared=self.shared,
             slot=self.slot,
@@ -101,7 +102,7 @@ class Gateway:
             ids=IdMaker(slot, self._generation << 10 | time.time_ns() & 1023),
             shadows=self._shadows,
             vetoed=self._veto,
-            remote=bool(getattr(store, "remote", False)),
+            remote=remote,
         )
         self._infer: dict[str, tuple[ModelPlan, Arm | None]] = {}
         self._vetoes: dict[tuple[str, str | None, str], VetoReason] = {}

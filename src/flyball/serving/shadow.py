@@ -38,10 +38,13 @@ class ShadowJob:
 class Shadows:
     """A queue of at most `limit` rows, worked off in batches of one version."""
 
-    def __init__(self, slot: Slot, log: LogWriter | None, *, limit: int = 512, batch: int = 64) -> None:
-        """Count in `slot`, write to `log`."""
+    def __init__(
+        self, slot: Slot, log: LogWriter | None, *, limit: int = 512, batch: int = 64, remote: bool = False
+    ) -> None:
+        """Count in `slot`, write to `log`; with `remote`, features are awaited."""
         self._slot = slot
         self._log = log
+        self._remote = remote
         self._limit = limit
         self._batch = batch
         self._queue: deque[ShadowJob] = deque()
@@ -92,7 +95,7 @@ class Shadows:
     async def _ask(self, jobs: list[ShadowJob]) -> list[Record]:
         plan, arm = jobs[0].plan, jobs[0].arm
         try:
-            matrix = np.concatenate([await _matrix(job) for job in jobs])
+            matrix = np.concatenate([await _matrix(job, remote=self._remote) for job in jobs])
         except Exception as error:
             text = f"{type(error).__name__}: {error}"[:500]
             return [_record(job, None, text, 0) for job in jobs]
@@ -106,12 +109,12 @@ class Shadows:
         return [_record(job, item.values[k], errors.get(k), total) for k, job in enumerate(jobs)]
 
 
-async def _matrix(job: ShadowJob) -> np.ndarray:
+async def _matrix(job: ShadowJob, *, remote: bool) -> np.ndarray:
     if job.matrix is not None:
         return job.matrix
     reader: Any = job.arm.reader
     matrix: np.ndarray
-    if getattr(reader, "remote", False):
+    if remote:
         matrix, _ = await reader.aread(job.inputs, 1, job.at)
     else:
         matrix, _ = reader.read(job.inputs, 1, job.at)
