@@ -23,6 +23,12 @@ _HOMES = {
     "List": "flyball.features.definitions",
     "Model": "flyball.definitions",
     "Params": "flyball.definitions",
+    "CSVSource": "flyball.features.definitions",
+    "DataFrameSource": "flyball.features.definitions",
+    "PushSource": "flyball.features.definitions",
+    "SQLSource": "flyball.features.definitions",
+    "StreamSource": "flyball.features.definitions",
+    "TableSource": "flyball.features.definitions",
     "ParquetSource": "flyball.features.definitions",
     "Project": "flyball.project",
     "Retrain": "flyball.loop.policy",
@@ -40,13 +46,16 @@ _HOMES = {
     "day_of_week": "flyball.features.definitions",
     "day_of_year": "flyball.features.definitions",
     "difference": "flyball.features.definitions",
+    "distinct": "flyball.features.definitions",
     "embed": "flyball.features.definitions",
+    "first": "flyball.features.definitions",
     "gate": "flyball.gates.checks",
     "geohash": "flyball.features.definitions",
     "guard": "flyball.rollout.definitions",
     "h3_cell": "flyball.features.definitions",
     "hour_of_day": "flyball.features.definitions",
     "is_weekend": "flyball.features.definitions",
+    "last": "flyball.features.definitions",
     "log1p": "flyball.features.definitions",
     "max": "flyball.features.definitions",
     "mean": "flyball.features.definitions",
@@ -55,10 +64,14 @@ _HOMES = {
     "month": "flyball.features.definitions",
     "on": "flyball.loop.policy",
     "python": "flyball.features.definitions",
+    "quantile": "flyball.features.definitions",
     "ratio": "flyball.features.definitions",
     "std": "flyball.features.definitions",
     "sum": "flyball.features.definitions",
+    "trend": "flyball.features.definitions",
+    "var": "flyball.features.definitions",
     "week": "flyball.features.definitions",
+    "windows": "flyball.features.definitions",
 }
 _MODULES = {
     "drift": "flyball.monitoring.drift",
@@ -96,6 +109,8 @@ if TYPE_CHECKING:
     from flyball.definitions import Model as Model
     from flyball.definitions import Params as Params
     from flyball.errors import FlyballError as FlyballError
+    from flyball.features.definitions import CSVSource as CSVSource
+    from flyball.features.definitions import DataFrameSource as DataFrameSource
     from flyball.features.definitions import Decimal as Decimal
     from flyball.features.definitions import Entity as Entity
     from flyball.features.definitions import Feature as Feature
@@ -104,6 +119,10 @@ if TYPE_CHECKING:
     from flyball.features.definitions import Field as Field
     from flyball.features.definitions import List as List
     from flyball.features.definitions import ParquetSource as ParquetSource
+    from flyball.features.definitions import PushSource as PushSource
+    from flyball.features.definitions import SQLSource as SQLSource
+    from flyball.features.definitions import StreamSource as StreamSource
+    from flyball.features.definitions import TableSource as TableSource
     from flyball.features.definitions import Vector as Vector
     from flyball.features.definitions import bucket as bucket
     from flyball.features.definitions import check as check
@@ -116,21 +135,28 @@ if TYPE_CHECKING:
     from flyball.features.definitions import day_of_week as day_of_week
     from flyball.features.definitions import day_of_year as day_of_year
     from flyball.features.definitions import difference as difference
+    from flyball.features.definitions import distinct as distinct
     from flyball.features.definitions import embed as embed
+    from flyball.features.definitions import first as first
     from flyball.features.definitions import geohash as geohash
     from flyball.features.definitions import h3_cell as h3_cell
     from flyball.features.definitions import hour_of_day as hour_of_day
     from flyball.features.definitions import is_weekend as is_weekend
+    from flyball.features.definitions import last as last
     from flyball.features.definitions import log1p as log1p
     from flyball.features.definitions import max as max  # noqa: A004 the field's standard word
     from flyball.features.definitions import mean as mean
     from flyball.features.definitions import min as min  # noqa: A004 the field's standard word
     from flyball.features.definitions import month as month
     from flyball.features.definitions import python as python
+    from flyball.features.definitions import quantile as quantile
     from flyball.features.definitions import ratio as ratio
     from flyball.features.definitions import std as std
     from flyball.features.definitions import sum as sum  # noqa: A004 the field's standard word
+    from flyball.features.definitions import trend as trend
+    from flyball.features.definitions import var as var
     from flyball.features.definitions import week as week
+    from flyball.features.definitions import windows as windows
     from flyball.gates.checks import gate as gate
     from flyball.loop.policy import Retrain as Retrain
     from flyball.loop.policy import on as on

@@ -1,6 +1,7 @@
 """The specification of point-in-time answers: a slow, obvious loop over rows, one request at a time.
 
-It shares no code with the kernel. Everything fast is tested against it, and users may test their own against it.
+It shares no code with the kernel (a feature's condition is read by the language's own evaluator). Everything fast is
+tested against it, and users may test their own against it. In window views each row counts: a correction is a row too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
+from flyball.features import expressions
 from flyball.features.spec import FeatureSpec, Join, Stat, Status, ViewSpec
 
 __all__ = ["Row", "answer"]
@@ -66,29 +70,84 @@ def _newest(seen: list[Row], view: ViewSpec, feature: FeatureSpec, at: int) -> t
 def _window(seen: list[Row], feature: FeatureSpec, at: int) -> tuple[Any, Status]:
     assert feature.window is not None and feature.hop is not None
     begin = (at - feature.window) // feature.hop * feature.hop
-    inside = [r for r in seen if begin < r.event <= at]
+    inside = [r for r in seen if begin < r.event <= at and _holds(feature.where, r)]
+    inside.sort(key=lambda r: (r.event, r.created, r.sequence))
     values = [1.0 if feature.of is None else r.values[feature.of] for r in inside]
-    numbers = [float(v) for v in values if v is not None and not math.isnan(v)]
-    value = _fold(numbers, feature.stat)
+    value = _fold([v for v in values if _is_value(v)], feature)
     if not seen:
         return value, Status.MISSING
     return value, Status.NULL if value is None else Status.PRESENT
 
 
-def _fold(numbers: list[float], stat: Stat | None) -> float | int | None:
+def _is_value(value: Any) -> bool:
+    """Null and NaN are the same nothing in a window."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _holds(where: str | None, row: Row) -> bool:
+    """Whether a condition is true of a row; a comparison with null is not."""
+    if where is None:
+        return True
+    table = pa.table({name: pa.array([row.values[name]]) for name in expressions.columns(expressions.parse(where))})
+    if any(c.null_count for c in table.columns):
+        return False
+    return bool(expressions.evaluate(expressions.parse(where), table).to_pylist()[0])
+
+
+def _fold(values: list[Any], feature: FeatureSpec) -> Any:
+    """Fold values in their rows' order; None where there is no answer.
+
+    Distinct and quantile are exact here: what is approximate is held to its bound against them.
+    """
+    stat = feature.stat
     if stat is Stat.COUNT:
-        return len(numbers)
+        return len(values)
     if stat is Stat.SUM:
-        return math.fsum(numbers)
-    if not numbers or (stat is Stat.STD and len(numbers) < 2):
+        return _whole(sum(values)) if feature.type == "int64" else _sum([float(v) for v in values])
+    if not values:
         return None
-    mean = math.fsum(numbers) / len(numbers)
     match stat:
-        case Stat.MEAN:
-            return mean
-        case Stat.STD:
-            return math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (len(numbers) - 1))
+        case Stat.FIRST:
+            return values[0]
+        case Stat.LAST:
+            return values[-1]
+        case Stat.DISTINCT:
+            return len({v if isinstance(v, str | bytes) else float(v) if v == float(v) else v for v in values})
+        case Stat.QUANTILE:
+            return float(sorted(values)[max(1, math.ceil((feature.q or 0.5) * len(values))) - 1])
+        case Stat.MIN | Stat.MAX if feature.type == "int64":
+            return min(values) if stat is Stat.MIN else max(values)
+        case Stat.MEAN if feature.type.startswith("vector"):
+            return [math.fsum(part) / len(values) for part in zip(*values, strict=True)]
+    return _moments([float(v) for v in values], stat)
+
+
+def _moments(numbers: list[float], stat: Stat | None) -> float | None:
+    match stat:
         case Stat.MIN:
             return min(numbers)
-        case _:
+        case Stat.MAX:
             return max(numbers)
+    total = _sum(numbers)
+    if total is None:
+        return None
+    mean = total / len(numbers)
+    if stat is Stat.MEAN:
+        return mean
+    if len(numbers) < 2 or math.isinf(total):
+        return None
+    variance = math.fsum((x - mean) ** 2 for x in numbers) / (len(numbers) - 1)
+    return math.sqrt(variance) if stat is Stat.STD else variance
+
+
+def _sum(numbers: list[float]) -> float | None:
+    """Add up; infinities fold as such, and inf - inf is no number."""
+    infinite = {x for x in numbers if math.isinf(x)}
+    if infinite:
+        return infinite.pop() if len(infinite) == 1 else None
+    return math.fsum(numbers)
+
+
+def _whole(total: int) -> int | None:
+    """An exact sum that does not fit into 64 bits is null."""
+    return total if -(2**63) <= total < 2**63 else None

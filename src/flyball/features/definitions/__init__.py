@@ -10,7 +10,16 @@ from flyball.features.definitions.entities import Entity
 from flyball.features.definitions.names import Decimal, List, Vector
 from flyball.features.definitions.requests import Field
 from flyball.features.definitions.services import FeatureService, ViewSelection
-from flyball.features.definitions.sources import ParquetSource
+from flyball.features.definitions.sources import (
+    CSVSource,
+    DataFrameSource,
+    ParquetSource,
+    PushSource,
+    Source,
+    SQLSource,
+    StreamSource,
+    TableSource,
+)
 from flyball.features.definitions.transforms import (
     Transform,
     bucket,
@@ -34,11 +43,28 @@ from flyball.features.definitions.transforms import (
     week,
 )
 from flyball.features.definitions.views import Feature, FeatureView
-from flyball.features.definitions.windows import WindowFeature, count, max, mean, min, std, sum  # noqa: A004 the field's standard words
+from flyball.features.definitions.windows import (
+    WindowFeature,
+    count,
+    distinct,
+    first,
+    last,
+    max,  # noqa: A004 the field's standard words
+    mean,
+    min,  # noqa: A004
+    quantile,
+    std,
+    sum,  # noqa: A004
+    trend,
+    var,
+    windows,
+)
 
 __all__ = [
-    "Check", "Decimal", "Entity", "Feature", "FeatureService", "FeatureView", "Field", "List", "ParquetSource",
-    "Transform", "Vector", "ViewSelection", "WindowFeature", "bucket", "check", "clip", "computed", "count", "cross",
-    "cyclic", "day_of_month", "day_of_week", "day_of_year", "difference", "embed", "geohash", "h3_cell",
-    "hour_of_day", "is_weekend", "log1p", "max", "mean", "min", "month", "python", "ratio", "std", "sum", "week",
+    "CSVSource", "Check", "DataFrameSource", "Decimal", "Entity", "Feature", "FeatureService", "FeatureView", "Field",
+    "List", "ParquetSource", "PushSource", "SQLSource", "Source", "StreamSource", "TableSource", "Transform",
+    "Vector", "ViewSelection", "WindowFeature", "bucket", "check", "clip", "computed", "count", "cross", "cyclic",
+    "day_of_month", "day_of_week", "day_of_year", "difference", "distinct", "embed", "first", "geohash", "h3_cell",
+    "hour_of_day", "is_weekend", "last", "log1p", "max", "mean", "min", "month", "python", "quantile", "ratio", "std",
+    "sum", "trend", "var", "week", "windows",
 ]  # fmt: skip
