@@ -31,6 +31,9 @@ def to_matrix(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float64]:
 
 def _floats(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     kind = column.type
+    if pa.types.is_decimal(kind):  # the nearest float64, as at read; Arrow's cast may be one step off
+        values = (np.nan if v is None else float(v) for v in column.to_pylist())
+        return np.fromiter(values, np.float64, len(column))
     if pa.types.is_timestamp(kind):
         column = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
     elif not (
@@ -41,5 +44,5 @@ def _floats(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
         column = column.cast(pa.int8())
     floats = column.cast(pa.float64(), safe=False)
     filled = pc.fill_null(floats, np.nan) if floats.null_count else floats
-    values: npt.NDArray[np.float64] = filled.to_numpy()
-    return values
+    found: npt.NDArray[np.float64] = filled.to_numpy()
+    return found

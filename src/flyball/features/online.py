@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol, cast
 
 import numpy as np
 
-from flyball.errors import BadRequest
+from flyball.errors import BadRequest, InputError
 from flyball.features.ports import OnlineStore
 from flyball.features.request import RequestPart
 from flyball.features.spec import FeatureService, Status
+from flyball.features.values import exact
 from flyball.features.values import float_of as as_float
 from flyball.features.viewreader import Value, ViewReader
 
@@ -97,7 +99,7 @@ class OnlineReader:
         self._service = service
         starts = np.cumsum([0, *(c.width for c in service.columns)]).tolist()
         self._parts = tuple(_parts(service, starts))
-        self._fields = [(starts[i], c.name) for i, c in enumerate(service.columns) if c.kind == "field"]
+        self._fields = [(starts[i], c.name, c.width) for i, c in enumerate(service.columns) if c.kind == "field"]
         self._request = RequestPart(service)
         self._required = {i.name: i.required for i in service.inputs}
         self._width = starts[-1]
@@ -147,8 +149,11 @@ class OnlineReader:
                 self._place_one(part, matrix, statuses, None if share.begin == share.end else values[share.begin], at)
             else:
                 self._place_many(part, matrix, statuses, share, values, at)
-        for i, name in self._fields:
+        for i, name, width in self._fields:
             given = inputs.get(name)
+            if width > 1:
+                self._vector(matrix[:, i : i + width], statuses[:, i : i + width], name, given, n)
+                continue
             if n == 1 and type(given) is list and len(given) == 1 and type(given[0]) in _NUMBERS:
                 matrix[0, i] = given[0]  # the usual lone request: numpy per field would cost as much as all the rest
                 if given[0] != given[0]:
@@ -194,17 +199,36 @@ class OnlineReader:
             statuses[:, part.columns] = status[:, part.features]
 
     def _field(self, column: np.ndarray, status: np.ndarray, name: str, values: Any, n: int) -> None:
-        if values is None:
-            if self._required.get(name, True):
-                raise BadRequest(f"the request misses {name!r}, a required input; send one value a row")
-            column[:], status[:] = np.nan, _MISSING
+        if self._left_out(column, status, name, values, n):
             return
-        if len(values) != n:
-            raise BadRequest(f"{name} has {len(values)} values and the request {n} rows; send one value a row")
         column[:] = _floats(name, values)
         null = np.isnan(column)
         if null.any():
             status[null] = _NULL
+
+    def _vector(self, columns: np.ndarray, status: np.ndarray, name: str, values: Any, n: int) -> None:
+        if self._left_out(columns, status, name, values, n):
+            return
+        size = columns.shape[1]
+        for row, value in enumerate(values):
+            if value is None:
+                columns[row], status[row] = np.nan, _NULL
+                continue
+            try:
+                columns[row] = exact(f"vector<{size}>", value, f"{name} in row {row}")
+            except InputError as error:
+                raise BadRequest(str(error)) from error
+
+    def _left_out(self, columns: np.ndarray, status: np.ndarray, name: str, values: Any, n: int) -> bool:
+        """Whether an input that may be left out was; raises BadRequest when it may not, or has a wrong length."""
+        if values is None:
+            if self._required.get(name, True):
+                raise BadRequest(f"the request misses {name!r}, a required input; send one value a row")
+            columns[:], status[:] = np.nan, _MISSING
+            return True
+        if len(values) != n:
+            raise BadRequest(f"{name} has {len(values)} values and the request {n} rows; send one value a row")
+        return False
 
 
 def _plan_one(keys: list[bytes | None]) -> Plan:
@@ -227,7 +251,7 @@ def _floats(name: str, values: Any) -> np.ndarray:
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return values.astype(np.float64)
     for value in values:
-        if value is not None and not isinstance(value, int | float | np.number | np.bool_):
+        if value is not None and not isinstance(value, int | float | Decimal | np.number | np.bool_):
             raise BadRequest(f"{name} is {value!r} ({type(value).__name__}); it is declared as a number, send one")
     return np.array([_NAN if v is None else v for v in values], np.float64)
 

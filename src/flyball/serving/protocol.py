@@ -15,8 +15,10 @@ from typing import Annotated, Any
 
 import msgspec
 
-from flyball.errors import BadRequest, nearest
+from flyball.errors import BadRequest, InputError, nearest
 from flyball.features.spec import ColumnType, InputSpec
+from flyball.features.types import is_vector, vector_size
+from flyball.features.values import exact
 from flyball.units import to_micros
 
 __all__ = ["Call", "Columns", "decode_json", "encode_infer", "encode_rows", "metadata", "parse_infer",
@@ -27,24 +29,48 @@ _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what d
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999  # µs of the years 1 and 9999
 _INTEGERS = frozenset({"INT64", "INT32", "INT16", "INT8", "UINT8", "UINT16", "UINT32"})
 _FLOATS = frozenset({"FP64", "FP32"})
-_DATATYPES: dict[ColumnType, frozenset[str]] = {
+
+
+class _ByType(dict[ColumnType, Any]):
+    """What holds of a type, also of those with parameters: decimal(18,2), vector<384>, list<int64>."""
+
+    def __missing__(self, kind: ColumnType) -> Any:
+        self[kind] = self[kind.partition("(")[0].partition("<")[0]]
+        return self[kind]
+
+
+_DATATYPES: _ByType = _ByType({
     "int64": _INTEGERS,
     "float64": _FLOATS | _INTEGERS,
+    "float32": _FLOATS | _INTEGERS,
     "bool": frozenset({"BOOL"}),
     "string": frozenset({"BYTES"}),
+    "bytes": frozenset({"BYTES"}),
+    "date": frozenset({"BYTES"}),
     "timestamp": frozenset({"BYTES", "INT64"}),
-}
-_PREFERRED: dict[ColumnType, str] = {
-    "int64": "INT64", "float64": "FP64", "bool": "BOOL", "string": "BYTES", "timestamp": "BYTES",
-}  # fmt: skip
-_TYPES: dict[ColumnType, frozenset[type]] = {
+    "decimal": frozenset({"BYTES"}) | _INTEGERS,
+    "vector": _FLOATS | _INTEGERS,
+    "list": frozenset(),
+})  # fmt: skip
+_PREFERRED: _ByType = _ByType({
+    "int64": "INT64", "float64": "FP64", "float32": "FP32", "bool": "BOOL", "string": "BYTES", "timestamp": "BYTES",
+    "bytes": "BYTES", "date": "BYTES", "decimal": "BYTES", "vector": "FP32", "list": "JSON",
+})  # fmt: skip
+_TYPES: _ByType = _ByType({
     "int64": frozenset({int}),
     "float64": frozenset({float, int}),
+    "float32": frozenset({float, int}),
     "bool": frozenset({bool}),
     "string": frozenset({str}),
+    "bytes": frozenset({str}),
+    "date": frozenset({str}),
     "timestamp": frozenset({str, int}),
-}
+    "decimal": frozenset({str, int}),
+    "vector": frozenset({list}),
+    "list": frozenset({list}),
+})  # fmt: skip
 _NULL = type(None)
+_REALS = frozenset({"float64", "float32"})
 
 
 class _Tensor(msgspec.Struct):
@@ -118,7 +144,7 @@ def parse_infer(body: bytes, inputs: dict[str, InputSpec]) -> Call:
             raise _unknown(name, inputs)
         if name in columns:
             raise BadRequest(f"input {name!r} is given twice; send each input once")
-        data = _flat(tensor)
+        data = _vectors(tensor, spec) if is_vector(spec.type) else _flat(tensor)
         if n < 0:
             n = len(data)
         elif len(data) != n:
@@ -216,7 +242,7 @@ def metadata(model: str, versions: Sequence[str], inputs: Sequence[InputSpec]) -
         "versions": list(versions),
         "platform": "flyball",
         "inputs": [
-            {"name": i.name, "datatype": _PREFERRED[i.type], "shape": [-1], "parameters": {"required": i.required}}
+            {"name": i.name, "datatype": _PREFERRED[i.type], "shape": _shape(i), "parameters": {"required": i.required}}
             for i in inputs
         ],
         "outputs": [{"name": "prediction", "datatype": "FP64", "shape": [-1]}],
@@ -292,6 +318,22 @@ def _flat(tensor: _Tensor) -> list[Any]:
     return data
 
 
+def _vectors(tensor: _Tensor, spec: InputSpec) -> list[Any]:
+    """Return the rows of a tensor of shape [rows, K]: data flat, or a list for each row."""
+    size, shape, data = vector_size(spec.type), tensor.shape, tensor.data
+    if len(shape) != 2 or shape[1] != size or shape[0] < 1:
+        raise BadRequest(f"input {tensor.name!r} has shape {shape}; it is {spec.type}, send [rows, {size}]")
+    if len(data) == shape[0] * size and not isinstance(data[0], list):
+        return [data[i : i + size] for i in range(0, len(data), size)]
+    if len(data) != shape[0]:
+        raise BadRequest(f"input {tensor.name!r} has shape {shape} but {len(data)} values; they must agree")
+    return data
+
+
+def _shape(spec: InputSpec) -> list[int]:
+    return [-1, vector_size(spec.type)] if is_vector(spec.type) else [-1]
+
+
 def _checked(spec: InputSpec, data: list[Any]) -> list[Any]:
     types = set(map(type, data))
     nulls = _NULL in types
@@ -309,8 +351,21 @@ def _checked(spec: InputSpec, data: list[Any]) -> list[Any]:
             return _integers(spec, data)
         case "timestamp":
             return [None if v is None else _time(spec.name, v) for v in data]
-        case _:
+        case "bool" | "string":
             return data
+        case "float32":
+            return _exact(spec, _floats(spec, data, exact=False))
+        case _:
+            return _exact(spec, data)
+
+
+def _exact(spec: InputSpec, data: list[Any]) -> list[Any]:
+    """Return what JSON values stand for: dates, bytes, decimals, lists; a vector stays a list, which can be logged."""
+    try:
+        values = [exact(spec.type, value, f"input {spec.name!r} in row {row}") for row, value in enumerate(data)]
+    except InputError as error:
+        raise BadRequest(str(error)) from error
+    return [None if v is None else v.tolist() for v in values] if is_vector(spec.type) else values
 
 
 def _floats(spec: InputSpec, data: list[Any], *, exact: bool) -> list[Any]:
@@ -353,7 +408,7 @@ def _complete(call: Call, inputs: dict[str, InputSpec]) -> None:
             continue
         if spec.required:
             raise BadRequest(f"the input {name!r} ({_PREFERRED[spec.type]}) is missing; send it")
-        call.columns[name] = [math.nan if spec.type == "float64" else None] * max(call.n, 1)
+        call.columns[name] = [math.nan if spec.type in _REALS else None] * max(call.n, 1)
     if call.n < 0:
         raise BadRequest("there are no inputs; send at least one row")
 
