@@ -52,6 +52,11 @@ def _print_status(document: dict[str, Any]) -> None:
     print_table(
         ("model", "champion", "rollout", "drift", "frozen"), rows, empty="nothing is applied yet; run: flyball apply"
     )
+    for view in document["refresh"]:
+        fresh = view["last"] or "never"
+        click.echo(f"view {view['view']}: fresh until {fresh}, next refresh {view['next']} (every {view['every']})")
+        if view["error"]:
+            click.echo(f"  the last refresh failed: {view['error']}")
     for alert in document["alerts"]:
         click.echo(f"{alert['severity']}: {alert['text']}")
 

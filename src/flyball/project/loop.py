@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flyball.loop.governor import Governor
     from flyball.monitoring.collector import Collector, ModelMonitors
     from flyball.profiles.reference import Reference
+    from flyball.project.refresh import Refresher
     from flyball.project.root import Project
     from flyball.registry.types import Version
     from flyball.rollout.reconcile import Reconciler
@@ -92,6 +93,7 @@ class ControlPass:
         self._fence = 0
         self._govern_at = datetime.min.replace(tzinfo=UTC)
         self._delivery: StageChild | None = None
+        self._refresher: Refresher | None = None
 
     def step(self, now: datetime, fence: int) -> list[str]:
         """Do what is due and return what was done, one line each."""
@@ -118,12 +120,25 @@ class ControlPass:
         for window in collector.close(now):
             if window.level != "none":
                 did.append(f"DriftFound {window.model} {window.start:%Y-%m-%d}: {window.level}, {window.text}")
+        did += self._refresh(definitions, now)
         if did or reaped or now >= self._govern_at:
             did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor(definitions).step(now, fence)]
             self._govern_at = now if did else _next_turn(definitions, now)
         if did:
             self._deliver()
         return did
+
+    def _refresh(self, definitions: Definitions, now: datetime) -> list[str]:
+        """Bring views up to date that say how often they want to be."""
+        from flyball.project.refresh import Refresher
+        from flyball.project.views import in_use
+
+        specs = definitions.view_specs
+        if not any(view.about.refresh for view in specs):
+            return []
+        if self._refresher is None:
+            self._refresher = Refresher(self._project, waits=self._waits or self._project.is_temporary)
+        return self._refresher.step(tuple(in_use(self._project, specs)), now)
 
     def _collector_of(self, watched: tuple[ModelMonitors, ...]) -> Collector:
         """Return the collector; when other monitors were applied, a new one that has read what this one had."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ __all__ = ["status"]
 def status(project: Project) -> dict[str, Any]:
     """Return node, models with champion, rollout, drift and freeze, and the newest alerts."""
     from flyball.adapters.local.running import read_running
+    from flyball.project.refresh import refreshes
 
     running = read_running(project.layout)
     database = project.database
@@ -24,6 +26,7 @@ def status(project: Project) -> dict[str, Any]:
         "models": [
             _model(project, name) for name in (record.definitions.split(",") if record and record.definitions else [])
         ],
+        "refresh": [asdict(found) for found in refreshes(project)],
         "alerts": database.monitors.alerts()[-5:],
     }
 
