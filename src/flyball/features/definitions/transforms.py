@@ -364,4 +364,4 @@ def _number(what: str, value: float | None) -> float | None:
 def _default_name(spec: TransformSpec) -> str:
     plain = [arg.rpartition(":")[2] for arg in spec.args]
     joint = {"ratio": "_per_", "difference": "_less_", "cross": "_x_"}.get(spec.function)
-    return joint.join(plain) if joint else f"{plain[0]}_{spec.function}"
+    return joint.join(plain) if joint and len(plain) > 1 else f"{plain[0]}_{spec.function}"

@@ -1,4 +1,4 @@
-"""The small language of `derive` and `where`: parsed once, compiled to DuckDB's and Spark's SQL and to numpy over Arrow.
+"""The small language of `derive` and `where`: parsed once, compiled to SQL (DuckDB, Spark) and to numpy over Arrow.
 
     minutes between 1 and 60 and (dropoff_at - pickup_at) / 1h < 2
 

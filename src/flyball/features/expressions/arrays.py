@@ -219,7 +219,7 @@ def _from_arrow(column: pa.ChunkedArray, kind: ExprType) -> _Column:
     array = column.combine_chunks()
     array = array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array
     valid = _valid(array)
-    if pa.types.is_decimal(array.type):  # by its text, which every engine reads to the nearest float
+    if pa.types.is_decimal(array.type):  # by its text: Arrow's own cast is not the nearest float, DuckDB's is
         array = array.cast(pa.string()).cast(pa.float64())
     match read_as(kind):
         case "string":

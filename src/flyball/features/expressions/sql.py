@@ -76,12 +76,8 @@ class _Writer:
 
     def _name(self, name: str) -> str:
         column, kind = self._quoted(name), self._types[name]
-        if kind == "float32":
+        if kind == "float32" or column_types.decimal_of(kind) is not None:
             return f"CAST({column} AS DOUBLE)"
-        if (
-            column_types.decimal_of(kind) is not None
-        ):  # by its text: DuckDB's own cast is off by a unit in the last place
-            return f"CAST(CAST({column} AS VARCHAR) AS DOUBLE)" if self._duckdb else f"CAST({column} AS DOUBLE)"
         if kind == "date":
             days = f"({column} - DATE '1970-01-01')" if self._duckdb else f"unix_date({column})"
             return f"(CAST({days} AS BIGINT) * {_DAY})"

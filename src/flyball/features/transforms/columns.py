@@ -65,7 +65,7 @@ def from_arrow(column: pa.ChunkedArray) -> Column:
     elif pa.types.is_date(kind):
         days = array.cast(pa.date32()).cast(pa.int32())
         return Column(_numbers(days, 0).astype(np.int64).astype("M8[D]"), valid)
-    elif pa.types.is_decimal(kind):  # by its text, as expressions do
+    elif pa.types.is_decimal(kind):  # by its text: Arrow's own cast is not always the nearest float
         return Column(_numbers(array.cast(pa.string()).cast(pa.float64()), np.nan), valid)
     elif pa.types.is_floating(kind) or pa.types.is_null(kind):
         return Column(_numbers(array.cast(pa.float64()), np.nan), valid)
