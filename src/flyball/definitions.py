@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.features.definitions import FeatureService as NamedService
-from flyball.features.definitions import FeatureView, Field, ParquetSource, Transform, ViewSelection
+from flyball.features.definitions import FeatureView, Field, Source, Transform, ViewSelection
 from flyball.features.definitions.services import expand
 from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService, SourceSpec, ViewSpec
@@ -161,7 +161,7 @@ class Definitions:
         for thing in given:
             if isinstance(thing, FeatureView | ViewSelection):
                 _add(views, thing.view if isinstance(thing, ViewSelection) else thing, "feature view")
-            elif isinstance(thing, ParquetSource):
+            elif isinstance(thing, Source):
                 _add(sources, thing.spec, "source")
         services = _services(given, views)
         for model in (thing for thing in given if isinstance(thing, Model)):

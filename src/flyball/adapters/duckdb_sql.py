@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flyball.features import expressions, types
+from flyball.features import expressions
 from flyball.features.reading.schema import step_type
 from flyball.features.spec import ColumnType, SourceSpec
 from flyball.features.zones import Zone, zone
@@ -91,7 +91,7 @@ class Query:
     def _keep(self) -> list[str]:
         keep = [f"{quoted(self._source.event_time)} IS NOT NULL"]
         if self._filter:
-            keep.append(f"({expressions.to_sql(expressions.parse(self._filter), _plain_types(self.types))})")
+            keep.append(f"({expressions.to_sql(expressions.parse(self._filter), self.types)})")
         return keep
 
     def _output(self, name: str) -> str:
@@ -125,7 +125,7 @@ class Query:
         sql = self._base()
         have = set(self._columns)
         for name, text in steps:
-            value = expressions.to_sql(expressions.parse(text), _plain_types(self.types))
+            value = expressions.to_sql(expressions.parse(text), self.types)
             others = [quoted(c) for c in sorted(have - {name})]
             sql = f"SELECT {', '.join([*others, f'{value} AS {quoted(name)}', '__file', '__row'])} FROM ({sql})"
             self.types[name] = step_type(self._source, name, text, self.types)
@@ -178,11 +178,6 @@ def is_local(kind: pa.DataType) -> bool:
 def quoted(name: str) -> str:
     """Return a column's name for SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def _plain_types(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return types as expressions see them: float32 and decimals compute as float64."""
-    return {n: "float64" if k == "float32" or types.decimal_of(k) is not None else k for n, k in known.items()}
 
 
 def _scan(part: Part) -> str:

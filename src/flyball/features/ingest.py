@@ -29,6 +29,7 @@ from flyball.errors import BadRequest, FlyballError, InputError, Unavailable, Un
 from flyball.features.applying import Layout, Part, join_rows, moved, stamped, write_slice
 from flyball.features.arrival import arrivals_key
 from flyball.features.cells import WindowLayout
+from flyball.features.erase import Stored, erase_stored, subject_of
 from flyball.features.materialize import Detail, MaterializeResult, Progress, materialize
 from flyball.features.packing import Checkpoint, RowLayout, Rows, checkpoint_key, namespace, read_rows
 from flyball.features.ports import IngestLog, OfflineEngine, OnlineStore
@@ -105,6 +106,7 @@ class Ingest:
         root: The project's root, so that pushed rows take the column types of the source's files.
         gate: What holds the readers' clock back while rows are published; by default one for this process's threads.
         upkeep: What materializations remember outside of the store; nothing by default.
+        state: The project's state folder, where types that were pinned at apply lie; `.flyball` in the root by default.
 
     Raises:
         ConflictError: another process writes to the log.
@@ -120,6 +122,7 @@ class Ingest:
         root: Path | None = None,
         gate: Gate | None = None,
         upkeep: Upkeep | None = None,
+        state: Path | None = None,
     ) -> None:
         self._store = store
         self._log = log
@@ -127,6 +130,7 @@ class Ingest:
         self._root = root
         self.gate: Gate = gate or LocalGate()
         self._upkeep = upkeep
+        self._state = state
         self._lead = Lead(0.5 if self.gate.patience else 0.99)
         self._lock = threading.RLock()
         self._views: dict[str, ViewSpec] = {}  # by digest
@@ -300,6 +304,17 @@ class Ingest:
             if close is not None:
                 close()
 
+    def erase(
+        self,
+        subject: Mapping[str, Any],
+        views: Sequence[ViewSpec],
+        sources: Sequence[SourceSpec],
+        known: Mapping[str, Sequence[bytes]],
+    ) -> Stored:
+        """Take a subject's rows out of the log and its keys out of the store, for good; see `features/erase.py`."""
+        with self._lock:
+            return erase_stored(self._store, self._log, views, sources, subject_of(subject, views), known=known)
+
     def compact(self) -> int:
         """Turn closed log segments into Parquet, where the log has any; return how many."""
         compact = getattr(self._log, "compact", None)
@@ -374,7 +389,8 @@ class Ingest:
 
     def _types_of(self, spec: SourceSpec) -> Mapping[str, ColumnType] | None:
         if spec.name not in self._types:
-            self._types[spec.name] = None if self._root is None else file_types(self._root, spec)
+            told = self._root is not None or bool(spec.schema)
+            self._types[spec.name] = file_types(self._root or Path(), spec, self._state) if told else None
         return self._types[spec.name]
 
     # ------------------------------------------------------------------------------------------ taking
@@ -565,4 +581,4 @@ def _id_keys(spec: SourceSpec, rows: Sequence[Row]) -> list[bytes]:
 
 def _id_key(source: str, value: object) -> bytes:
     """Return the digest of an event id; 1 and "1" are one id, because a column of both is kept as text."""
-    return xxhash.xxh3_128_digest(f"{source}\0{value}")
+    return xxhash.xxh3_128_digest(f"{source}\0{value}".encode())

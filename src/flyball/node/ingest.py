@@ -123,7 +123,7 @@ class IngestProcess:
         """Return the methods of the socket."""
         return {
             "push": self.push, "events": self.events, "dead": self.dead, "attach": self.attach,
-            "materialize": self.materialize, "flush": self.flush, "info": self.info,
+            "materialize": self.materialize, "flush": self.flush, "info": self.info, "erase": self.erase,
         }  # fmt: skip
 
     async def push(self, body: list[Any], _: Call) -> dict[str, Any]:
@@ -215,6 +215,15 @@ class IngestProcess:
             del self._filling[view.digest]
         log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
         return dict(_plain(result))
+
+    async def erase(self, body: dict[str, Any], _: Call) -> dict[str, Any]:
+        """Erase a subject from log and store: {subject, views and sources as JSON, known} -> counts as `Stored`."""
+        views = msgspec.json.decode(body["views"], type=tuple[ViewSpec, ...])
+        sources = msgspec.json.decode(body["sources"], type=tuple[SourceSpec, ...])
+        found = await self._write(self._ingest.erase, body["subject"], views, sources, body["known"])
+        self._engine = None  # it may hold rows in memory
+        log("subject erased", rows=sum(found.log.values()), keys=sum(found.online.values()))
+        return dict(_plain(found))
 
     def _view(self, name: str, digest: str | None) -> ViewSpec:
         """Return an attached view by digest, or the newest of a name."""
@@ -425,18 +434,22 @@ def _compose(config: Config) -> IngestProcess:
     def open_ingest(views: tuple[ViewSpec, ...]) -> Any:
         from flyball.adapters.ingest_files import FileIngestLog
         from flyball.adapters.stores import open_store
+        from flyball.adapters.upkeep import FolderUpkeep
         from flyball.features.ingest import Ingest
         from flyball.features.metered import MeteredStore
 
         opened = open_store(config.settings, layout, readonly=False, secret=config.secret)
         store = MeteredStore(opened, observe)
-        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root, gate=MapGate(shared))
+        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root, gate=MapGate(shared),
+                      upkeep=FolderUpkeep(layout.state), state=layout.state)  # fmt: skip
 
     def engine() -> Any:
         from flyball.adapters.duckdb import DuckDBEngine
         from flyball.adapters.ingest_files import FileIngestLog
+        from flyball.adapters.upkeep import FolderUpkeep
 
-        return DuckDBEngine(config.root, FileIngestLog(layout.ingest))
+        published = FolderUpkeep(layout.state).published
+        return DuckDBEngine(config.root, FileIngestLog(layout.ingest), state=layout.state, published=published)
 
     return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros, measures=measures,
                          stream=lambda source: open_stream(source, lambda text: _resolved(config, text)))  # fmt: skip

@@ -106,6 +106,8 @@ def apply(project: Project, *, progress: Progress | None = None, force: bool = F
         project.database.deployments.record_applied(code, now, specs, definitions=names, actor="cli")
         facts = {"changes": [c.text for c in proposed.changes], "forced": list(proposed.breaking)}
         project.database.audit.record(now, "cli", "applied", code, facts)
+    for source in project.working.sources.values():  # from here on a file with other types is an error
+        project.engine.pin(source)
     project.features.attach(in_use(project, specs))
     return Plan(code, proposed.changes, tuple(filled))
 
@@ -123,7 +125,7 @@ def check_columns(project: Project) -> None:
     definitions = project.working
     _require_something(project)
     for name, source in definitions.sources.items():
-        types = project.engine.types(source)
+        types = project.engine.types(source, fresh=True)
         for spec in definitions.view_specs:
             if spec.source.name == name:
                 _check_view(spec, types)

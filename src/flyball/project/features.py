@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from flyball.features.ingest import Ingest, PushResult
     from flyball.features.lookup import Vectors
     from flyball.features.ports import OnlineStore
-    from flyball.features.spec import Join, ViewSpec
+    from flyball.features.spec import Join, SourceSpec, ViewSpec
     from flyball.features.table import Table
+    from flyball.features.erase import Stored
     from flyball.project.catalog import Catalog
+    from flyball.project.erase import Erasure
     from flyball.project.root import Project
 
 __all__ = ["FeatureHandle"]
@@ -191,6 +193,55 @@ class FeatureHandle:
         self._project.applied.source(source)
         return quarantined(self._project.layout.state, source)
 
+    def erase(
+        self, subject: Mapping[str, Any], *, dry_run: bool = False, rewrite_sources: bool = False
+    ) -> Erasure:
+        """Take a subject out of everything that flyball keeps, and return the proof.
+
+        Online rows of every digest, the ingest log, training sets (superseded), the prediction log, quarantine and
+        frames. Files of yours are searched and named; with `rewrite_sources` they are written again without the
+        subject's rows.
+
+        Args:
+            subject: Values of entity keys by name, such as {"user": 42}; entities with other keys beside count too.
+            dry_run: Only say what would go.
+            rewrite_sources: Take the rows out of the sources' own files, too.
+
+        Raises:
+            UnknownName: no entity has such a key.
+            InputError: a value is null or of another type than its key.
+        """
+        from flyball.project.erase import erase
+
+        return erase(self._project, subject, dry_run=dry_run, rewrite_sources=rewrite_sources)
+
+    def erase_stored(
+        self,
+        subject: Mapping[str, Any],
+        views: Sequence[ViewSpec],
+        sources: Sequence[SourceSpec],
+        *,
+        known: Mapping[str, Sequence[bytes]],
+        dry_run: bool,
+    ) -> Stored:
+        """Erase from log and store only, through whoever writes them; a part of `erase`."""
+        from flyball.adapters.ingest_files import FileIngestLog
+        from flyball.adapters.local.ipc import call_sync
+        from flyball.features.erase import Stored, erase_stored, subject_of
+
+        ingest = self._project.layout.ingest
+        if dry_run:
+            typed, log = subject_of(subject, views), FileIngestLog(ingest)
+            return erase_stored(self._store(), log, views, sources, typed, known=known, dry_run=True)
+        if self._node_runs():
+            body = {"subject": dict(subject), "known": dict(known)}
+            body |= {n: msgspec.json.encode(list(v)) for n, v in (("views", views), ("sources", sources))}
+            found = msgspec.convert(call_sync(self._project.layout.socket("ingest"), "erase", body), Stored)
+        else:
+            found = self._writer.erase(subject, views, sources, known)
+        (ingest / "erased").touch()  # engines of other processes read the log again
+        return found
+
     def is_filled(self, spec: ViewSpec) -> bool:
         """Whether this definition's rows were ever built."""
         return self._project.database.deployments.watermark(spec.digest) is not None
@@ -272,7 +323,8 @@ class FeatureHandle:
         log = FileIngestLog(project.layout.ingest)
         upkeep = FolderUpkeep(project.layout.state)
         views = read_views(project.layout)
-        return Ingest(self._writable, log, views, clock=project.clock, root=project.root, upkeep=upkeep)
+        state = project.layout.state
+        return Ingest(self._writable, log, views, clock=project.clock, root=project.root, upkeep=upkeep, state=state)
 
     def _views_of(self, names: Sequence[str]) -> list[ViewSpec]:
         """Return the views that "view" and "view:feature" name."""

@@ -150,8 +150,11 @@ class Project:
         """The offline engine."""
         from flyball.adapters.duckdb import DuckDBEngine
         from flyball.adapters.ingest_files import FileIngestLog
+        from flyball.adapters.upkeep import FolderUpkeep
 
-        return DuckDBEngine(self.root, FileIngestLog(self.layout.ingest))
+        state = self.layout.state
+        published = FolderUpkeep(state).published
+        return DuckDBEngine(self.root, FileIngestLog(self.layout.ingest), state=state, published=published)
 
     @cached_property
     def tracker(self) -> Tracker | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from flyball.errors import DefinitionError, FlyballError, SourceError, UnknownName
-from flyball.features import expressions, types
+from flyball.features import expressions
 from flyball.features.spec import ColumnType, SourceSpec, TransformSpec
 
 __all__ = ["Step", "columns_of_step", "needed", "needed_steps", "output_types", "quarantine_columns", "step_type"]
@@ -106,8 +106,7 @@ def _check_times(spec: SourceSpec, raw: Mapping[str, ColumnType]) -> None:
 
 
 def _typed_expression(spec: SourceSpec, what: str, text: str, known: Mapping[str, ColumnType]) -> expressions.ExprType:
-    plain = {n: "float64" if k == "float32" or types.decimal_of(k) is not None else k for n, k in known.items()}
     try:
-        return expressions.type_of(expressions.parse(text), plain)
+        return expressions.type_of(expressions.parse(text), known)
     except DefinitionError as error:
         raise SourceError(f"source {spec.name!r}: {what} ({text}): {error}") from error
