@@ -62,6 +62,7 @@ _DROP = Statement(
     2,
 )
 _META = struct.Struct("<qq")
+_PREPARE = 5.0  # seconds; in a thread, so it holds nobody up
 _TRIES = 16
 
 
@@ -360,7 +361,7 @@ class _Loop:
 
 def _reader(url: str) -> Link:
     link = Link.open(url)
-    link.prepare(_GET)
+    link.prepare(_GET, timeout=_PREPARE)
     return link
 
 
@@ -369,7 +370,7 @@ async def _arun(link: Link, statement: Statement, arguments: list[bytes], timeou
     until = time.monotonic() + timeout
     done = False
     try:
-        link.send(statement, arguments)
+        link.send(statement, arguments, timeout=timeout)  # prepared when it was opened
         while True:
             wanted = link.advance()
             if wanted == 0:

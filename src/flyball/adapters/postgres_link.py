@@ -77,15 +77,15 @@ class Link:
             Unavailable: no answer in time, or the server failed.
             ConflictError: another writer was in the way; the same again may succeed.
         """
-        self.send(statement, arguments)
+        self.send(statement, arguments, timeout=timeout)
         self._wait(timeout)
         return self.rows()
 
-    def send(self, statement: Statement, arguments: list[bytes]) -> None:
-        """Send a question; `advance` until it says 0, then take `rows`."""
+    def send(self, statement: Statement, arguments: list[bytes], *, timeout: float) -> None:
+        """Send a question; `advance` until it says 0, then take `rows`. A new statement is prepared first."""
         name = self._names.get(statement)
         if name is None:
-            name = self.prepare(statement)
+            name = self.prepare(statement, timeout=timeout)
         self._results = []
         self._guard(self._pg.send_query_prepared, name, arguments, [1] * len(arguments), 1)
 
@@ -124,26 +124,19 @@ class Link:
 
     def ended(self) -> bool:
         """Whether the other side has hung up on this idle connection."""
-        if self.broken:
-            return True
-        if self._poll.poll(0):  # nobody asked anything: this is the end, or a notice
-            try:
-                self._pg.consume_input()
-            except psycopg.Error:
-                self.broken = True
-        return self.broken or self._pg.status != pq.ConnStatus.OK
+        return self.broken or bool(self._poll.poll(0))  # nobody asked anything: what comes now is a farewell
 
     def close(self) -> None:
         """Hang up."""
         self.broken = True
         self._pg.finish()
 
-    def prepare(self, statement: Statement) -> bytes:
+    def prepare(self, statement: Statement, *, timeout: float) -> bytes:
         """Prepare a statement, which waits for the server; return its name."""
         name = b"f%d" % len(self._names)
         self._results = []
         self._guard(self._pg.send_prepare, name, statement.sql.encode())
-        self._wait(30.0)
+        self._wait(timeout)
         self.rows()
         self._names[statement] = name
         return name
