@@ -235,8 +235,9 @@ def trend(
 ) -> list[WindowFeature | Transform]:  # fmt: skip
     """Declare how the short window's mean compares to the long one's: their ratio.
 
-    It is null where either is, or the long one is 0. The two are features of their own, named after the trend: `fb.trend("minutes_trend", of="minutes",
-    short="7d", long="30d")` gives minutes_trend_7d, minutes_trend_30d and minutes_trend.
+    It is null where either is, or the long one is 0. The two are features of their own, named after the
+    trend: `fb.trend("minutes_trend", of="minutes", short="7d", long="30d")` gives minutes_trend_7d, minutes_trend_30d
+    and minutes_trend.
 
     Args:
         name: The trend's name.

@@ -66,10 +66,14 @@ def from_bytes(data: bytes | memoryview) -> State:
 
 
 def _registers(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    """Return the registers of sorted hashes, so that those of one register lie together."""
     registers = np.zeros(_M, np.uint8)
-    rest = (hashes & np.uint64((1 << _Q) - 1)).astype(np.float64)  # 53 bits are exact in a float64
-    rank = (_Q + 1 - np.frexp(rest)[1]).astype(np.uint8)
-    np.maximum.at(registers, (hashes >> np.uint64(_Q)).astype(np.int64), rank)
+    if len(hashes):
+        rest = (hashes & np.uint64((1 << _Q) - 1)).astype(np.float64)  # 53 bits are exact in a float64
+        rank = (_Q + 1 - np.frexp(rest)[1]).astype(np.uint8)
+        place = (hashes >> np.uint64(_Q)).astype(np.int64)
+        first = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
+        registers[place[first]] = np.maximum.reduceat(rank, first)
     return registers
 
 

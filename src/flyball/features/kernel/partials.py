@@ -61,8 +61,8 @@ def fold(values: Floats, starts: Ints) -> Partials:
     first = cuts[0]
     clean = np.where(valid, values, 0.0)
     count = np.add.reduceat(valid, cuts, dtype=np.int64)
-    total = np.add.reduceat(clean, cuts)
     with np.errstate(all="ignore"):
+        total = np.add.reduceat(clean, cuts)
         mean = total / np.maximum(count, 1)
         away = np.where(valid[first:], values[first:] - np.repeat(mean, lengths), 0.0)
         inner = cuts - first
@@ -109,9 +109,9 @@ def combine(left: Partials, right: Partials) -> Partials:
     with np.errstate(all="ignore"):
         delta = right["sum"] / np.maximum(m, 1) - left["sum"] / np.maximum(n, 1)
         between = np.where((n > 0) & (m > 0), delta * delta * (n * (m / np.maximum(both, 1))), 0.0)
+        result["sum"] = left["sum"] + right["sum"]
+        result["m2"] = left["m2"] + right["m2"] + between
     result["count"] = both
-    result["sum"] = left["sum"] + right["sum"]
-    result["m2"] = left["m2"] + right["m2"] + between
     result["min"] = np.minimum(left["min"], right["min"])
     result["max"] = np.maximum(left["max"], right["max"])
     return result
