@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
@@ -29,7 +29,7 @@ from flyball.errors import BadRequest, FlyballError, InputError, Unavailable, Un
 from flyball.features.applying import Layout, Part, join_rows, moved, stamped, write_slice
 from flyball.features.arrival import arrivals_key
 from flyball.features.cells import WindowLayout
-from flyball.features.erase import Stored, erase_stored, subject_of
+from flyball.features.erase import RewritableLog, Stored, erase_stored, subject_of
 from flyball.features.materialize import Detail, MaterializeResult, Progress, materialize
 from flyball.features.packing import Checkpoint, RowLayout, Rows, checkpoint_key, namespace, read_rows
 from flyball.features.ports import IngestLog, OfflineEngine, OnlineStore
@@ -313,7 +313,8 @@ class Ingest:
     ) -> Stored:
         """Take a subject's rows out of the log and its keys out of the store, for good; see `features/erase.py`."""
         with self._lock:
-            return erase_stored(self._store, self._log, views, sources, subject_of(subject, views), known=known)
+            log = cast("RewritableLog", self._log)
+            return erase_stored(self._store, log, views, sources, subject_of(subject, views), known=known)
 
     def compact(self) -> int:
         """Turn closed log segments into Parquet, where the log has any; return how many."""
