@@ -53,8 +53,8 @@ class Fake:
         self.views.append(view)
 
     def materialize(self, engine, view, *, until, full, detail):
-        progress(1, 2)
-        progress(2, 2)
+        detail((1, 2))
+        detail((2, 2))
         return PushResult(to_micros(until), int(full), 0)
 
     def close(self):

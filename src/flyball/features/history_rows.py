@@ -62,8 +62,7 @@ def plan(
     Raises:
         InputError: a range of a view that was never materialized.
     """
-    listed = getattr(engine, "files", None)
-    present = () if listed is None else tuple(listed(view.source))
+    present = tuple(engine.files(view.source))
     first = before.until is None
     begun = arrivals.run if before.target is not None else None
     if begun is not None and (begun.mode != "arrival" or not full):

@@ -191,6 +191,8 @@ class _Work:
         self.prefix = namespace(view.digest)
         self.written: list[np.ndarray] = []
         self.rows = self.keys = 0
+        self.all_keys = self.all_rows = 0
+        self.told = (0, 0, 0)
         self.started = time.monotonic()
 
     @property
@@ -214,6 +216,7 @@ class _Work:
             self._begin(stamp)
             for packed in self._packed(stamp):
                 self._write(packed)
+            self._tell(rows.parts.count - 1)
             overrun = self._finish(stamp)
         rows.keep_reports(self.keep, self.view)
         return MaterializeResult(
@@ -305,7 +308,6 @@ class _Work:
         if self.planned.run.mode == "full" and not self.planned.run.clean:
             for number in range(first):  # written before the kill: not stale
                 self.written.append(_hashes(self._load(number, None).keys))
-        self.all_keys = self.all_rows = 0
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="pack") as pool:
             loading = pool.submit(self._load, first, stamp)
             for number in range(first, count):
@@ -421,6 +423,9 @@ class _Work:
         read, count = part + 1, self.collected.parts.count
         total = self.all_keys * count // max(read, 1) if read < count else self.all_keys
         rows = max(self.collected.rows, self.all_rows) if read < count else self.all_rows
+        if (part, self.keys, total) == self.told:
+            return
+        self.told = part, self.keys, total
         if self.progress is not None:
             self.progress(self.keys, max(total, self.keys))
         if self.detail is not None:
