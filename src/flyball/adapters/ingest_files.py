@@ -262,6 +262,7 @@ class FileIngestLog:
         names = sorted(self._cache)
         for i, name in enumerate(names):
             gone, gone_dead = parts.rewrite_part(self._cache[name], source, drop, dead)
+            parts.clean(self._cache[name].path)  # also what a killed rewrite left here
             rows, letters = rows + gone, letters + gone_dead
             if progress is not None:
                 progress(i + 1, len(names))

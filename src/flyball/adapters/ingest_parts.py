@@ -22,7 +22,9 @@ from flyball.features.raw import concat_raw, raw_table
 from flyball.records.segment import read_frames
 from flyball.records.types import DeadLetter, Event, Published, decode
 
-__all__ = ["DEAD", "MARKS", "Part", "dead_table", "follow", "load", "pack", "read_part", "rewrite_part"]
+__all__ = [
+    "DEAD", "MARKS", "Part", "clean", "dead_of", "dead_table", "follow", "load", "pack", "read_part", "rewrite_part",
+]  # fmt: skip
 
 Span = tuple[int, int, int]  # first and last sequence, rows
 Keep = Callable[[pa.Table], Any]  # a table -> mask of the rows to drop
@@ -189,12 +191,11 @@ def rewrite_part(part: Part, source: str, drop: Keep, dead: Keep | None) -> tupl
 
     Sequences stay as they are. A kill before the index is renamed leaves files that no index names.
     """
-    gone, gone_dead, stale = 0, 0, []
+    gone = gone_dead = 0
     generation = part.generation + 1
     if source in part.files:
         kept, gone = _without(part.path / part.files[source], drop, part.path / f"{generation}-{part.files[source]}")
         if gone:
-            stale.append(part.path / part.files[source])
             old = part.files.pop(source)
             first, last, rows = part.spans.pop(source)
             if kept:
@@ -206,9 +207,7 @@ def rewrite_part(part: Part, source: str, drop: Keep, dead: Keep | None) -> tupl
         part.generation = generation
         _write_index(part.path, part)
         sync(part.path)
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return gone, gone_dead
+    return gone, gone_dead  # `clean` removes the old files
 
 
 def _without(path: Path, drop: Keep, target: Path) -> tuple[int, int]:
