@@ -31,9 +31,8 @@ def to_matrix(table: pa.Table, names: Sequence[str]) -> npt.NDArray[np.float64]:
 
 def _floats(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     kind = column.type
-    if pa.types.is_decimal(kind):  # the nearest float64, as at read; Arrow's cast may be one step off
-        values = (np.nan if v is None else float(v) for v in column.to_pylist())
-        return np.fromiter(values, np.float64, len(column))
+    if pa.types.is_decimal(kind):  # by way of text: Arrow's direct cast is not the nearest float64
+        column, kind = column.cast(pa.string()).cast(pa.float64()), pa.float64()
     if pa.types.is_timestamp(kind):
         column = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
     elif not (

@@ -154,7 +154,7 @@ def _column(column: pa.ChunkedArray, *, fold: bool) -> tuple[np.ndarray, np.ndar
     if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
         return _vectors(column, nulls), nulls
     if pa.types.is_decimal(kind) and fold:
-        column, kind = column.cast(pa.float64()), pa.float64()
+        column, kind = column.cast(pa.string()).cast(pa.float64()), pa.float64()  # Arrow's direct cast is an ulp off
     elif not (pa.types.is_primitive(kind) and not pa.types.is_decimal(kind)):
         if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_decimal(kind):
             return np.fromiter(column.to_pylist(), object, len(column)), nulls

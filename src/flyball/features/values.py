@@ -202,16 +202,25 @@ def _decimal(value: Any, precision: int, scale: int) -> Decimal | None:
 
 
 def _vector(value: Any, size: int) -> Any:
+    """Return K float32; what is finite and beyond their range does not fit."""
     import numpy as np
 
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+    if isinstance(value, np.ndarray):
+        fits = value.dtype.kind in "fiu"
+    else:
+        fits = isinstance(value, list | tuple) and all(
+            isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in value
+        )
+    if not fits or np.shape(value) != (size,):
         return None
     try:
         with np.errstate(over="ignore"):
             found = np.array(value, np.float32)
-    except (TypeError, ValueError):
+    except OverflowError:
         return None
-    return found if found.shape == (size,) and not isinstance(value[0], bool | str) else None
+    if np.isinf(found).any() and not np.array_equal(np.isinf(found), np.isinf(np.asarray(value, np.float64))):
+        return None
+    return found
 
 
 def _arrays() -> Any:

@@ -58,6 +58,9 @@ class ViewReader:
         ]
         self._filled = [(i, numbers) for i, d in self._defaults if (numbers := _default_numbers(d)) is not None]
         self._zero = [i for i, f in enumerate(view.features) if f.stat in _ZERO and f.default is None]
+        zeros = {i: 0 if view.features[i].type == "int64" else 0.0 for i in self._zero}
+        instead = zeros | dict(self._defaults)
+        self._instead = [instead.get(i) for i in range(len(sizes))]
         self.absent = self._absent()
         self._missing = np.full(len(sizes), _MISSING, np.uint8)
         self._expired = np.full(len(sizes), _EXPIRED, np.uint8)
@@ -200,6 +203,8 @@ class ViewReader:
             mine = slice(self.starts[i], self.starts[i] + int(self.sizes[i]))
             numbers[:, mine] = _as_floats(feature.type, column).reshape(len(values), -1)
             numbers[statuses[:, i] != _PRESENT, mine] = self.absent[mine]
+            if i in self._zero:
+                numbers[statuses[:, i] == _NULL, mine] = np.nan
         return numbers, statuses
 
     # -- exact values -------------------------------------------------------------------------------------------------
@@ -250,13 +255,13 @@ class ViewReader:
         columns, statuses = self.columns(values, at)
         found = [_as_objects(f.type, column) for f, column in zip(self.features, columns, strict=True)]
         if (statuses != _PRESENT).any():
-            defaults = dict(self._defaults) | dict.fromkeys(self._zero, 0)
             for i, objects in enumerate(found):
-                default = defaults.get(i)
-                if default == 0 and i in self._zero:
-                    default = 0 if self.features[i].type == "int64" else 0.0
+                default = self._instead[i]
                 for row in np.flatnonzero(statuses[:, i] != _PRESENT).tolist():
-                    objects[row] = default
+                    objects[row] = default.copy() if isinstance(default, list | np.ndarray) else default
+                if i in self._zero:  # a sum that int64 cannot hold is null, not 0
+                    for row in np.flatnonzero(statuses[:, i] == _NULL).tolist():
+                        objects[row] = None
         return found, statuses
 
     def _absent(self) -> tuple[float, ...]:
