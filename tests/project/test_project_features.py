@@ -125,7 +125,7 @@ def test_late_rows_of_new_files_land_and_history_knows_them_from_their_publicati
         project.apply()
         write_trip(small, 88, kit.NOW - timedelta(minutes=5))
         project.clock.set(kit.NOW + timedelta(minutes=20))
-        assert project.features.materialize("traffic").rows == 1
+        assert project.features.materialize("traffic").files == ("data/zz-88.parquet",)
         assert project.features.online([{"zone": 88}], NAMES).to_dicts()[0]["trips_1h"] == 1
         asked = pa.table({"zone": [88, 88], "T": [kit.NOW + timedelta(minutes=m) for m in (19, 20)]})
         assert project.features.history(asked, NAMES, at="T").to_arrow().column("trips_1h").to_pylist() == [0, 1]
