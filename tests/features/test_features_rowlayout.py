@@ -54,7 +54,7 @@ def packed(spec: Any, rows: list[tuple[Any, ...]], *, known: int = T0) -> dict[b
 
 
 def objects(reader: ViewReader, values: Any, at: int) -> tuple[list[list[Any]], np.ndarray]:
-    return reader.objects(values, at)  # type: ignore[return-value]
+    return reader.objects(values, at)
 
 
 def same(a: Any, b: Any) -> bool:
