@@ -11,6 +11,7 @@ import math
 import struct
 from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +145,11 @@ def _deviations(
     found: dict[str, list[Any]],
 ) -> list[float]:  # fmt: skip
     """Do as `reading._Block._deviations`, whose operations these are."""
-    held = {n: np.frombuffer(value, t, total, place + 8 * total * i) for i, (n, t, _) in enumerate(columns)}
+    held = {
+        n: np.frombuffer(value, t, total, place + 8 * total * i)
+        for i, (n, t, _) in enumerate(columns)
+        if n in {"count", "sum", "m2"}
+    }
     spans = list(zip(bounds[::2], bounds[1::2], strict=True))
     full = [i for i, (a, b) in enumerate(spans) if a < b]
     m2 = [0.0] * len(spans)
@@ -152,11 +157,16 @@ def _deviations(
         return m2
     lengths = [spans[i][1] - spans[i][0] for i in full]
     starts = np.cumsum(lengths, dtype=np.int64) - np.array(lengths)
-    which = np.concatenate([np.arange(*spans[i]) for i in full])
+    ends = [spans[i] for i in full]
+    if all(a[1] == b[0] for a, b in pairwise(ends)):
+        which: Any = slice(ends[0][0], ends[-1][1])
+    else:
+        which = np.concatenate([np.arange(*span) for span in ends])
     means = [found["sum"][i] / found["count"][i] for i in full]
     count = held["count"][which]
     with np.errstate(all="ignore"):
-        away = held["sum"][which] / count - np.repeat(means, lengths)
+        away = held["sum"][which] / count
+        away -= np.repeat(means, lengths)
         sums = np.add.reduceat(held["m2"][which], starts) + np.add.reduceat(count * away * away, starts)
     for i, number in zip(full, sums.tolist(), strict=True):
         m2[i] = number

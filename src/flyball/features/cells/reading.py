@@ -97,6 +97,7 @@ class _Block:
         self.heads, self.owner = heads, owner
         self.first = [first_cell(at, r.window, r.hop) for r in self.ranges]
         self.begin, self.end = self._bounds(held.block_counts(b))
+        self._finished: dict[Stat, Answer] = {}
         if not self.block.sketch:
             found = self._folded()
             if len(heads):
@@ -108,16 +109,16 @@ class _Block:
         ends = np.cumsum(counts.ravel()).reshape(counts.shape)
         groups = [r.group for r in self.ranges]
         end = ends[:, groups].ravel()
-        low, high = end - counts[:, groups].ravel(), end
+        low, high = end - counts[:, groups].ravel(), end.copy()
         index, first = self.cells["index"], np.tile(np.array(self.first, np.int64), self.n)
-        while True:
-            open_ = low < high
-            if not open_.any():
-                return low, end
-            middle = (low + high) >> 1
-            older = index[middle] < first
-            low = np.where(open_ & older, middle + 1, low)
-            high = np.where(open_ & ~older, middle, high)
+        left = np.flatnonzero((low < high) & (index[low] < first))  # mostly a window begins with its first cell
+        while len(left):
+            middle = (low[left] + high[left]) >> 1
+            older = index[middle] < first[left]
+            low[left] = np.where(older, middle + 1, low[left])
+            high[left] = np.where(older, high[left], middle)
+            left = left[low[left] < high[left]]
+        return low, end
 
     # ------------------------------------------------------------------------------------------- fixed cells
 
@@ -176,65 +177,73 @@ class _Block:
         return np.flatnonzero(inside & self.shape.valid(self.heads, span.slot) if span.slot >= 0 else inside)
 
     def _with_heads(self, found: Cells) -> Cells:
-        """Add the raw events to the cells' folds, range by range."""
+        """Add the raw events to the cells' folds; ranges that hold all of them share the fold of their slot."""
         width = len(self.ranges)
+        oldest = int(self.heads["event"].min())
+        alike: dict[tuple[int, int], list[int]] = {}
         for r, span in enumerate(self.ranges):
-            which = self._inside(r)
+            all_inside = oldest > self.first[r] * span.hop
+            alike.setdefault((span.slot, -1 if all_inside else r), []).append(r)
+        shaped = {name: column.reshape(self.n, width, *column.shape[1:]) for name, column in found.items()}
+        for (slot, _), ranges in alike.items():
+            which = self._inside(ranges[0])
             if not len(which):
                 continue
-            values = self.heads[f"s{span.slot}"][which] if span.slot >= 0 else np.ones(len(which))
-            mine = {name: column[r::width] for name, column in found.items()}
-            for name, column in self._added(mine, values, which).items():
-                found[name][r::width] = column
+            values = self.heads[f"s{slot}"][which] if slot >= 0 else np.ones(len(which))
+            part = self._folded_heads(values, which) if self.block.kind not in {"first", "last"} else None
+            for r in ranges:
+                mine = {name: column[:, r] for name, column in shaped.items()}
+                more = self._nearer(mine, values, which, self.owner[which]) if part is None else self._sum(mine, part)
+                for name, column in more.items():
+                    shaped[name][:, r] = column
         return found
 
-    def _added(self, mine: Cells, values: np.ndarray, which: np.ndarray) -> Cells:
-        owner, kind = self.owner[which], self.block.kind
-        if kind in {"first", "last"}:
-            return self._nearer(mine, values, which, owner)
+    def _folded_heads(self, values: np.ndarray, which: np.ndarray) -> Cells:
+        """Fold each value's raw events, one after another."""
+        owner, kind, columns = self.owner[which], self.block.kind, self.block.columns
         count = np.bincount(owner, minlength=self.n)
-        if kind == "rows":
-            return {"count": mine["count"] + count}
-        if kind == "wholes":
-            return self._exact(mine, values, owner)
+        part: Cells = {"count": count}
         if is_vector(kind):
-            sums = mine["sums"].copy()
-            np.add.at(sums, owner, values.astype(np.float64))
-            return {"count": mine["count"] + count, "sums": sums}
-        return self._moments(mine, values, owner, count)
-
-    def _moments(self, mine: Cells, values: np.ndarray, owner: np.ndarray, count: np.ndarray) -> Cells:
-        found: Cells = {"count": mine["count"] + count}
+            part["sums"] = np.zeros((self.n, values.shape[1]))
+            np.add.at(part["sums"], owner, values.astype(np.float64))
+        for name, half in zip(("high", "low"), wholes.parts(values) if kind == "wholes" else (), strict=False):
+            if name in columns:
+                part[name] = np.zeros(self.n, np.int64)
+                np.add.at(part[name], owner, half)
         with np.errstate(all="ignore"):
-            if "sum" in mine:
-                total = np.bincount(owner, values, self.n)
-                found["sum"] = mine["sum"] + total
-            if "m2" in mine:
-                away = values - (total / np.maximum(count, 1))[owner]
+            if "sum" in columns:
+                part["sum"] = np.bincount(owner, values, self.n)
+            if "m2" in columns:
+                away = values - (part["sum"] / np.maximum(count, 1))[owner]
                 drift = np.bincount(owner, away, self.n)
                 own = np.maximum(np.bincount(owner, away * away, self.n) - drift * drift / np.maximum(count, 1), 0.0)
-                delta = total / np.maximum(count, 1) - mine["sum"] / np.maximum(mine["count"], 1)
-                between = delta * delta * (mine["count"] * (count / np.maximum(found["count"], 1)))
-                both = (mine["count"] > 0) & (count > 0)
-                found["m2"] = mine["m2"] + np.where(count > 1, own, 0.0) + np.where(both, between, 0.0)
-        return found | self._extremes(mine, values, owner)
-
-    def _extremes(self, mine: Cells, values: np.ndarray, owner: np.ndarray) -> Cells:
-        found: Cells = {}
+                part["m2"] = np.where(count > 1, own, 0.0)
         for name, ufunc in (("min", np.minimum), ("max", np.maximum)):
-            if name in mine:
-                found[name] = mine[name].copy()
-                ufunc.at(found[name], owner, values)
+            if name in columns:
+                part[name] = np.full(self.n, _nothing(kind, name), values.dtype)
+                ufunc.at(part[name], owner, values)
+        return part
+
+    def _sum(self, mine: Cells, part: Cells) -> Cells:
+        """Merge two parts, element by element."""
+        found: Cells = {}
+        for name, column in mine.items():
+            if name in {"min", "max"}:
+                found[name] = (np.minimum if name == "min" else np.maximum)(column, part[name])
+            elif name == "m2":
+                found[name] = self._spread(mine, part)
+            else:
+                with np.errstate(all="ignore"):
+                    found[name] = column + part[name]
         return found
 
-    def _exact(self, mine: Cells, values: np.ndarray, owner: np.ndarray) -> Cells:
-        found: Cells = {"count": mine["count"].copy()}
-        np.add.at(found["count"], owner, 1)
-        for name, part in zip(("high", "low"), wholes.parts(values), strict=True):
-            if name in mine:
-                found[name] = mine[name].copy()
-                np.add.at(found[name], owner, part)
-        return found | self._extremes(mine, values, owner)
+    def _spread(self, mine: Cells, part: Cells) -> np.ndarray:
+        n, m = mine["count"], part["count"]
+        with np.errstate(all="ignore"):
+            delta = part["sum"] / np.maximum(m, 1) - mine["sum"] / np.maximum(n, 1)
+            between = delta * delta * (n * (m / np.maximum(n + m, 1)))
+            found: np.ndarray = mine["m2"] + part["m2"] + np.where((n > 0) & (m > 0), between, 0.0)
+            return found
 
     def _nearer(self, mine: Cells, values: np.ndarray, which: np.ndarray, owner: np.ndarray) -> Cells:
         """Let the oldest (newest) of a value's raw events and its cells win."""
@@ -270,22 +279,22 @@ class _Block:
             return self._distinct(r)
         if kind == "kll":
             return self._quantile(r, feature.q or 0.5)
-        mine = {name: column[r :: len(self.ranges)] for name, column in self.found.items()}
         if kind in {"first", "last"}:
+            mine = {name: column[r :: len(self.ranges)] for name, column in self.found.items()}
             good = mine["there"]
             value = np.ascontiguousarray(mine["value"])
             value = np.where(good, value.view(np.float64), np.nan) if feature.type == "float64" else value * good
             return value, np.where(good, _PRESENT, _NULL)
         if is_vector(kind):
+            mine = {name: column[r :: len(self.ranges)] for name, column in self.found.items()}
             good = mine["count"] > 0
             mean = mine["sums"] / np.maximum(mine["count"], 1)[:, None]
             return np.where(good[:, None], mean, np.nan).astype(np.float32), np.where(good, _PRESENT, _NULL)
-        module = wholes if kind == "wholes" else partials
-        records = module.empty(self.n)
-        for name, column in mine.items():
-            records[name] = column
-        found: Answer = module.finish(records, feature.stat or Stat.COUNT)
-        return found
+        stat = feature.stat or Stat.COUNT
+        if stat not in self._finished:  # of all windows at once
+            self._finished[stat] = (wholes if kind == "wholes" else partials).finish(self.found, stat)
+        numbers, status = self._finished[stat]
+        return numbers[r :: len(self.ranges)], status[r :: len(self.ranges)]
 
     def _states(self, r: int) -> list[tuple[list[bytes], np.ndarray]]:
         """Return each value's cells (as bytes) and raw values in a range."""

@@ -6,7 +6,8 @@ does not make a day's mean NaN. Integers are exact up to 2**53, because sums are
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -117,8 +118,8 @@ def combine(left: Partials, right: Partials) -> Partials:
     return result
 
 
-def finish(partials: Partials, stat: Stat) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    """Turn partials into values and statuses.
+def finish(partials: Partials | Mapping[str, npt.NDArray[Any]], stat: Stat) -> tuple[Floats, npt.NDArray[np.uint8]]:
+    """Turn partials, or those of their columns that the statistic needs, into values and statuses.
 
     Count and sum of nothing are 0 and PRESENT; mean, min and max of nothing, and the sample variance and standard
     deviation of fewer than two values, are NaN with status NULL. Infinities fold as such; where that leaves no number
@@ -129,7 +130,7 @@ def finish(partials: Partials, stat: Stat) -> tuple[Floats, npt.NDArray[np.uint8
     with np.errstate(all="ignore"):
         match stat:
             case Stat.COUNT:
-                return count.astype(np.float64), np.zeros(len(partials), dtype=np.uint8)
+                return count.astype(np.float64), np.zeros(len(count), dtype=np.uint8)
             case Stat.SUM:
                 total = partials["sum"].copy()
                 return total, np.where(np.isnan(total), Status.NULL, Status.PRESENT).astype(np.uint8)
@@ -147,9 +148,10 @@ def finish(partials: Partials, stat: Stat) -> tuple[Floats, npt.NDArray[np.uint8
     return np.where(enough, raw, np.nan), np.where(enough, Status.PRESENT, Status.NULL).astype(np.uint8)
 
 
-def _variance(partials: Partials) -> Floats:
+def _variance(partials: Partials | Mapping[str, npt.NDArray[Any]]) -> Floats:
     raw = partials["m2"] / np.maximum(partials["count"] - 1, 1)
-    return np.where(np.isfinite(partials["sum"]), raw, np.nan)
+    found: Floats = np.where(np.isfinite(partials["sum"]), raw, np.nan)
+    return found
 
 
 def _segments(starts: Ints, n: int) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:

@@ -7,6 +7,7 @@ error at read; declare the feature as float to get it rounded instead.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,11 @@ def combine(left: _Wholes, right: _Wholes) -> _Wholes:
     return found
 
 
-def finish(partials: _Wholes, stat: Stat) -> tuple[Ints, npt.NDArray[np.uint8]]:
-    """Return int64 values (0 where null) and statuses; the sum of nothing is 0, its extremes are null."""
+def finish(partials: _Wholes | Mapping[str, Ints], stat: Stat) -> tuple[Ints, npt.NDArray[np.uint8]]:
+    """Return int64 values (0 where null) and statuses, of partials or of the columns that the statistic needs.
+
+    The sum of nothing is 0, its extremes are null.
+    """
     if stat is Stat.SUM:
         high, low = partials["high"] + (partials["low"] >> 32), partials["low"] & _LOW
         good = (high >= -(1 << 31)) & (high < 1 << 31)
