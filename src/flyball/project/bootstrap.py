@@ -64,7 +64,7 @@ def _refill_store(project: Project, say: Callable[[str], None], progress: Callab
     from flyball.project.views import in_use
 
     features = project.features
-    lost = [v for v in in_use(project, project.applied.view_specs) if features.is_filled(v) and features.is_empty(v)]
+    lost = [v for v in in_use(project, project.applied.view_specs) if features.is_filled(v) and features.is_lost(v)]
     for view in lost:
         say(f"the online rows of view {view.name} were lost; filling them again from history")
         features.fill(view, full=True, progress=partial(progress, view.name))

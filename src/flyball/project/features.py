@@ -9,25 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
 
 from flyball.features.materialize import MaterializeResult, Step
-from flyball.units import to_micros
+from flyball.units import micros, to_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from flyball.features.erase import Stored
     from flyball.features.ingest import Ingest, PushResult
     from flyball.features.lookup import Vectors
     from flyball.features.ports import OnlineStore
     from flyball.features.spec import Join, SourceSpec, ViewSpec
     from flyball.features.table import Table
-    from flyball.features.erase import Stored
     from flyball.project.catalog import Catalog
     from flyball.project.erase import Erasure
     from flyball.project.root import Project
+    from flyball.project.skew import SkewReport
 
 __all__ = ["FeatureHandle"]
 
@@ -62,6 +64,16 @@ class FeatureHandle:
         """Return the applied views in order of their names."""
         return list(self._project.applied.view_specs)
 
+    @overload
+    def history(
+        self, requests: Any, names: Sequence[str], *, at: str, join: Join = "as_known",
+        out: None = None, progress: Progress | None = None,
+    ) -> Table: ...  # fmt: skip
+    @overload
+    def history(
+        self, requests: Any, names: Sequence[str], *, at: str, join: Join = "as_known",
+        out: Path | str, progress: Progress | None = None,
+    ) -> Path: ...  # fmt: skip
     def history(
         self,
         requests: Any,
@@ -69,7 +81,9 @@ class FeatureHandle:
         *,
         at: str,
         join: Join = "as_known",
-    ) -> Table:
+        out: Path | str | None = None,
+        progress: Progress | None = None,
+    ) -> Table | Path:
         """Return what online serving would have answered to past requests.
 
         Args:
@@ -77,29 +91,41 @@ class FeatureHandle:
             names: Views ("zone_traffic") and single features ("zone_traffic:trips_1h").
             at: Column with each request's time; naive times count as UTC.
             join: "as_known" uses what had arrived by then, "as_corrected" also what came later.
+            out: A Parquet file to write instead; then a path of requests (file or folder) of any size is read, answered
+                and written in pieces, in bounded memory.
+            progress: Told (done, total) in requests times views.
         """
+        from flyball.features.history_file import write_history
         from flyball.features.offline import history
         from flyball.features.table import to_requests
 
         views = self._views_of(names)
-        return history(self._project.engine, to_requests(requests), views, list(names), at=at, join=join)
+        engine = self._project.engine
+        if out is not None:
+            return write_history(engine, requests, views, list(names), at=at, out=out, join=join, progress=progress)
+        return history(engine, to_requests(requests), views, list(names), at=at, join=join, progress=progress)
 
     def online(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None) -> Vectors:
         """Return the newest values for some entities, as serving sees them now (or at a given time)."""
         from flyball.features.lookup import lookup
 
-        views = self._views_of(names)
-        moment = to_micros(at or self._project.clock.now())
-        writer = self.__dict__.get("_writer")
-        if at is None and writer is not None:  # rows that another thread is publishing are not asked for yet
-            moment = writer.gate.limit(moment)
-        return lookup(self._store(), [dict(row) for row in rows], views, list(names), moment)
+        return lookup(self._store(), [dict(row) for row in rows], self._views_of(names), list(names), self._moment(at))
 
     async def aonline(
         self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None
     ) -> Vectors:
-        """Return what `online` returns; the embedded store answers without waiting."""
-        return self.online(rows, names, at=at)
+        """Return what `online` returns; a remote store is awaited, the embedded one answers without waiting."""
+        from flyball.features.lookup import compiled
+
+        asked = compiled(self._views_of(names), list(names))
+        return await asked.aread(self._store(), [dict(row) for row in rows], self._moment(at))
+
+    def _moment(self, at: datetime | None) -> int:
+        moment = to_micros(at or self._project.clock.now())
+        writer = self.__dict__.get("_writer")
+        if at is None and writer is not None:  # rows that another thread is publishing are not asked for yet
+            moment = writer.gate.limit(moment)
+        return moment
 
     def push(self, source: str, rows: Sequence[Mapping[str, Any]]) -> PushResult:
         """Append rows to a source: logged durably first, then folded into its views.
@@ -193,9 +219,7 @@ class FeatureHandle:
         self._project.applied.source(source)
         return quarantined(self._project.layout.state, source)
 
-    def erase(
-        self, subject: Mapping[str, Any], *, dry_run: bool = False, rewrite_sources: bool = False
-    ) -> Erasure:
+    def erase(self, subject: Mapping[str, Any], *, dry_run: bool = False, rewrite_sources: bool = False) -> Erasure:
         """Take a subject out of everything that flyball keeps, and return the proof.
 
         Online rows of every digest, the ingest log, training sets (superseded), the prediction log, quarantine and
@@ -214,6 +238,29 @@ class FeatureHandle:
         from flyball.project.erase import erase
 
         return erase(self._project, subject, dry_run=dry_run, rewrite_sources=rewrite_sources)
+
+    def skew(
+        self,
+        view: str | None = None,
+        *,
+        model: str | None = None,
+        since: datetime | None = None,
+        sample: float = 1.0,
+    ) -> SkewReport:
+        """Compare what was served (the prediction log) with history as known at each request's time.
+
+        Args:
+            view: Only this view's features.
+            model: Only this model's versions.
+            since: Only predictions from here on.
+            sample: Share of the entities, in (0, 1], by a hash of what they sent.
+
+        Raises:
+            UnknownName: there is no such view or model.
+        """
+        from flyball.project.skew import skew
+
+        return skew(self._project, view=view, model=model, since=since, sample=sample)
 
     def erase_stored(
         self,
@@ -234,8 +281,10 @@ class FeatureHandle:
             typed, log = subject_of(subject, views), FileIngestLog(ingest)
             return erase_stored(self._store(), log, views, sources, typed, known=known, dry_run=True)
         if self._node_runs():
-            body = {"subject": dict(subject), "known": dict(known)}
-            body |= {n: msgspec.json.encode(list(v)) for n, v in (("views", views), ("sources", sources))}
+            body = {
+                "subject": dict(subject), "known": dict(known), "views": msgspec.json.encode(list(views)),
+                "sources": msgspec.json.encode(list(sources)),
+            }  # fmt: skip
             found = msgspec.convert(call_sync(self._project.layout.socket("ingest"), "erase", body), Stored)
         else:
             found = self._writer.erase(subject, views, sources, known)
@@ -246,11 +295,11 @@ class FeatureHandle:
         """Whether this definition's rows were ever built."""
         return self._project.database.deployments.watermark(spec.digest) is not None
 
-    def is_empty(self, spec: ViewSpec) -> bool:
-        """Whether no entity has rows online."""
-        from flyball.features.packing import namespace
+    def is_lost(self, spec: ViewSpec) -> bool:
+        """Whether the online store knows nothing of a build: it is new, was emptied, or holds pushes only."""
+        from flyball.features.packing import Checkpoint, checkpoint_key
 
-        return not self._store().keys(namespace(spec.digest), limit=1)
+        return Checkpoint.from_bytes(self._store().get_many([checkpoint_key(spec.digest)])[0]).until is None
 
     def count_online(self, spec: ViewSpec) -> int:
         """Return how many entities have rows online."""
@@ -320,7 +369,7 @@ class FeatureHandle:
         from flyball.features.ingest import Ingest
 
         project = self._project
-        log = FileIngestLog(project.layout.ingest)
+        log = FileIngestLog(project.layout.ingest, dedup=micros(project.settings.ingest.dedup))
         upkeep = FolderUpkeep(project.layout.state)
         views = read_views(project.layout)
         state = project.layout.state
