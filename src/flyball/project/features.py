@@ -88,7 +88,7 @@ class FeatureHandle:
 
         Args:
             requests: pandas, polars or Arrow table, or a Parquet path; entity keys and the time column `at`.
-            names: Views ("zone_traffic") and single features ("zone_traffic:trips_1h").
+            names: Views ("zone_traffic"), single features ("zone_traffic:trips_1h") and feature services by name.
             at: Column with each request's time; naive times count as UTC.
             join: "as_known" uses what had arrived by then, "as_corrected" also what came later.
             out: A Parquet file to write instead; then a path of requests (file or folder) of any size is read, answered
@@ -99,6 +99,7 @@ class FeatureHandle:
         from flyball.features.offline import history
         from flyball.features.table import to_requests
 
+        names = self._project.applied.selected(names)
         views = self._views_of(names)
         engine = self._project.engine
         if out is not None:
@@ -109,7 +110,8 @@ class FeatureHandle:
         """Return the newest values for some entities, as serving sees them now (or at a given time)."""
         from flyball.features.lookup import lookup
 
-        return lookup(self._store(), [dict(row) for row in rows], self._views_of(names), list(names), self._moment(at))
+        names = self._project.applied.selected(names)
+        return lookup(self._store(), [dict(row) for row in rows], self._views_of(names), names, self._moment(at))
 
     async def aonline(
         self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None
@@ -117,7 +119,8 @@ class FeatureHandle:
         """Return what `online` returns; a remote store is awaited, the embedded one answers without waiting."""
         from flyball.features.lookup import compiled
 
-        asked = compiled(self._views_of(names), list(names))
+        names = self._project.applied.selected(names)
+        asked = compiled(self._views_of(names), names)
         return await asked.aread(self._store(), [dict(row) for row in rows], self._moment(at))
 
     def _moment(self, at: datetime | None) -> int:
@@ -376,7 +379,7 @@ class FeatureHandle:
         return Ingest(self._writable, log, views, clock=project.clock, root=project.root, upkeep=upkeep, state=state)
 
     def _views_of(self, names: Sequence[str]) -> list[ViewSpec]:
-        """Return the views that "view" and "view:feature" name."""
+        """Return the views that "view" and "view:feature" name; services are replaced by what they read before."""
         wanted = dict.fromkeys(name.partition(":")[0] for name in names)
         return [self._project.applied.view(name).spec for name in wanted]
 
