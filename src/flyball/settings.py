@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Literal
 
 __all__ = [
-    "ClockSettings", "ControlSettings", "LogSettings", "OnlineSettings", "ProjectSettings", "ServerSettings",
-    "Settings", "TrackingSettings", "TrainingSettings",
+    "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings", "OnlineSettings", "ProjectSettings",
+    "ServerSettings", "Settings", "TrackingSettings", "TrainingSettings",
 ]  # fmt: skip
 
 
@@ -66,6 +66,13 @@ class OnlineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """Pushes and streams. Event ids are remembered for `dedup` at least."""
+
+    dedup: timedelta = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """The prediction log."""
 
@@ -106,6 +113,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     control: ControlSettings = field(default_factory=ControlSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
+    ingest: IngestSettings = field(default_factory=IngestSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)

@@ -43,6 +43,7 @@ _DOCS = {
     "online.pause": "how long a failing remote store is left alone before one read tries again",
     "online.on_failure": "when a remote store fails: default (declared defaults, the answer says so) or error (503)",
     "online.stale_limit": "age up to which values read before serve while a remote store is away; 0s for never",
+    "ingest.dedup": "how long event ids are remembered at least; a redelivery later than that counts as a new row",
     "log.mode": "when a prediction's log record is written: async, durable or sync",
     "log.full": "what happens when the disk is full: fail_open (count drops) or fail_closed (503)",
     "tracking.uri": "MLflow's address; empty for SQLite in the state folder",

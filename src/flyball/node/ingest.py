@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flyball import units
 from flyball.adapters.local.ipc import Call, Server
 from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
@@ -440,7 +441,8 @@ def _compose(config: Config) -> IngestProcess:
 
         opened = open_store(config.settings, layout, readonly=False, secret=config.secret)
         store = MeteredStore(opened, observe)
-        return Ingest(store, FileIngestLog(layout.ingest), views, clock=clock, root=config.root, gate=MapGate(shared),
+        log = FileIngestLog(layout.ingest, dedup=units.micros(config.settings.ingest.dedup))
+        return Ingest(store, log, views, clock=clock, root=config.root, gate=MapGate(shared),
                       upkeep=FolderUpkeep(layout.state), state=layout.state)  # fmt: skip
 
     def engine() -> Any:
