@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -16,11 +21,12 @@ from servers_kit import RedisServer, fresh_namespace, postgres_url, redis_server
 
 from flyball.errors import FlyballError, Unavailable
 from flyball.project import Project
+from flyball.project.bootstrap import bootstrap
 from flyball.records.log import follow
 from flyball.records.types import Prediction
 from flyball.testing.in_process import GatewayClient, client
 
-pytest.importorskip("redis")
+redis = pytest.importorskip("redis")
 pytest.importorskip("psycopg")
 ASKED = [{"zone": z, "distance": 1.5 * z} for z in (1, 2, 3, 4, 99)]
 NAMES = ["traffic"]
@@ -86,8 +92,8 @@ def ask(http: GatewayClient) -> dict[str, Any]:
     return answer
 
 
-def until(done: Any) -> None:
-    limit = time.monotonic() + 20
+def until(done: Any, seconds: float = 20) -> None:
+    limit = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -152,3 +158,68 @@ def test_online_says_when_the_store_is_away(tmp_path: Path, server: RedisServer)
         server.kill()
         with pytest.raises(Unavailable, match="Redis, the online store, cannot be reached"):
             project.features.online([{"zone": 1}], NAMES)
+
+
+def test_async_online_is_online(tmp_path: Path) -> None:
+    with made(tmp_path / "p", online("redis", redis_server().url)) as project:
+        rows = [{"zone": row["zone"]} for row in ASKED]
+
+        async def main() -> Any:
+            return await project.features.aonline(rows, NAMES)
+
+        assert asyncio.run(main()).to_dicts() == project.features.online(rows, NAMES).to_dicts()
+
+
+def test_an_emptied_redis_is_filled_again_even_after_a_push(tmp_path: Path, server: RedisServer) -> None:
+    with made(tmp_path / "p", online("redis", server.url)) as project:
+        project.features.materialize("traffic", full=True)
+        before = answers(project)
+    redis.Redis(unix_socket_path=str(server.socket)).flushall()
+    with Project.open(tmp_path / "p") as project:
+        project.clock.set(NOW + timedelta(minutes=1))  # type: ignore[attr-defined]
+        begun = {"zone": 6, "distance": 1.0, "pickup_at": "2020-03-12T00:00:10", "dropoff_at": "2020-03-12T00:05:00"}
+        project.features.push("trips", [begun])  # what happened after the moment that is asked for
+        bootstrap(project, say=lambda _: None, progress=lambda *_: None)
+        assert answers(project) == before
+
+
+@pytest.mark.slow
+def test_workers_and_ingest_of_a_node_share_redis(tmp_path: Path, server: RedisServer) -> None:
+    ports = [free_port(), free_port()]
+    toml = online("redis", server.url, on_failure="default", pause="50ms", budget="500ms")
+    toml = toml.replace("18080", str(ports[0])).replace("[tracking]", f"[control]\nport = {ports[1]}\n\n[tracking]")
+    folder = tmp_path / "p"
+    with made(folder, toml) as project:
+        expected = answers(project)[1]
+    command = [sys.executable, "-c", "from flyball.cli import main; main()", "up", "-p", str(folder)]
+    base = f"http://127.0.0.1:{ports[0]}"
+    with (tmp_path / "up.log").open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as node:
+        try:
+            until(lambda: _status(base) == 200, 90)
+            body = {"model": "eta", "rows": ASKED}
+            httpx.post(f"http://127.0.0.1:{ports[1]}/v1/clock", json={"to": (NOW + timedelta(minutes=1)).isoformat()})
+            assert httpx.post(f"{base}/predict", json=body).json()["predictions"] == pytest.approx(expected, rel=1e-12)
+            server.kill()
+            assert httpx.post(f"{base}/predict", json=body).json()["features"] == "defaulted"
+            server.start()
+            until(lambda: "features" not in httpx.post(f"{base}/predict", json=body).json())
+            row = {"zone": 1, "distance": 1.0, "pickup_at": "2020-03-12T00:00:01", "dropoff_at": "2020-03-12T00:00:59"}
+            pushed = httpx.post(f"{base}/v1/sources/trips/events", json=[row | {"dropoff_at": "2020-03-12T00:02:01"}])
+            assert pushed.json()["accepted"] == 1, pushed.text
+            until(lambda: 'flyball_store_write_seconds_count{store="redis"' in httpx.get(f"{base}/metrics").text)
+        finally:
+            node.terminate()
+            node.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _status(base: str) -> int:
+    try:
+        return int(httpx.get(f"{base}/v2/health/ready").status_code)
+    except httpx.HTTPError:
+        return 0
