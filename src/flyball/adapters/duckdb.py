@@ -206,12 +206,11 @@ class DuckDBEngine:
 
     def answer(self, requests: pa.Table, view: ViewSpec, features: Sequence[FeatureSpec], *, join: Join) -> pa.Table:
         """Answer one view's features; see `OfflineEngine.answer`. What is too much for memory goes through buckets."""
-        buckets = buckets_for(self.count(view.source), requests.num_rows)
-        if buckets == 1:
+        if buckets_for(self.count(view.source), requests.num_rows) == 1:
             rows = self.scan(view.source, columns=row_columns(view, features), published=self._published_of(view))
             return answer_rows(rows, requests, view, features, join=join)
         pieces = (requests.slice(i, raw_rows.ROWS) for i in range(0, max(requests.num_rows, 1), raw_rows.ROWS))
-        return pa.concat_tables(self.answers(pieces, view, features, join=join, buckets=buckets))
+        return pa.concat_tables(self.answers(pieces, view, features, join=join, expected=requests.num_rows))
 
     def answers(
         self,
@@ -220,10 +219,17 @@ class DuckDBEngine:
         features: Sequence[FeatureSpec],
         *,
         join: Join,
-        buckets: int,
+        expected: int,
         done: Callable[[int], None] | None = None,
     ) -> Iterator[pa.Table]:
-        """Answer requests of any number in bounded memory; see `chunks.answer_in_buckets`."""
+        """Answer requests of any number in bounded memory; see `OfflineEngine.answers`."""
+        buckets = buckets_for(self.count(view.source), expected)
+        if buckets == 1:
+            whole = pa.concat_tables(requests)
+            yield self.answer(whole, view, features, join=join)
+            if done is not None:
+                done(whole.num_rows)
+            return
         spill = self._state / "spill"
         spill.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=spill))

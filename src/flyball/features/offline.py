@@ -26,7 +26,7 @@ from flyball.features.spec import ColumnType, FeatureService, FeatureSpec, Join,
 from flyball.features.table import Table
 from flyball.features.transforms.columns import from_arrow
 
-__all__ = ["history", "request_times", "service_history"]
+__all__ = ["Progress", "check_clashes", "history", "picked_features", "request_times", "service_history"]
 
 
 Progress = Callable[[int, int], None]
@@ -59,8 +59,8 @@ def history(
         DuplicateName: two features, or a feature and a request column, share a name.
         InputError: a key or time column has a wrong type, a time is null, or `join` is neither.
     """
-    picked = _picked(views, names)
-    _check_clashes(picked, requests.column_names)
+    picked = picked_features(views, names)
+    check_clashes(picked, requests.column_names)
     times = request_times(requests, at)
     wanted = {v.name: (v, [f for w, f in picked if w.name == v.name]) for v, _ in picked}
     found = dict(zip(wanted, _all(engine, wanted.values(), requests, times, join, progress), strict=True))
@@ -196,7 +196,8 @@ def _parts(column: pa.Array, width: int) -> list[pa.Array]:
     return [pa.array(np.ascontiguousarray(found.values[:, i]), pa.float32(), mask=gone) for i in range(width)]
 
 
-def _picked(views: Sequence[ViewSpec], names: Sequence[str] | None) -> list[tuple[ViewSpec, FeatureSpec]]:
+def picked_features(views: Sequence[ViewSpec], names: Sequence[str] | None) -> list[tuple[ViewSpec, FeatureSpec]]:
+    """Return the features that "view" and "view:feature" name, once each; raises UnknownName."""
     known = {v.name: v for v in views}
     picked: list[tuple[ViewSpec, FeatureSpec]] = []
     for name in known if names is None else names:
@@ -211,7 +212,8 @@ def _picked(views: Sequence[ViewSpec], names: Sequence[str] | None) -> list[tupl
     return list({(v.name, f.name): (v, f) for v, f in picked}.values())
 
 
-def _check_clashes(picked: Iterable[tuple[ViewSpec, FeatureSpec]], columns: Sequence[str]) -> None:
+def check_clashes(picked: Iterable[tuple[ViewSpec, FeatureSpec]], columns: Sequence[str]) -> None:
+    """Raise DuplicateName when two features, or a feature and a request column, share a name."""
     seen: Mapping[str, str] = dict.fromkeys(columns, "a request column")
     owners = dict(seen)
     for view, feature in picked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -91,6 +91,22 @@ class OfflineEngine(Protocol):
 
         Requests have the entity's key columns, of the keys' types, and `__at` (int64 µs). Returned, in their order: a
         column per feature, and `__status_NAME` (uint8 of `Status`) for each.
+        """
+        ...
+
+    def answers(
+        self,
+        requests: Iterator[pa.Table],
+        view: ViewSpec,
+        features: Sequence[FeatureSpec],
+        *,
+        join: Join,
+        expected: int,
+        done: Callable[[int], None] | None = None,
+    ) -> Iterator[pa.Table]:
+        """Answer about `expected` requests that come in pieces, as `answer` does, in bounded memory.
+
+        Pieces of the answer come in the requests' order, of any sizes; `done` is told of each lot of requests answered.
         """
         ...
 
@@ -204,6 +220,10 @@ class IngestLog(Protocol):
 
     def positions(self, stream: str) -> dict[str, str]:
         """Return, by partition, where the consumer of a stream stands."""
+        ...
+
+    def dead(self, source: str | None = None) -> pa.Table:
+        """Return the messages that were no rows (of one source), oldest first, with the reason."""
         ...
 
     def last(self) -> int:

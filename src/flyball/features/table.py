@@ -18,6 +18,7 @@ from flyball.errors import InputError, MissingExtra, UnknownName
 
 if TYPE_CHECKING:
     import pandas as pd
+    import polars as pl
 
 __all__ = ["Table", "to_requests"]
 
@@ -62,6 +63,26 @@ class Table:
             series.index = frame.index
             frame[name] = series
         return frame
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return a polars frame; raises MissingExtra where polars is not installed."""
+        try:
+            import polars
+        except ImportError as error:
+            raise MissingExtra("a polars frame needs polars; pip install polars, or use to_arrow()") from error
+        frame = polars.from_arrow(self.to_arrow())
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def to_parquet(self, path: Path | str, *, statuses: bool = False) -> Path:
+        """Write the request's columns, then the features; with `statuses` also `__status_NAME` (uint8) for each."""
+        import pyarrow.parquet as pq
+
+        table = self.to_arrow()
+        for name, status in self._statuses.items() if statuses else ():
+            table = table.append_column(f"__status_{name}", pa.array(status, pa.uint8()))
+        pq.write_table(table, path, compression="zstd")
+        return Path(path)
 
     @overload
     def status(self, name: None = None) -> dict[str, npt.NDArray[np.uint8]]: ...
