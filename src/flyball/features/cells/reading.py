@@ -24,6 +24,7 @@ from flyball.features.types import is_vector, vector_size
 __all__ = ["answer", "answer_columns", "answer_one"]
 
 Answer = tuple[np.ndarray, np.ndarray]
+_STEPS = 3
 _NULL, _PRESENT = np.uint8(Status.NULL), np.uint8(Status.PRESENT)
 
 
@@ -111,13 +112,17 @@ class _Block:
         end = ends[:, groups].ravel()
         low, high = end - counts[:, groups].ravel(), end.copy()
         index, first = self.cells["index"], np.tile(np.array(self.first, np.int64), self.n)
-        left = np.flatnonzero((low < high) & (index[low] < first))  # mostly a window begins with its first cell
-        while len(left):
+        left = np.arange(len(low))
+        for _ in range(_STEPS):  # trimming leaves a cell or two before a window; look there first
+            left = left[(low[left] < high[left]) & (index[low[left]] < first[left])]
+            if not len(left):
+                return low, end
+            low[left] += 1
+        while len(left := left[low[left] < high[left]]):
             middle = (low[left] + high[left]) >> 1
             older = index[middle] < first[left]
             low[left] = np.where(older, middle + 1, low[left])
             high[left] = np.where(older, high[left], middle)
-            left = left[low[left] < high[left]]
         return low, end
 
     # ------------------------------------------------------------------------------------------- fixed cells

@@ -63,7 +63,9 @@ def _column(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a column of all values (one more element than there are cells, for the folds) and where the next is."""
     end = at + total * dtype.itemsize
-    data = b"".join([*(v[a:e] for v, a, e in zip(values, at.tolist(), end.tolist(), strict=True)), _PAD])
+    pieces = [v[a:e] for v, a, e in zip(values, at.tolist(), end.tolist(), strict=True)]
+    pieces.append(_PAD)
+    data = b"".join(pieces)
     if dtype.shape:
         return np.frombuffer(data, dtype.base, len(data) // 8 - 1).reshape(-1, *dtype.shape), end
     return np.frombuffer(data, dtype), end
