@@ -34,6 +34,8 @@ TREE: Verbs = {
             "materialize": ("feature:materialize", "Bring online rows up to date."),
             "get": ("feature:get", "Look up an entity's values as serving sees them."),
             "push": ("feature:push", "Append rows to a source."),
+            "erase": ("erase:erase", "Erase a subject everywhere, and prove it."),
+            "skew": ("skew:skew", "Compare what was served with what history says should have been."),
             "history": ("feature:history", "Join past requests with what was known then."),
         },
     ),

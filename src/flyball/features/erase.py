@@ -8,8 +8,10 @@ another subject than 42.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,9 @@ from flyball.features.values import exact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Subject", "concerns", "mask", "matching_keys", "raw_mask", "remove_keys", "subject_of"]
+__all__ = [
+    "RewritableLog", "Stored", "Subject", "concerns", "erase_stored", "mask", "matching_keys", "raw_mask", "subject_of",
+]  # fmt: skip
 
 Subject = dict[str, Any]
 Mask = npt.NDArray[np.bool_]
@@ -115,8 +119,87 @@ def matching_keys(store: OnlineStore, view: ViewSpec, subject: Subject, rows: pa
     return [k for k in store.keys(prefix) if k in known or _is_mine(k[len(prefix) :], wanted)]
 
 
-def remove_keys(store: OnlineStore, keys: Sequence[bytes]) -> int:
-    """Delete keys from the store; return how many."""
+class RewritableLog(Protocol):
+    """What erasing needs of an ingest log."""
+
+    def read(self, source: str, *, after: int = 0) -> pa.Table:
+        """Return rows of a source."""
+        ...
+
+    def rewrite(
+        self, source: str, drop: Callable[[pa.Table], Any], *, dead: Callable[[pa.Table], Any] | None = None
+    ) -> Any:
+        """Take rows out for good; the answer has `rows` and `dead`, how many went."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What was found (and, unless it was a dry run, removed): rows by source, keys by view digest."""
+
+    log: dict[str, int] = field(default_factory=dict)
+    online: dict[str, int] = field(default_factory=dict)
+
+
+def erase_stored(
+    store: OnlineStore,
+    log: RewritableLog,
+    views: Iterable[ViewSpec],
+    sources: Iterable[SourceSpec],
+    subject: Subject,
+    *,
+    known: Mapping[str, Sequence[bytes]],
+    dry_run: bool = False,
+) -> Stored:
+    """Take a subject's rows out of the ingest log, then its keys out of the store; the writer's lock must be held.
+
+    Args:
+        store: The online store; writable unless `dry_run`.
+        log: The ingest log.
+        views: Every definition that may have rows, of all digests.
+        sources: Every source that may have rows.
+        subject: Whom to erase.
+        known: By view digest, keys of the subject that do not show their parts.
+        dry_run: Only count.
+    """
+    rows = {}
+    for source in sources:
+        rows[source.name] = _count_log(log, source, subject) if dry_run else _erase_log(log, source, subject)
+    keys = {}
+    for view in views:
+        if concerns(view.entity, subject):
+            mine = list(
+                dict.fromkeys([*matching_keys(store, view, subject), *_there(store, known.get(view.digest, ()))])
+            )
+            keys[view.digest] = len(mine) if dry_run else _remove_keys(store, mine)
+    return Stored(rows, keys)
+
+
+def _count_log(log: RewritableLog, source: SourceSpec, subject: Subject) -> int:
+    raw = log.read(source.name)
+    return int(raw_mask(source, raw.drop_columns(["__sequence", "__arrival"]), subject).sum()) if raw.num_rows else 0
+
+
+def _erase_log(log: RewritableLog, source: SourceSpec, subject: Subject) -> int:
+    words = [re.compile(rb"(?<!\w)" + re.escape(str(v).encode()) + rb"(?!\w)") for v in subject.values()]
+
+    def dead(table: pa.Table) -> Mask:  # messages that were no rows: whatever holds all values as whole words
+        found = [all(w.search(_bytes(p)) for w in words) for p in table.column("payload").to_pylist()]
+        return np.array(found, dtype=bool)
+
+    gone = log.rewrite(source.name, lambda raw: raw_mask(source, raw, subject), dead=dead)
+    return int(gone.rows) + int(gone.dead)
+
+
+def _bytes(payload: Any) -> bytes:
+    return payload if isinstance(payload, bytes) else str(payload).encode()
+
+
+def _there(store: OnlineStore, keys: Sequence[bytes]) -> list[bytes]:
+    return [k for k, v in zip(keys, store.get_many(list(keys)), strict=True) if v is not None] if keys else []
+
+
+def _remove_keys(store: OnlineStore, keys: Sequence[bytes]) -> int:
     for begin in range(0, len(keys), _AT_ONCE):
         store.write(puts=[(key, None) for key in keys[begin : begin + _AT_ONCE]])
     return len(keys)

@@ -130,19 +130,18 @@ class Catalog:
 
     def _online(self, view: ViewSpec) -> tuple[int, dict[str, float]]:
         """Return how many entities are online, and each feature's share of values that are not present, in a sample."""
-        from flyball.features.online import ViewReader
         from flyball.features.packing import namespace
+        from flyball.features.viewreader import ViewReader
 
         store = self._project.features._store()
         keys = store.keys(namespace(view.digest))
-        step = max(1, len(keys) // _SAMPLE)
-        some = keys[::step][:_SAMPLE]
-        reader, now = ViewReader(view), to_micros(self._project.clock.now())
-        absent = dict.fromkeys((f.name for f in view.features), 0)
-        for value in store.get_many(some):
-            for feature, status in zip(view.features, reader.objects(value, now)[1], strict=True):
-                absent[feature.name] += status != Status.PRESENT
-        return len(keys), {n: absent[n] / len(some) for n in absent} if some else {}
+        some = keys[:: max(1, len(keys) // _SAMPLE)][:_SAMPLE]
+        if not some:
+            return 0, {}
+        now = to_micros(self._project.clock.now())
+        _, statuses = ViewReader(view).objects(store.get_many(some), now)
+        shares = (statuses != Status.PRESENT).mean(axis=0).tolist()
+        return len(keys), dict(zip((f.name for f in view.features), shares, strict=True))
 
     def _age(self, view: ViewSpec) -> int | None:
         """Return how old the source's newest row is (µs), None when it has none or cannot be read."""

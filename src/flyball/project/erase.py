@@ -1,0 +1,482 @@
+"""`project.features.erase`: take a subject out of everything flyball keeps, and prove it.
+
+Order matters. Training sets go first, because their rows are found by way of the source's; then the prediction log, the
+ingest log and the online rows, quarantine and frames, at last the user's own files when that is asked for. Each step
+does nothing the second time, so an erasure that was killed is simply given again. The surprise: the proof and the audit
+trail name the subject by a keyed hash only; a list of everyone who was erased would undo the erasing.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from flyball.datasets.erase import ExampleRefs, erased_copy
+from flyball.datasets.types import DatasetManifest
+from flyball.errors import FlyballError
+from flyball.features.erase import Subject, concerns, mask, matching_keys, raw_mask, subject_of
+from flyball.features.spec import SourceSpec, ViewSpec
+from flyball.features.values import to_plain
+from flyball.project.readers import service_of
+from flyball.records.types import Outcome, Prediction, Record, Shadow
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flyball.definitions import Model
+    from flyball.project.root import Project
+
+__all__ = ["Erasure", "Place", "erase"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One place that was searched.
+
+    `removed` counts rows, records or keys that were found and taken out (in a dry run: that would be), `left` those
+    that a second search found afterwards. `was` and `now` are digests where content has one.
+    """
+
+    kind: str
+    name: str
+    removed: int
+    left: int = 0
+    was: str = ""
+    now: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """The proof: what was searched, how much was removed where, and what remains for somebody else to do.
+
+    `subject` is a keyed hash (HMAC-SHA256 with the project's own key).
+    """
+
+    subject: str
+    started: datetime
+    finished: datetime
+    dry_run: bool
+    places: tuple[Place, ...]
+    remaining: tuple[str, ...] = ()
+    rebuilt: tuple[str, ...] = ()
+
+    @property
+    def removed(self) -> int:
+        """Everything that was taken out."""
+        return sum(place.removed for place in self.places)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the search afterwards found nothing in what flyball keeps."""
+        return all(place.left == 0 for place in self.places)
+
+
+def erase(
+    project: Project, subject: Mapping[str, Any], *, dry_run: bool = False, rewrite_sources: bool = False
+) -> Erasure:
+    """Erase a subject and return the proof.
+
+    Raises:
+        UnknownName: no entity has such a key.
+        InputError: a value is null or of another type than its key.
+        ConflictError: another process writes the online store and cannot be asked to.
+    """
+    return _Work(project, subject, dry_run=dry_run, rewrite=rewrite_sources).run()
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What an erasure did so far; survives a kill."""
+
+    places: list[Place] = field(default_factory=list)
+
+
+class _Work:
+    """One erasure."""
+
+    def __init__(self, project: Project, given: Mapping[str, Any], *, dry_run: bool, rewrite: bool) -> None:
+        self.project = project
+        self.views = _views(project)
+        self.subject: Subject = subject_of(given, self.views)
+        self.sources = _sources(project, self.views)
+        self.dry_run = dry_run
+        self.rewrite = rewrite
+        self.remaining: list[str] = []
+        self.hash = _keyed_hash(project, self._plain())
+
+    def run(self) -> Erasure:
+        project, started = self.project, self.project.clock.now()
+        number, kept = (0, {}) if self.dry_run else project.database.erasures.begin(self.hash, started)
+        notes = msgspec.convert(kept.get("notes", {}), _Notes)
+        found: list[Place] = []
+        for step in self._steps():
+            some = list(step())
+            if not self.dry_run:
+                some = _added(notes.places, some)
+                notes.places = [p for p in notes.places if not any(_same(p, q) for q in some)] + some
+                project.database.erasures.note(number, {"notes": msgspec.to_builtins(notes)})
+            found += some
+        self._forget()
+        rebuilt = () if self.dry_run else tuple(self._rebuild(found))
+        found = found if self.dry_run else [self._looked_again(place) for place in notes.places]
+        self._warn()
+        proof = Erasure(
+            self.hash, started, project.clock.now(), self.dry_run, tuple(found), tuple(self.remaining), rebuilt
+        )
+        if not self.dry_run:
+            body = msgspec.to_builtins(proof)
+            project.database.erasures.note(number, body, done=True)
+            facts = {"removed": proof.removed, "clean": proof.clean, "remaining": len(proof.remaining), "proof": number}
+            project.database.audit.record(proof.finished, "cli", "erased", self.hash[:16], facts)
+        return proof
+
+    def _steps(self) -> list[Callable[[], Iterable[Place]]]:
+        return [self._datasets, self._predictions, self._stored, self._quarantine, self._files]
+
+    def _forget(self) -> None:
+        """Have this process's engine read again what was rewritten."""
+        for source in self.sources:
+            self.project.engine.forget(source.name)
+
+    # -- training sets --------------------------------------------------------------------------------------------
+
+    def _datasets(self) -> Iterator[Place]:
+        for manifest in self._manifests():
+            refs = self._refs(manifest)
+            if refs is None:
+                continue
+            gone, new = erased_copy(manifest, self.project.layout, refs, write=not self.dry_run)
+            if new.digest != manifest.digest:
+                self.project.database.datasets.supersede(manifest.digest, new)
+            yield Place("training sets", manifest.model, gone, was=manifest.digest, now=new.digest if gone else "")
+        if not self.dry_run:
+            self._sweep()
+
+    def _manifests(self) -> Iterator[DatasetManifest]:
+        store, layout = self.project.database.datasets, self.project.layout
+        for model in {*self.project.applied.models, *self.project.database.versions.models()}:
+            for manifest in store.list(model):
+                if not manifest.superseded_by and (layout.datasets / f"{manifest.digest}.parquet").exists():
+                    yield manifest
+
+    def _sweep(self) -> None:
+        """Remove the files of superseded sets, of a killed erasure too."""
+        for model in {*self.project.applied.models, *self.project.database.versions.models()}:
+            for manifest in self.project.database.datasets.list(model):
+                if manifest.superseded_by and manifest.superseded_by != manifest.digest:
+                    (self.project.layout.datasets / f"{manifest.digest}.parquet").unlink(missing_ok=True)
+
+    def _refs(self, manifest: DatasetManifest) -> ExampleRefs | None:
+        """Return the source rows of the subject among a set's examples, None where they cannot be its."""
+        model = self._model(manifest)
+        if model is None:
+            self._remain(
+                f"training set {manifest.digest[:12]} of {manifest.model}: its definitions are gone; remove it"
+            )
+            return None
+        source = model.examples.source.spec
+        rows = self._rows(source)
+        if rows is None:
+            return None
+        unit = model.examples.unit
+        units = [str(self.subject[unit])] if unit in self.subject and len(self.subject) == 1 else []
+        event, sequence = (rows.column(n).to_numpy() for n in ("__event", "__sequence"))
+        return ExampleRefs.of(event, sequence, mask(rows, self.subject), units)
+
+    def _model(self, manifest: DatasetManifest) -> Model | None:
+        for code in dict.fromkeys([manifest.code, ""]):
+            try:
+                known = self.project.definitions_of(code) if code else self.project.applied
+            except (FlyballError, OSError, ImportError):
+                continue
+            if manifest.model in known.models:
+                return known.models[manifest.model]
+        return None
+
+    def _rows(self, source: SourceSpec) -> pa.Table | None:
+        """Return all accepted rows of a source with the subject's keys, None when it lacks one of them."""
+        try:
+            if not self.subject.keys() <= self.project.engine.types(source).keys():
+                return None
+            return self.project.engine.scan(source, columns=list(self.subject))
+        except FlyballError as error:
+            self._remain(f"source {source.name} cannot be read ({error}); search it yourself")
+            return None
+
+    # -- prediction log -------------------------------------------------------------------------------------------
+
+    def _predictions(self) -> Iterator[Place]:
+        log = self.project.layout.log
+        if not log.exists():
+            return
+        ids = {r.id for r in self._logged(log) if isinstance(r, Prediction) and self._is_mine(r)}
+
+        def belongs(record: Record) -> bool:
+            return isinstance(record, Shadow | Outcome) and record.id in ids
+
+        if self.dry_run:
+            removed = len(ids) + sum(belongs(r) for r in self._logged(log))
+        else:  # predictions last: their ids lead to the others, should this be killed
+            from flyball.records.redact import redact
+
+            removed = redact(log, belongs).records + redact(log, self._is_mine).records
+        yield Place("prediction log", "predictions, shadow answers, outcomes", removed)
+
+    def _logged(self, log: Path) -> Iterator[Record]:
+        from flyball.records.redact import scan
+
+        for _, _, _, records in scan(log):
+            yield from records
+
+    def _is_mine(self, record: Record) -> bool:
+        if not isinstance(record, Prediction):
+            return False
+        if self._unit(record.model) == record.unit:
+            return True
+        return all(_same_value(record.inputs.get(name), value) for name, value in self._logged_as.items())
+
+    @cached_property
+    def _logged_as(self) -> dict[str, tuple[Any, Any]]:
+        """The subject's values as they are, and as JSON sends them."""
+        plain = self._plain()
+        return {name: (value, plain[name]) for name, value in self.subject.items()}
+
+    def _unit(self, model: str) -> str | None:
+        known = self.project.applied.models.get(model)
+        unit = None if known is None else known.examples.unit
+        return str(self.subject[unit]) if unit in self.subject and len(self.subject) == 1 else None
+
+    # -- ingest log and online rows -------------------------------------------------------------------------------
+
+    def _stored(self) -> Iterator[Place]:
+        found = self.project.features.erase_stored(
+            self._plain(), self.views, self.sources, known=self._long_keys(), dry_run=self.dry_run
+        )
+        for name, count in found.log.items():
+            yield Place("ingest log", name, count)
+        for digest, count in found.online.items():
+            view = next(v for v in self.views if v.digest == digest)
+            yield Place("online store", f"{view.name} {digest}", count)
+
+    def _long_keys(self) -> dict[str, list[bytes]]:
+        """Return, by view digest, the subject's keys that only its rows tell, as they are stored by digest."""
+        found = {}
+        for view in self.views:
+            names = [k.name for k in view.entity.keys]
+            if not concerns(view.entity, self.subject) or self.subject.keys() == set(names):
+                continue
+            try:
+                rows = self.project.engine.scan(view.source, columns=names)
+            except FlyballError:
+                continue
+            import pyarrow as pa
+
+            mine = rows.filter(pa.array(mask(rows, self.subject)))
+            found[view.digest] = matching_keys(self.project.features._store(), view, self.subject, mine)
+        return found
+
+    # -- files ----------------------------------------------------------------------------------------------------
+
+    def _quarantine(self) -> Iterator[Place]:
+        folder = self.project.layout.state / "quarantine"
+        for path in sorted(folder.glob("*/*.parquet")):
+            source = next((s for s in self.sources if s.name == path.parent.name), None)
+            gone = self._file(path, source)
+            yield Place("quarantine", f"{path.parent.name}/{path.name}", gone)
+
+    def _files(self) -> Iterator[Place]:
+        from flyball.features.reading.files import source_files
+
+        state = self.project.layout.state
+        for source in self.sources:
+            if source.kind in {"table", "query"}:
+                if self._rows_of(source):
+                    self._remain(f"source {source.name}: its rows lie in a database of yours; delete them there")
+                continue
+            for file in source_files(self.project.root, source, state):
+                if file.is_remote:
+                    if self._rows_of(source):
+                        self._remain(f"source {source.name}: {file.name} is not on this machine; rewrite it there")
+                elif source.kind == "frame":
+                    yield from self._frame(Path(file.place), source)
+                else:
+                    yield from self._source_file(Path(file.place), file.name, source)
+
+    def _source_file(self, path: Path, name: str, source: SourceSpec) -> Iterator[Place]:
+        if self.rewrite:
+            was = _digest(path)
+            gone = self._file(path, source)
+            yield Place("source files", name, gone, was=was if gone else "", now=_digest(path) if gone else "")
+            return
+        try:
+            rows = self._file(path, source, count_only=True)
+        except (OSError, ValueError) as error:
+            self._remain(f"source {source.name}: {name} cannot be searched ({error}); look into it yourself")
+            return
+        if rows:
+            self._remain(
+                f"source {source.name}: {rows} rows in {name}, your own file; take them out with --rewrite-sources, "
+                "else a rebuild of a view brings them back online"
+            )
+
+    def _frame(self, path: Path, source: SourceSpec) -> Iterator[Place]:
+        """Write a kept frame again; its name, the digest of what was handed over, stays."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from flyball.features.manifest import write_sorted
+
+        table = pq.read_table(path)
+        gone = raw_mask(source, table, self.subject)
+        was = _digest(path)
+        if gone.any() and not self.dry_run:
+            write_sorted(table.filter(pa.array(~gone)), path, by=(source.event_time,))
+        yield Place("frames", source.name, int(gone.sum()), was=was if gone.any() else "", now=_digest(path))
+        if gone.any():
+            self._remain(f"frame of source {source.name}: whoever hands it over still has these rows")
+
+    def _file(self, path: Path, source: SourceSpec | None, *, count_only: bool = False) -> int:
+        from flyball.adapters.erase_files import count_rows, rewrite_file
+
+        def mine(table: pa.Table) -> np.ndarray:
+            return mask(table, self.subject) if source is None else raw_mask(source, table, self.subject)
+
+        return count_rows(path, mine) if self.dry_run or count_only else rewrite_file(path, mine)
+
+    def _rows_of(self, source: SourceSpec) -> int:
+        rows = self._rows(source)
+        return 0 if rows is None else int(mask(rows, self.subject).sum())
+
+    # -- afterwards -----------------------------------------------------------------------------------------------
+
+    def _rebuild(self, found: Sequence[Place]) -> Iterator[str]:
+        """Build views of other entities again, whose answers still counted the subject's rows."""
+        touched = {p.name for p in found if p.removed and p.kind in {"ingest log", "frames"}}
+        files = any(p.removed for p in found if p.kind == "source files")
+        applied = {v.digest for v in self.project.applied.view_specs}
+        for view in self.views:
+            affected = view.source.name in touched or (files and self._has_file(view.source, found))
+            if view.digest in applied and affected and not self._left_in(view.source):
+                self.project.features.fill(view, full=True)
+                yield view.name
+
+    def _has_file(self, source: SourceSpec, found: Sequence[Place]) -> bool:
+        from flyball.features.reading.files import source_files
+
+        names = {f.name for f in source_files(self.project.root, source, self.project.layout.state)}
+        return any(p.kind == "source files" and p.removed and p.name in names for p in found)
+
+    def _left_in(self, source: SourceSpec) -> bool:
+        return any(text.startswith(f"source {source.name}:") for text in self.remaining)
+
+    def _looked_again(self, place: Place) -> Place:
+        """Search a place once more."""
+        if place.kind not in self._seen:
+            again = self._again
+            steps = {
+                "training sets": again._datasets, "prediction log": again._predictions, "ingest log": again._stored,
+                "online store": again._stored, "quarantine": again._quarantine,
+            }  # fmt: skip
+            self._seen[place.kind] = list(steps.get(place.kind, again._files)())
+        found = self._seen[place.kind]
+        return replace(place, left=sum(p.removed for p in found if (p.kind, p.name) == (place.kind, place.name)))
+
+    @cached_property
+    def _seen(self) -> dict[str, list[Place]]:
+        return {}
+
+    @cached_property
+    def _again(self) -> _Work:
+        return _Work(self.project, self._plain(), dry_run=True, rewrite=self.rewrite)
+
+    def _warn(self) -> None:
+        """Say what cannot be taken back: versions that learned from the subject's rows."""
+        superseded = {
+            m.digest
+            for model in self.project.database.versions.models()
+            for m in self.project.database.datasets.list(model)
+            if m.superseded_by
+        }
+        for model in self.project.database.versions.models():
+            for version in self.project.database.versions.list(model):
+                if version.dataset in superseded:
+                    self._remain(
+                        f"{model} {version.version} learned from a training set that has been superseded; "
+                        f"train a new version to replace it: flyball run --model {model}"
+                    )
+
+    def _remain(self, text: str) -> None:
+        if text not in self.remaining:
+            self.remaining.append(text)
+
+    def _plain(self) -> dict[str, Any]:
+        kinds = {k.name: k.type for view in self.views for k in view.entity.keys}
+        return {name: to_plain(kinds[name], value) for name, value in self.subject.items()}
+
+
+def _views(project: Project) -> list[ViewSpec]:
+    """Return every definition that may have rows: applied, attached, read by a version."""
+    from flyball.adapters.local.views import read_views
+
+    found = {view.digest: view for view in (*project.applied.view_specs, *read_views(project.layout))}
+    for model in project.database.versions.models():
+        for version in project.database.versions.list(model):
+            service = service_of(project, version)
+            for view in service.views if service is not None else ():
+                found.setdefault(view.digest, view)
+    return list(found.values())
+
+
+def _sources(project: Project, views: Iterable[ViewSpec]) -> list[SourceSpec]:
+    """Return sources, one of each name: the applied one, else the newest that a view reads."""
+    found = {view.source.name: view.source for view in views}
+    found |= {model.examples.source.spec.name: model.examples.source.spec for model in project.applied.models.values()}
+    return list((found | dict(project.applied.sources)).values())
+
+
+def _keyed_hash(project: Project, plain: Mapping[str, Any]) -> str:
+    path = project.layout.state / "keys" / "erasure.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:  # another erasure was first
+            pass
+        else:
+            with os.fdopen(fd, "wb") as file:
+                file.write(secrets.token_bytes(32))
+    text = msgspec.json.encode(dict(plain), order="deterministic")
+    return hmac.new(path.read_bytes(), text, sha256).hexdigest()
+
+
+def _same_value(found: Any, wanted: tuple[Any, Any]) -> bool:
+    """Compare a logged input (a value, or a list of one) by value and type."""
+    value = found[0] if isinstance(found, list) and len(found) == 1 else found
+    return any(type(value) is type(w) and value == w for w in wanted)
+
+
+def _added(before: Sequence[Place], now: Sequence[Place]) -> list[Place]:
+    """Add what an erasure that was killed had removed from the same places."""
+    return [
+        replace(place, removed=place.removed + sum(p.removed for p in before if _same(p, place))) for place in now
+    ] + [p for p in before if p.kind in {q.kind for q in now} and not any(_same(p, q) for q in now)]
+
+
+def _same(one: Place, other: Place) -> bool:
+    return (one.kind, one.name, one.was) == (other.kind, other.name, other.was)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return sha256(file.read()).hexdigest()[:16]
