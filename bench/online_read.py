@@ -26,22 +26,22 @@ from flyball.features.packing import entity_key, namespace
 from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService
 
-TARGETS = {"row_1_us": 12.0, "row_100_us": 400.0}
+TARGETS = {"row_1_us": 12.0, "row_100_us": 400.0, "window_1_us": 30.0, "window_100_us": 400.0}
+SPANS = ("1h", "6h", "24h", "7d", "30d")
 START = 1_600_000_000_000_000
 MINUTE = 60_000_000
 
 
 def views() -> tuple[fb.FeatureView, fb.FeatureView, fb.ParquetSource]:
-    """Ten features of the newest row, five windows."""
+    """Ten features of the newest row; fifteen of windows: three statistics over five windows each."""
     thing = fb.Entity("thing", keys={"thing": int})
     source = fb.ParquetSource("events", "none/*.parquet", event_time="at")
     newest = fb.FeatureView("newest", entity=thing, source=source, ttl="2d",
                             features=[fb.Feature(f"f{i}", float) for i in range(10)])  # fmt: skip
     windows = fb.FeatureView(
         "windows", entity=thing, source=source,
-        features=[fb.count("n_1h", window="1h"), fb.count("n_24h", window="24h"),
-                  fb.mean("mean_24h", of="f0", window="24h"),
-                  fb.std("std_24h", of="f0", window="24h"), fb.max("max_24h", of="f0", window="24h")],
+        features=[*fb.windows(fb.count, "n", windows=SPANS), *fb.windows(fb.mean, "mean", of="f0", windows=SPANS),
+                  *fb.windows(fb.max, "max", of="f0", windows=SPANS)],
     )  # fmt: skip
     return newest, windows, source
 
