@@ -86,3 +86,16 @@ def test_quantile_is_within_a_quarter() -> None:
         buckets[bucket_of(micros)] += 1
     assert 9_900 <= quantile(buckets, 0.99) <= 9_900 * 1.25
     assert quantile([0] * BUCKET_COUNT, 0.5) == 0
+
+
+def test_reads_of_the_store_are_counted_by_what_became_of_them():
+    shared = SharedMap.in_memory()
+    slot = shared.slot(0)
+    slot.claim()
+    slot.name_store("redis")
+    for micros, state in ((80, ""), (90, "stale"), (25_000, "error"), (25_000, "defaulted")):
+        slot.count_read(micros, state)
+    totals = slot.store_totals()
+    assert (totals.store, totals.micros) == ("redis", 50_170)
+    assert (totals.errors, totals.defaulted, totals.stale, sum(totals.buckets)) == (1, 1, 1, 4)
+    assert sum(slot.totals(0).buckets) == sum(slot.totals(1).buckets) == 0  # neighbours in the slot
