@@ -361,7 +361,9 @@ class DuckDBEngine:
         steps, raw = needed_steps(source, {*columns, *quarantine_columns(source)})
         for name, shape in opened.shapes.items():
             listing.check_file(source, name, shape, ref, raw | {c.name for c in source.schema})
-        if source.kind in {"table", "query"} or not all(_is_plain(opened.shapes[f.name], ref, raw) for f in wanted):
+        if source.kind not in {"parquet", "frame"} or not all(
+            _is_plain(opened.shapes[f.name], ref, raw) for f in wanted
+        ):
             yield from self._accepted_rows(source, opened, columns, wanted, start, end, published)
             return
         sql_steps, rest = _split(steps)
@@ -458,7 +460,7 @@ class DuckDBEngine:
                     return
                 for batch in connection.sql(sql).to_arrow_reader(raw_rows.ROWS):
                     yield pa.Table.from_batches([batch])
-            except (duckdb.Error, pa.ArrowException) as error:
+            except (duckdb.Error, OSError, pa.ArrowException) as error:
                 raise SourceError(
                     f"source {source.name!r} cannot be read: {self._culprit(source, sql, part)}"
                     f"{raw_rows.said(error)}; write that file again, or take it away"

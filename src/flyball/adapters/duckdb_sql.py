@@ -155,7 +155,7 @@ class Query:
             case "timestamp" if is_local(found):
                 return f"epoch_us(CAST({column} AS TIMESTAMP))"
             case "timestamp":
-                return f"epoch_us({column})"
+                return f"epoch_us(CAST({column} AS TIMESTAMPTZ))"  # nanoseconds have no epoch_us of their own
             case "int64":
                 return f"TRY_CAST({column} AS BIGINT)"
             case "float64" | "float32" | "bool" | "string" | "date":

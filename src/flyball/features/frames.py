@@ -35,6 +35,7 @@ def remember_frame(name: str, frame: Any) -> tuple[str, pa.Table]:
     for field in table.schema:
         if types.from_arrow(field) is None and not pa.types.is_null(field.type):
             raise DefinitionError(f"source {name!r}: column {field.name!r} is {field.type}, which is not read; drop it")
+    table = table.take(pa.array(np.arange(table.num_rows)))  # a copy: pandas may share its memory with Arrow
     digest = table_digest(table)
     while len(_known) >= _MOST:
         _known.pop(next(iter(_known)))
