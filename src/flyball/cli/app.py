@@ -32,6 +32,7 @@ TREE: Verbs = {
             "search": ("catalog:search", "Find views by name, description, unit, tag or owner."),
             "lineage": ("catalog:lineage", "Say what came of what: source, view, model, version, rollout."),
             "materialize": ("feature:materialize", "Bring online rows up to date."),
+            "quarantine": ("feature:quarantine", "List rows that data checks keep out."),
             "get": ("feature:get", "Look up an entity's values as serving sees them."),
             "push": ("feature:push", "Append rows to a source."),
             "erase": ("erase:erase", "Erase a subject everywhere, and prove it."),
@@ -91,6 +92,14 @@ TREE: Verbs = {
             "why": ("loop:why", "Tell the story: trigger, run, gate, rollout, verdict."),
             "freeze": ("loop:freeze", "Stop retraining."),
             "thaw": ("loop:thaw", "Let it retrain again."),
+        },
+    ),
+    "key": (
+        "Keys of callers.",
+        {
+            "create": ("key:create", "Make a key of a role; it is shown once."),
+            "list": ("key:list_", "List keys by name and role."),
+            "revoke": ("key:revoke", "Have a key open nothing any more."),
         },
     ),
     "config": (

@@ -1,33 +1,70 @@
-"""feature materialize|get|push|history; the catalog's verbs are in `catalog`."""
+"""feature materialize|quarantine|get|push|history; the catalog's verbs are in `catalog`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flyball.cli.output import note, print_table, progress_bar, verb
+from flyball.cli.output import note, pace_bar, print_table, verb
 from flyball.errors import InputError
 
 if TYPE_CHECKING:
     from flyball.project import Project
 
-__all__ = ["get", "history", "materialize", "push"]
+__all__ = ["get", "history", "materialize", "push", "quarantine"]
+
+_MOMENT = click.DateTime()
 
 
 @click.argument("view", required=False)
 @click.option("--full", is_flag=True, help="Rebuild all rows.")
-def _materialize(project: Project, view: str | None, *, full: bool, show: Callable[..., None]) -> None:
-    """Bring a view's online rows (all views' without VIEW) up to date."""
+@click.option("--from", "start", type=_MOMENT, help="Rebuild only entities with events from this time (UTC) on.")
+@click.option("--to", "end", type=_MOMENT, help="... and before this time (UTC).")
+def _materialize(
+    project: Project, view: str | None, *, full: bool, start: datetime | None, end: datetime | None,
+    show: Callable[..., None],
+) -> None:  # fmt: skip
+    """Bring a view's online rows (all views' without VIEW) up to date with what arrived, whatever its event time."""
     names = [view] if view else [v.name for v in project.features.views()]
+    bounds: dict[str, Any] = {n: t.replace(tzinfo=UTC) for n, t in (("start", start), ("end", end)) if t is not None}
     done = {
-        name: project.features.materialize(name, full=full, progress=progress_bar(f"materializing {name}"))
+        name: project.features.materialize(name, full=full, detail=pace_bar(f"materializing {name}"), **bounds)
         for name in names
     }
-    show(done, lambda d: print_table(("view", "rows", "keys"), [(n, r["rows"], r["keys"]) for n, r in d.items()]))
+    show(done, _print_materialized)
+
+
+def _print_materialized(done: dict[str, Any]) -> None:
+    rows = [(name, r["mode"], r["rows"], r["keys"], len(r["files"]), r["quarantined"]) for name, r in done.items()]
+    print_table(("view", "run", "rows", "keys", "new files", "quarantined"), rows)
+    for name, result in done.items():
+        if result["reason"]:
+            note(f"{name} was rebuilt: {result['reason']}")
+        for warning in result["warnings"]:
+            note(f"{name}: warning: {warning}")
+
+
+@click.argument("source")
+@click.option("--limit", type=int, default=20, show_default=True, help="Rows to print.")
+def _quarantine(project: Project, source: str, *, limit: int, show: Callable[..., None]) -> None:
+    """List the rows of SOURCE that its data checks keep out of every answer, with the reasons."""
+    table = project.features.quarantined(source)
+    rows = [] if table is None else table.slice(0, limit).to_pylist()
+    found = {"source": source, "rows": 0 if table is None else table.num_rows, "first": rows}
+
+    def human(document: dict[str, Any]) -> None:
+        note(f"{document['rows']:,} rows of {source} are in quarantine")
+        shown = [[str(v) for k, v in row.items() if not k.startswith("__")] + [row["__reason"]] for row in rows]
+        names = [k for k in (rows[0] if rows else {}) if not k.startswith("__")]
+        if rows:
+            print_table((*names, "reason"), shown)
+
+    show(found, human)
 
 
 @click.argument("names", nargs=-1, required=True)
@@ -93,6 +130,7 @@ def _history(
 
 
 materialize = verb(_materialize)
+quarantine = verb(_quarantine)
 get = verb(_get)
 push = verb(_push)
 history = verb(_history)

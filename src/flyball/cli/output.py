@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["emit", "note", "options", "plain", "print_table", "progress_bar", "verb"]
+__all__ = ["emit", "note", "options", "plain", "print_table", "pace_bar", "progress_bar", "verb"]
 
 
 def options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,6 +90,22 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items()) or "-"
     return str(value)
+
+
+def pace_bar(text: str) -> Callable[[Any], None]:
+    """Return a `detail(step)` that draws rows, rows per second and the time to go on stderr when it is a terminal."""
+    if not sys.stderr.isatty():
+        return lambda _step: None
+
+    def tell(step: Any) -> None:
+        share = step.rows / step.all_rows if step.all_rows else 1.0
+        pace = f"{step.rows:,} rows, {step.rows_per_second:,.0f}/s, {step.eta:.0f} s to go"
+        sys.stderr.write(f"\r{text}  {'#' * round(share * 30):<30} {share:4.0%}  {pace}\x1b[K")
+        if step.rows >= step.all_rows:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+
+    return tell
 
 
 def progress_bar(text: str) -> Callable[[int, int], None]:

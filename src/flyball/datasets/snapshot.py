@@ -6,6 +6,7 @@ request is made, else the holdout would judge a model that could not have existe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,10 +18,11 @@ from flyball.datasets.files import content_digest, write_dataset
 from flyball.datasets.ports import DatasetStore
 from flyball.datasets.types import DatasetManifest, TrainingSet
 from flyball.errors import SourceError
+from flyball.features.history_rows import source_report
 from flyball.features.ports import OfflineEngine
-from flyball.features.spec import FeatureService, Join, digest_of
+from flyball.features.spec import FeatureService, Join, SourceSpec, digest_of
 from flyball.layout import Layout
-from flyball.units import from_micros, micros
+from flyball.units import from_micros, micros, to_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,8 +64,10 @@ def build_snapshot(
 
     Raises:
         SourceError: too few examples, a missing column, a label before its request.
+        CheckFailed: a data check of one of the sources, with policy "stop", failed; nothing was written.
     """
     start = until - train_on
+    warnings = check_sources(engine, [examples.source.spec, *(v.source for v in service.views)], until)
     rows = read_examples(engine, examples, label, service, start=start, until=until, poisoned=poisoned)
     parts, holdout_from = split(rows.at, rows.known, holdout)
     _require_enough(parts, rows, service.model, label, start, until)
@@ -78,8 +82,27 @@ def build_snapshot(
         features=digest_of(service), label=label.column, code=code, join=join, start=start, end=until,
         holdout_from=from_micros(holdout_from), embargo=micros(label.matures), immature=rows.immature,
         rejected=rows.rejected, poisoned=poisoned, path=path.relative_to(layout.state).as_posix(),
+        warnings=warnings,
     )  # fmt: skip
     return TrainingSet(table, manifest, service.names)
+
+
+def check_sources(engine: OfflineEngine, sources: Sequence[SourceSpec], now: datetime) -> tuple[str, ...]:
+    """Judge the rows of sources by their data checks; rows in quarantine are left out of history anyway.
+
+    Returns:
+        What checks with policy "warn" found.
+
+    Raises:
+        CheckFailed: a check with policy "stop" failed.
+    """
+    said: list[str] = []
+    for source in dict.fromkeys(sources):
+        if source.checks:
+            report = source_report(engine, source, to_micros(now))
+            report.require(f"source {source.name!r}")
+            said += [f"{source.name}: {v.text}" for v in report.failed("warn")]
+    return tuple(said)
 
 
 class Wanted(Protocol):

@@ -43,6 +43,7 @@ class DatasetManifest:
     created: datetime | None = None
     supersedes: str = ""  # digest of the set this one is without an erased subject's rows
     superseded_by: str = ""  # digest of the set that took this one's place; its own rows are gone
+    warnings: tuple[str, ...] = ()  # data checks with policy "warn" that failed on its sources
 
 
 class TrainingSet:

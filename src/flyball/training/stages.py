@@ -34,13 +34,13 @@ from flyball.registry.artifacts import (
 from flyball.registry.evaluation import Evaluation
 from flyball.registry.formats import FILE_NAMES, deserialize, serialize, sign
 from flyball.registry.types import Lifecycle, Manifest, ModelVersion, Version
-from flyball.training.check import problems
+from flyball.training.check import feature_checks, problems
 from flyball.training.context import StageContext
 from flyball.training.evaluate import Champion, evaluate, read_evaluation, write_evaluation
 from flyball.training.limits import limited
 from flyball.training.plan import TrainingPlan
 from flyball.training.types import Run
-from flyball.units import duration
+from flyball.units import duration, to_micros
 
 __all__ = ["WORK", "Work", "stage_inputs"]
 
@@ -137,8 +137,10 @@ def snapshot(work: Work, folder: Path) -> dict[str, Any]:
 
 def check(work: Work, folder: Path) -> dict[str, Any]:
     """Refuse a training set that nobody can learn from."""
-    found = problems(work.data())
-    (folder / "checks.json").write_bytes(msgspec.json.encode({"problems": found}))
+    failed, warned = feature_checks(work.data(), work.plan.service, to_micros(work.run.until))
+    found = [*problems(work.data()), *failed]
+    warned = [*work.data().manifest.warnings, *warned]
+    (folder / "checks.json").write_bytes(msgspec.json.encode({"problems": found, "warnings": warned}))
     if found:
         raise StageFailed(f"the training set {work.data().manifest.digest[:12]} is unusable: {'; '.join(found)}")
     return {"problems": 0}
