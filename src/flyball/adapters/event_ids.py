@@ -94,7 +94,7 @@ class EventIdIndex:
 
     def __len__(self) -> int:
         """Return how many ids are known."""
-        return len(self._fresh) + len(self._flushing) + sum(env.stat()["entries"] for env in self._envs)
+        return len(self._fresh) + len(self._flushing) + sum(int(env.stat()["entries"]) for env in self._envs)
 
     def close(self) -> None:
         """Write what is in memory and let go."""

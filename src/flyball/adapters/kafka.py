@@ -65,17 +65,17 @@ class KafkaStream:
         messages = []
         positions: dict[str, str] = {}
         for message in found:
-            if (error := message.error()) is not None:
-                if error.code() != self._kafka.KafkaError._PARTITION_EOF:
-                    raise Unavailable(f"topic {self._topic!r} cannot be read: {error.str()}")
+            if (trouble := message.error()) is not None:
+                if trouble.code() != self._kafka.KafkaError._PARTITION_EOF:
+                    raise Unavailable(f"topic {self._topic!r} cannot be read: {trouble.str()}")
                 continue
             partition, offset = str(message.partition()), message.offset()
             messages.append(Message(partition, str(offset), message.value() or b""))
             positions[partition] = str(offset)
             self._next[message.partition()] = offset + 1
         if not found and self._trouble:
-            trouble, self._trouble = self._trouble, ""
-            raise Unavailable(f"Kafka cannot be reached: {trouble}")
+            words, self._trouble = self._trouble, ""
+            raise Unavailable(f"Kafka cannot be reached: {words}")
         return Polled(messages, positions)
 
     def commit(self, positions: Mapping[str, str]) -> None:

@@ -34,8 +34,9 @@ from flyball.features.materialize import Detail, MaterializeResult, Progress, ma
 from flyball.features.packing import Checkpoint, RowLayout, Rows, checkpoint_key, namespace, read_rows
 from flyball.features.ports import IngestLog, OfflineEngine, OnlineStore
 from flyball.features.publication import Gate, Lead, LocalGate, is_simulated
+from flyball.features.pushcheck import check_pushed
 from flyball.features.raw import raw_table
-from flyball.features.reading import accept, check_rows, file_types
+from flyball.features.reading import accept, file_types
 from flyball.features.spec import ColumnType, SourceSpec, ViewSpec
 from flyball.features.upkeep import Upkeep
 from flyball.records.types import DeadLetter, Published
@@ -337,7 +338,8 @@ class Ingest:
         if not isinstance(batch.rows, list):
             raise BadRequest(f"rows pushed to {spec.name!r} are {type(batch.rows).__name__}; send a list of objects")
         self._checked(spec, batch.rows)
-        rows, keys, seen, duplicates = batch.rows, [], 0, 0
+        rows, seen, duplicates = batch.rows, 0, 0
+        keys: list[bytes] = []
         if spec.event_id:
             rows, keys, seen = self._fresh(spec, rows, taken)
             duplicates = len(batch.rows) - len(rows)
@@ -348,8 +350,9 @@ class Ingest:
         return _Checked(place, batch, rows, keys, accepted, rejected, duplicates, seen, views)
 
     def _checked(self, spec: SourceSpec, rows: list[Row]) -> None:
-        check_rows(spec, rows, self._types_of(spec))
-        reserved = next((name for row in rows for name in row if not isinstance(name, str) or name[:2] == "__"), None)
+        check_pushed(spec, rows, self._types_of(spec))
+        names = dict.fromkeys(name for keys in {tuple(row) for row in rows} for name in keys)
+        reserved = next((name for name in names if not isinstance(name, str) or name[:2] == "__"), None)
         if reserved is not None:
             raise BadRequest(f"a row pushed to {spec.name!r} has a column {reserved!r}; such names are flyball's own")
         try:
