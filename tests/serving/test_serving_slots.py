@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyball.errors import IntegrityError, Unavailable
-from flyball.serving.slots import BUCKET_COUNT, MapClock, SharedMap, VetoReason, bucket_of, bucket_upper, quantile
+from flyball.serving.slots import (
+    BUCKET_COUNT,
+    MapClock,
+    MapGate,
+    SharedMap,
+    VetoReason,
+    bucket_of,
+    bucket_upper,
+    quantile,
+)
 
 
 def test_header_is_seen_by_another_opening(tmp_path: Path) -> None:
@@ -99,3 +109,23 @@ def test_reads_of_the_store_are_counted_by_what_became_of_them():
     assert (totals.store, totals.micros) == ("redis", 50_170)
     assert (totals.errors, totals.defaulted, totals.stale, sum(totals.buckets)) == (1, 1, 1, 4)
     assert sum(slot.totals(0).buckets) == sum(slot.totals(1).buckets) == 0  # neighbours in the slot
+
+
+def test_a_gate_holds_the_readers_clock_just_below_a_publication_but_not_for_ever(tmp_path: Path) -> None:
+    shared = SharedMap.create(tmp_path / "map", 1)
+    readers, writer, gate = MapClock(shared), MapClock(shared, gated=False), MapGate(shared)
+    at = writer.micros()
+    gate.hold(at)
+    assert readers.micros() == at - 1
+    assert writer.micros() >= at
+    gate.hold(writer.micros() + 60_000_000)
+    assert abs(readers.micros() - writer.micros()) < 1_000_000
+    gate.hold(time.time_ns() // 1000 - gate.patience - 1)  # its holder was killed
+    assert readers.micros() >= at
+    gate.release()
+    assert readers.micros() >= at
+    assert not readers.simulated
+    shared.domain_time = 7
+    gate.hold(5)
+    assert (readers.micros(), readers.simulated) == (7, True)
+    shared.close()
