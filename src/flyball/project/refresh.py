@@ -76,6 +76,7 @@ class Refresher:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="refresh")
         self._running: dict[str, tuple[ViewSpec, datetime, Future[MaterializeResult]]] = {}  # by digest
         self._trouble: dict[str, _Trouble] = {}  # by digest
+        self._missed: set[str] = set()  # digests whose refresh was found late
 
     def step(self, views: tuple[ViewSpec, ...], now: datetime) -> list[str]:
         """Collect what ended, start what is due; return what was done, in words."""
@@ -99,6 +100,7 @@ class Refresher:
         did = []
         behind = missed(every, last, now)
         if behind is not None and not self._waits and trouble is None:
+            self._missed.add(view.digest)
             did += self._alert(view, last, now, f"the refresh of view {view.name} (every {every}) is {behind} late")
         run: Callable[[], MaterializeResult] = lambda: self._project.features.fill(view, until=now)  # noqa: E731
         future: Future[MaterializeResult]
@@ -126,7 +128,8 @@ class Refresher:
         return did
 
     def _succeeded(self, view: ViewSpec, result: MaterializeResult, now: datetime) -> list[str]:
-        had = self._trouble.pop(view.digest, None) is not None or self._was_failing(view)
+        had = self._trouble.pop(view.digest, None) is not None or view.digest in self._missed or self._was_failing(view)
+        self._missed.discard(view.digest)
         if result.rows or had or result.warnings:
             facts = {"rows": result.rows, "keys": result.keys, "mode": result.mode, "files": len(result.files)}
             self._project.database.audit.record(now, "refresh", "refreshed", view.name, facts)
