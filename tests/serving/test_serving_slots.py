@@ -112,7 +112,7 @@ def test_reads_of_the_store_are_counted_by_what_became_of_them():
 
 
 def test_a_gate_holds_the_readers_clock_just_below_a_publication_but_not_for_ever(tmp_path: Path) -> None:
-    shared = SharedMap.create(tmp_path / "map", 1)
+    shared = SharedMap.create(tmp_path / "map", slots=1)
     readers, writer, gate = MapClock(shared), MapClock(shared, gated=False), MapGate(shared)
     at = writer.micros()
     gate.hold(at)
