@@ -55,7 +55,7 @@ class Broker:
 
 
 @pytest.fixture
-def kafka() -> Iterator[Broker]:
+def kafka() -> Broker:
     from confluent_kafka import Producer
 
     producer = Producer({"test.mock.num.brokers": 1, "log_level": 0})
@@ -67,7 +67,7 @@ def kafka() -> Iterator[Broker]:
         assert producer.flush(10) == 0
 
     send([])
-    yield Broker(send, (("connector", "kafka"), ("brokers", brokers), ("topic", "clicks"), ("group", "g"),
+    return Broker(send, (("connector", "kafka"), ("brokers", brokers), ("topic", "clicks"), ("group", "g"),
                         ("session.timeout.ms", "6000")))  # fmt: skip
 
 
@@ -81,14 +81,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def streams(server: Any) -> Iterator[Broker]:
+def streams(server: Any) -> Broker:
     server.flushall()
 
     def send(payloads: list[bytes]) -> None:
         for payload in payloads:
             server.xadd("clicks", {"data": payload})
 
-    yield Broker(send, (("connector", "redis"), ("url", f"unix://{server.socket_file}"), ("stream", "clicks"),
+    return Broker(send, (("connector", "redis"), ("url", f"unix://{server.socket_file}"), ("stream", "clicks"),
                         ("group", "g"), ("idle", "0.05")))  # fmt: skip
 
 
