@@ -24,7 +24,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from flyball.adapters import duckdb_parts as parts
 from flyball.adapters import duckdb_raw as raw_rows
+from flyball.adapters.duckdb_parts import Published
 from flyball.adapters.duckdb_sql import FIRST_SEQUENCE, Part, Query, is_local
 from flyball.errors import SourceError, UnknownName
 from flyball.features import reading, types
@@ -38,15 +40,13 @@ from flyball.features.reading import files as listing
 from flyball.features.reading.files import Reference, Shape, SourceFile
 from flyball.features.reading.rows import derived, finish, not_quarantined
 from flyball.features.reading.schema import columns_of_step, needed, needed_steps, output_types, quarantine_columns
-from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, TransformSpec, ViewSpec
+from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
 from flyball.features.zones import zone
 from flyball.units import to_micros
 
 __all__ = ["DuckDBEngine", "SourceReport"]
 
-_TIMES = ("__event", "__created", "__known", "__sequence")
 _GUESSED_ROWS = 1_000_000  # of a CSV file, table or query, when somebody must guess
-Published = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +183,9 @@ class DuckDBEngine:
             SourceError: there is no file and nothing was pushed, a file cannot be read, a column is missing or has
                 another type than it had.
         """
-        parts = list(self._pieces(source, columns, start, end, files, pushed, published, whole=True))
-        table = pa.concat_tables(parts) if len(parts) > 1 else parts[0]
-        if len(parts) == 1 and self._is_sorted(source):
+        found = list(self._pieces(source, columns, start, end, files, pushed, published, whole=True))
+        table = pa.concat_tables(found) if len(found) > 1 else found[0]
+        if len(found) == 1 and self._is_sorted(source):
             return table
         order = row_order(*(table.column(n).to_numpy() for n in ("__event", "__created", "__sequence")))
         return table if order is None else table.take(pa.array(order))
@@ -264,7 +264,7 @@ class DuckDBEngine:
         pin = None if fresh else listing.read_pin(self._root, source, self._state)
         ref = listing.reference(source, shapes, pin)
         if source.kind == "csv":
-            ref = _csv_times(source, ref)
+            ref = parts.csv_times(source, ref)
         if pin is None and not fresh and shapes and source.kind in {"csv", "table", "query"}:
             listing.write_pin(self._root, source, ref.types, state=self._state)
         pushed = self._pushed(source, ref.types or None)
@@ -274,7 +274,7 @@ class DuckDBEngine:
                 raise SourceError(f"source {source.name!r} is empty: the files at {source.path!r} hold no rows")
             return _Opened(ref, outputs, tuple(files), shapes, pushed)
         if pushed is None:
-            raise SourceError(_nothing(source))
+            raise SourceError(parts.nothing(source))
         fields = (f for f in pushed.table.schema if not f.name.startswith("__"))
         return _Opened(None, {f.name: types.from_arrow(f) or "float64" for f in fields}, (), {}, pushed)
 
@@ -297,7 +297,7 @@ class DuckDBEngine:
         if self._log is None:
             return None
         with self._lock:
-            revision = (_revision(self._log, source.name), _erased(self._state))
+            revision = (parts.revision(self._log, source.name), parts.erased(self._state))
             before = self._accepted.get(source)
             if before is None or kinds is None or before.types != kinds or before.revision != revision:
                 before = _Pushed(kinds, revision, 0, pa.table({}), 0)
@@ -330,14 +330,14 @@ class DuckDBEngine:
         for name in columns:
             if name not in opened.outputs:
                 raise SourceError(f"source {source.name!r}: {UnknownName.of('column', name, opened.outputs)}")
-        schema = _schema(columns, opened.outputs)
+        schema = parts.schema(columns, opened.outputs)
         found = False
         for table in self._file_pieces(source, opened, columns, start, end, files, published or {}, whole=whole):
             found = True
-            yield _cast(source, table, schema, columns, opened.outputs)
+            yield parts.cast(source, table, schema, columns, opened.outputs)
         if opened.pushed is not None and pushed:
             found = True
-            yield _between(opened.pushed.table.select(schema.names).cast(schema), start, end)
+            yield parts.between(opened.pushed.table.select(schema.names).cast(schema), start, end)
         if not found:
             yield schema.empty_table()
 
@@ -362,26 +362,26 @@ class DuckDBEngine:
         for name, shape in opened.shapes.items():
             listing.check_file(source, name, shape, ref, raw | {c.name for c in source.schema})
         if source.kind not in {"parquet", "frame"} or not all(
-            _is_plain(opened.shapes[f.name], ref, raw) for f in wanted
+            parts.is_plain(opened.shapes[f.name], ref, raw) for f in wanted
         ):
             yield from self._accepted_rows(source, opened, columns, wanted, start, end, published)
             return
-        sql_steps, rest = _split(steps)
+        sql_steps, rest = parts.split(steps)
         late = {name for name, _ in rest}
         where = None if source.where and columns_of_step(source.where) & late else source.where
-        for part in _parts(wanted, opened.shapes, raw, published):
+        for part in parts.group(wanted, opened.shapes, raw, published):
             self._refuse_naive(source, part, ref, raw)
             query = Query(source, ref.types, sql_steps, raw, part, where)
             if not rest:
                 asked = list(dict.fromkeys([*columns, *sorted(quarantine_columns(source))]))
                 for table in self._run(source, query.rows(asked, start, end), part, whole=whole):
-                    yield not_quarantined(source, _typed_like(table, query.types))
+                    yield not_quarantined(source, parts.typed_like(table, query.types))
                 continue
-            carried = _carried(source, columns, rest, where is None)
+            carried = parts.carried(source, columns, rest, where is None)
             for table in self._run(source, query.unfinished(carried), part, whole=whole):
-                made = derived(_typed_like(table, query.types), rest)
+                made = derived(parts.typed_like(table, query.types), rest)
                 kept, _ = finish(source, made, where=source.where if where is None else None)
-                yield _between(_published_at(kept, part), start, end)
+                yield parts.between(parts.published_at(kept, part), start, end)
 
     def _accepted_rows(
         self,
@@ -404,7 +404,7 @@ class DuckDBEngine:
                 row += table.num_rows
                 kept, _ = reading.accept(source, numbered, kinds)
                 at = None if file is None else published.get(file.name)
-                yield _between(_known_from(kept, at), start, end)
+                yield parts.between(parts.known_from(kept, at), start, end)
 
     def _raw_tables(
         self, source: SourceSpec, files: Sequence[SourceFile], kinds: Mapping[str, ColumnType]
@@ -423,8 +423,8 @@ class DuckDBEngine:
         if ref is None or not opened.shapes:
             return
         steps, raw = needed_steps(source, ())
-        plain = source.kind in {"parquet", "frame"} and all(_is_plain(s, ref, raw) for s in opened.shapes.values())
-        if not plain or _split(steps)[1] or quarantine_columns(source):
+        plain = source.kind in {"parquet", "frame"} and all(parts.is_plain(s, ref, raw) for s in opened.shapes.values())
+        if not plain or parts.split(steps)[1] or quarantine_columns(source):
             whole = {n: k for n, k in ref.types.items() if n in needed(source)}
             seen = sum(
                 table.num_rows
@@ -436,15 +436,15 @@ class DuckDBEngine:
             return
         for name, shape in opened.shapes.items():
             listing.check_file(source, name, shape, ref, raw)
-        for part in _parts(opened.files, opened.shapes, raw, {}):
-            query = Query(source, ref.types, _split(steps)[0], raw, part, source.where)
+        for part in parts.group(opened.files, opened.shapes, raw, {}):
+            query = Query(source, ref.types, parts.split(steps)[0], raw, part, source.where)
             counted = next(self._run(source, query.counts(), part, whole=True)).to_pylist()[0]
             yield counted["n"], counted["kept"]
 
     def _local_events(self, source: SourceSpec, opened: _Opened) -> Any:
         ref, found = opened.reference, [np.empty(0, dtype=np.int64)]
         if ref is not None:
-            for part in _parts(opened.files, opened.shapes, {source.event_time}, {}):
+            for part in parts.group(opened.files, opened.shapes, {source.event_time}, {}):
                 kind = part.fields.get(source.event_time)
                 if kind is not None and pa.types.is_timestamp(kind) and is_local(kind):
                     sql = Query(source, ref.types, (), {source.event_time}, part, None).local_events()
@@ -493,7 +493,7 @@ class DuckDBEngine:
             if ref.types.get(name) != "timestamp" or kind is None or not is_local(kind):
                 continue
             for place in part.places:
-                column = next(self._run(source, _first_times(name, place), part, whole=True)).column(0)
+                column = next(self._run(source, parts.first_times(name, place), part, whole=True)).column(0)
                 refuse_naive(source.name, name, column, where=f"{place.rsplit('/', 1)[-1]}: ")
 
     def _overlapping(
@@ -504,7 +504,7 @@ class DuckDBEngine:
             return list(files)
         first = None if start is None else to_micros(start)
         last = None if end is None else to_micros(end)
-        return [f for f in files if _may_hold(Path(f.place), first, last)]
+        return [f for f in files if parts.may_hold(Path(f.place), first, last)]
 
     def _is_sorted(self, source: SourceSpec) -> bool:
         """Whether a manifest says that the only file's rows lie in the order of a scan."""
@@ -514,143 +514,3 @@ class DuckDBEngine:
         entry = read_manifest(path.parent).entry(path)
         derived_times = {name for name, _ in source.derive} & {source.event_time}
         return entry is not None and entry.sorted == (source.event_time,) and not derived_times
-
-
-# ------------------------------------------------------------------------------------------------ helpers
-
-
-def _nothing(source: SourceSpec) -> str:
-    if source.kind == "frame":
-        return (
-            f"source {source.name!r} is a data frame whose rows are not in the state folder; run flyball apply where "
-            "it is defined"
-        )
-    if source.kind in {"push", "stream"}:
-        return f"source {source.name!r} has no declared columns and nothing was pushed to it; give it a schema="
-    return (
-        f"source {source.name!r} has no file at {source.path!r} and nothing was pushed to it; "
-        "check the path (it is relative to the project's folder)"
-    )
-
-
-def _revision(log: IngestLog, source: str) -> object:
-    revision = getattr(log, "revision", None)
-    return None if revision is None else revision(source)
-
-
-def _erased(state: Path) -> int:
-    """Return when rows were last erased from the log, by any process."""
-    try:
-        return (state / "ingest" / "erased").stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def _csv_times(source: SourceSpec, ref: Reference) -> Reference:
-    """Read a date in a CSV file's time column as midnight."""
-    times = {source.event_time, source.created_time}
-    kinds = {n: "timestamp" if n in times and k == "date" else k for n, k in ref.types.items()}
-    return Reference(kinds, ref.required, ref.said)
-
-
-def _is_plain(shape: Shape, ref: Reference, raw: set[str]) -> bool:
-    """Whether SQL reads these columns of a file as what they are."""
-    for name in raw & shape.fields.keys() & ref.types.keys():
-        found, want = shape.fields[name], ref.types[name]
-        kind = types.from_arrow(found)
-        if pa.types.is_null(found) or kind == want or (kind == "float32" and want == "float64"):
-            continue
-        return False
-    return True
-
-
-def _split(steps: Sequence[tuple[str, Any]]) -> tuple[list[tuple[str, str]], list[tuple[str, Any]]]:
-    """Cut derive steps before the first that is a transformation."""
-    first = next((i for i, (_, step) in enumerate(steps) if isinstance(step, TransformSpec)), len(steps))
-    return [(n, s) for n, s in steps[:first] if isinstance(s, str)], list(steps[first:])
-
-
-def _carried(source: SourceSpec, columns: Sequence[str], rest: Sequence[tuple[str, Any]], where: bool) -> list[str]:
-    """Return what SQL must hand over when the rest of the steps comes after it."""
-    wanted = {*columns, *quarantine_columns(source), source.event_time}
-    wanted |= {source.created_time} if source.created_time else set()
-    wanted |= columns_of_step(source.where) if where and source.where else set()
-    for name, step in reversed(rest):
-        wanted = (wanted - {name}) | columns_of_step(step)
-    return sorted(n for n in wanted if n is not None)
-
-
-def _parts(files: Sequence[SourceFile], shapes: Mapping[str, Shape], raw: set[str], published: Published) -> list[Part]:
-    """Group files that hold these columns in the same Arrow types."""
-    groups: dict[tuple[Any, ...], list[SourceFile]] = {}
-    for file in files:
-        fields = shapes[file.name].fields
-        groups.setdefault(tuple((n, str(fields[n])) for n in sorted(raw) if n in fields), []).append(file)
-    return [
-        Part(
-            tuple(f.place for f in group), tuple(f.index for f in group), shapes[group[0].name].fields,
-            tuple(published.get(f.name) for f in group),
-        )
-        for group in groups.values()
-    ]  # fmt: skip
-
-
-def _schema(columns: Sequence[str], outputs: Mapping[str, ColumnType]) -> pa.Schema:
-    fields = [pa.field(n, types.to_arrow(outputs[n])) for n in columns]
-    return pa.schema(fields + [pa.field(n, pa.int64()) for n in _TIMES])
-
-
-def _typed_like(table: pa.Table, kinds: Mapping[str, ColumnType]) -> pa.Table:
-    """Give what DuckDB returned the types that checks and transformations know."""
-    for i, name in enumerate(table.column_names):
-        if not name.startswith("__") and table.column(name).type != types.to_arrow(kinds[name]):
-            table = table.set_column(i, name, reading.typed(table.column(name), kinds[name]))
-    return table
-
-
-def _cast(
-    source: SourceSpec, table: pa.Table, schema: pa.Schema, columns: Sequence[str], outputs: Mapping[str, ColumnType]
-) -> pa.Table:
-    table = table.select(schema.names)
-    return table if table.schema.equals(schema) else _typed_like(table, outputs).cast(schema)
-
-
-def _between(table: pa.Table, start: datetime | None, end: datetime | None) -> pa.Table:
-    if start is None and end is None:
-        return table
-    event = table.column("__event").to_numpy()
-    keep = np.ones(len(event), dtype=bool)
-    keep &= event >= to_micros(start) if start is not None else True
-    keep &= event < to_micros(end) if end is not None else True
-    return table.filter(pa.array(keep))
-
-
-def _known_from(table: pa.Table, published: int | None) -> pa.Table:
-    if published is None:
-        return table
-    known = np.maximum(table.column("__known").to_numpy(), published)
-    return table.set_column(table.schema.get_field_index("__known"), "__known", pa.array(known))
-
-
-def _published_at(table: pa.Table, part: Part) -> pa.Table:
-    """Apply publication times to rows whose file is known by their sequence."""
-    if not any(p is not None for p in part.published):
-        return table
-    place = (table.column("__sequence").to_numpy() - FIRST_SEQUENCE) >> 32
-    by_index = np.zeros(max(part.indexes) + 1, dtype=np.int64)
-    by_index[list(part.indexes)] = [p or 0 for p in part.published]
-    known = np.maximum(table.column("__known").to_numpy(), by_index[place])
-    return table.set_column(table.schema.get_field_index("__known"), "__known", pa.array(known))
-
-
-def _may_hold(path: Path, start: int | None, end: int | None) -> bool:
-    """Whether a file of ours may have events of this time; what no manifest knows may."""
-    entry = read_manifest(path.parent).entry(path)
-    if entry is None or entry.min_event is None or entry.max_event is None:
-        return True
-    return (start is None or entry.max_event >= start) and (end is None or entry.min_event < end)
-
-
-def _first_times(name: str, place: str) -> str:
-    column, file = name.replace('"', '""'), place.replace("'", "''")
-    return f"SELECT \"{column}\" FROM read_parquet('{file}') LIMIT 1000"

@@ -40,7 +40,7 @@ def connect(
     """
     try:
         with duckdb.connect(config={"threads": threads}) as connection:
-            if source.kind in {"table", "query"}:  # it costs a third of a second, and our own SQL knows no zones
+            if source.kind in {"table", "query"}:  # our own SQL knows no zones
                 connection.execute("SET TimeZone = 'UTC'")
                 connection.execute(f"SET file_search_path = '{_text(str(root))}'")
             for scheme in {a.partition("://")[0] for a in addresses}:
