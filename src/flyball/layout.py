@@ -64,6 +64,11 @@ class Layout:
         return self.state / "routing"
 
     @property
+    def access(self) -> Path:
+        """Who may do what: hashes of keys, roles of views and sources; mode 0600."""
+        return self.state / "access.json"
+
+    @property
     def map(self) -> Path:
         """The shared map."""
         return self.state / "map"

@@ -29,9 +29,11 @@ from flyball.errors import (
     Unavailable,
     UnknownName,
 )  # fmt: skip
+from flyball.serving.access import ADMIN
 
 if TYPE_CHECKING:
     from flyball.project import Project
+    from flyball.serving.access import Access, AccessFile
 
 __all__ = ["Controller", "create_app"]
 
@@ -83,12 +85,14 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
 _Endpoint = Callable[[Request], Awaitable[Any]]
 
 
-def create_app(control: Controller, *, key: bytes | None = None) -> Starlette:
+def create_app(control: Controller, *, key: bytes | None = None, access: AccessFile | None = None) -> Starlette:
     """Return the ASGI application.
 
     Args:
         control: The control process.
         key: What callers must send as `Authorization: Bearer KEY`; None for no key.
+        access: Keys with roles: any may read, the features only of views that name the role or none; only
+            "admin" changes things.
     """
     api = _Api(control)
     routes = [
@@ -108,7 +112,7 @@ def create_app(control: Controller, *, key: bytes | None = None) -> Starlette:
     for path, method, endpoint in routes:
         by_path.setdefault(path, {})[method] = endpoint
     return Starlette(
-        routes=[Route(p, _guarded(methods, key), methods=[*methods]) for p, methods in by_path.items()],
+        routes=[Route(p, _guarded(methods, key, access), methods=[*methods]) for p, methods in by_path.items()],
         exception_handlers={HTTPException: _http_error},
     )
 
@@ -201,11 +205,16 @@ class _Api:
         return await self._control.work(read)
 
 
-def _guarded(methods: dict[str, _Endpoint], key: bytes | None) -> Callable[[Request], Awaitable[Response]]:
+def _guarded(
+    methods: dict[str, _Endpoint], key: bytes | None, access: AccessFile | None
+) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
-            if key is not None and request.url.path != "/health":
-                _check_key(request, key)
+            if request.url.path != "/health":
+                if access is not None:
+                    _check_role(request, key, access.current)
+                elif key is not None:
+                    _check_key(request, key)
             if request.method not in {"GET", "HEAD"}:
                 _check_origin(request)
             endpoint = methods["GET" if request.method == "HEAD" else request.method]
@@ -235,10 +244,23 @@ def status_of(error: FlyballError) -> int:
             return 500
 
 
-def _check_key(request: Request, key: bytes) -> None:
+def _check_role(request: Request, key: bytes | None, access: Access) -> None:
+    role = access.role(_sent(request), key)
+    if role in {None, ADMIN}:
+        return
+    if request.method not in {"GET", "HEAD"}:
+        raise BadRequest(f"role {role!r} may only read here; a key of role {ADMIN!r} may change things", 403)
+    if request.url.path.startswith("/v1/features/"):
+        access.require_read(role, [request.path_params["name"]])
+
+
+def _sent(request: Request) -> bytes:
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    given = sent if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-    if not hmac.compare_digest(given.encode(), key):
+    return (sent.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).encode()
+
+
+def _check_key(request: Request, key: bytes) -> None:
+    if not hmac.compare_digest(_sent(request), key):
         raise BadRequest("this API needs its key; send it as Authorization: Bearer KEY", 401)
 
 

@@ -79,6 +79,11 @@ class ControlProcess:
         self._owner = f"{socket.gethostname()}:{hashlib.sha256(node.encode()).hexdigest()[:12]}"
 
     @property
+    def layout(self) -> Layout:
+        """The project's paths."""
+        return self._layout
+
+    @property
     def project(self) -> Project:
         """The open project.
 
@@ -276,10 +281,11 @@ async def run(control: ControlProcess, sock: socket.socket, *, key: bytes | None
     """Serve the admin API until SIGTERM."""
     from flyball.api.app import create_app
     from flyball.node.http import GracefulServer
+    from flyball.serving.access import AccessFile
 
     beats = Beats()
     beats.start()
-    server = GracefulServer(create_app(control, key=key))
+    server = GracefulServer(create_app(control, key=key, access=AccessFile(control.layout.access)))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.end)
     await control.start()
     server.when_started(beats.ready)

@@ -114,6 +114,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
     from flyball.adapters.local.measures import read_measures
     from flyball.adapters.local.snapshots import find_in_snapshots
     from flyball.node.remote import RemoteHost
+    from flyball.serving.access import AccessFile
     from flyball.serving.gateway import Gateway
     from flyball.serving.log import LogWriter
     from flyball.serving.models import ModelCache
@@ -133,6 +134,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
         measures=lambda: read_measures(layout.state / "ingest.prom"),
         log=writer,
         key=config.secret(settings.server.key).encode() if settings.server.key else None,
+        access=AccessFile(layout.access),
         max_body=settings.server.max_body,
         push=Pusher(layout, deadline=settings.server.deadline.total_seconds()),
     )

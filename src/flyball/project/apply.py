@@ -15,6 +15,7 @@ import msgspec
 from flyball.errors import DefinitionError, Refused, SourceError, UnknownName
 from flyball.features.difference import FieldChange, breaks, difference
 from flyball.features.spec import ViewSpec, digest_of
+from flyball.project.access import write_access
 from flyball.project.readers import Reader, readers_of
 from flyball.project.views import in_use
 
@@ -109,6 +110,8 @@ def apply(project: Project, *, progress: Progress | None = None, force: bool = F
     for source in project.working.sources.values():  # from here on a file with other types is an error
         project.engine.pin(source)
     project.features.attach(in_use(project, specs))
+    if not project.is_temporary:
+        write_access(project)
     return Plan(code, proposed.changes, tuple(filled))
 
 

@@ -7,8 +7,7 @@ and asks the source for its newest row.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import FlyballError, UnknownName
@@ -158,13 +157,16 @@ class Catalog:
 
     def _quarantined(self, view: ViewSpec) -> int:
         """Return how many rows of the view's source lie in quarantine."""
-        import pyarrow.parquet as pq
+        rows = self._project.features.quarantined(view.source.name)
+        return 0 if rows is None else int(rows.num_rows)
 
-        folder: Path = self._project.layout.state / "quarantine" / view.source.name
-        return sum(pq.read_metadata(path).num_rows for path in folder.glob("*.parquet"))
+    def _next_refresh(self, view: ViewSpec) -> datetime | None:
+        if view.about.refresh is None:
+            return None
+        from flyball.features.refresh import next_due
 
-    def _next_refresh(self, view: ViewSpec) -> Any:
-        return None
+        last = self._project.database.deployments.watermark(view.digest)
+        return next_due(view.about.refresh, last, self._project.clock.now())
 
     # -- who reads ------------------------------------------------------------------------------------------------
 

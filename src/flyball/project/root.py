@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flyball.adapters.duckdb import DuckDBEngine
     from flyball.control import Database
     from flyball.definitions import Definitions
+    from flyball.project.access import KeyHandle
     from flyball.project.apply import Plan
     from flyball.project.data import DataHandle
     from flyball.project.features import FeatureHandle
@@ -225,6 +226,13 @@ class Project:
         from flyball.project.features import FeatureHandle
 
         return FeatureHandle(self)
+
+    @cached_property
+    def keys(self) -> KeyHandle:
+        """Keys of callers: create, list, revoke."""
+        from flyball.project.access import KeyHandle
+
+        return KeyHandle(self)
 
     @cached_property
     def data(self) -> DataHandle:

@@ -156,6 +156,8 @@ def _version(project: Project, model: str, version: str, records: list[Predictio
 
 def _is_read(record: Prediction) -> bool:
     """Whether the features were read at all; a candidate whose features failed logs NaN and MISSING throughout."""
+    if record.read:  # the store was away: a stale or a default value is no evidence
+        return False
     return not (record.fallback and all(value != value for value in record.features))  # noqa: PLR0124 NaN
 
 

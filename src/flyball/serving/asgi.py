@@ -21,6 +21,7 @@ __all__ = [
     "allowed",
     "error_response",
     "json",
+    "key_of",
     "read_body",
     "send_response",
 ]
@@ -115,13 +116,18 @@ async def send_response(send: Send, response: Response) -> None:
 
 def allowed(scope: Scope, key: bytes) -> bool:
     """Return whether the caller sent `key` (Authorization: Bearer, or X-API-Key), compared in constant time."""
+    return hmac.compare_digest(key_of(scope), key)
+
+
+def key_of(scope: Scope) -> bytes:
+    """Return the key that the caller sent, empty for none."""
     given = b""
     for name, value in scope["headers"]:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             given = value[7:].strip()
         elif name == b"x-api-key":
             given = value
-    return hmac.compare_digest(given, key)
+    return bytes(given)
 
 
 def _too_large(size: int, limit: int) -> BadRequest:

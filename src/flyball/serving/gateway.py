@@ -19,6 +19,7 @@ from flyball.features.ports import OnlineStore
 from flyball.features.spec import FeatureService
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 from flyball.serving import asgi
+from flyball.serving.access import AccessFile
 from flyball.serving.answer import Answer, Answerer
 from flyball.serving.asgi import Receive, Response, Scope, Send, error_response, read_body, send_response
 from flyball.serving.handlers import Handlers
@@ -57,6 +58,7 @@ class Gateway:
         max_body: Largest body in bytes.
         measures: Returns the metrics of processes without a port, which `/metrics` appends.
         push: Forwards rows of a source to ingest and returns its acknowledgement.
+        access: Keys with roles and what these may read and write; None knows only `key`.
         read_with: Makes the reader of a feature service; the default is `features.online.OnlineReader` on `store`.
         store_name: Which store that is, for the metrics.
     """
@@ -75,6 +77,7 @@ class Gateway:
         read_with: Callable[[FeatureService], Reader] | None = None,
         measures: Callable[[], bytes] = bytes,
         store_name: str = "lmdb",
+        access: AccessFile | None = None,
     ) -> None:
         self.shared = shared or SharedMap.in_memory()
         self.slot = self.shared.slot(slot)
@@ -88,6 +91,7 @@ class Gateway:
         self._store = store
         self._read_with = read_with or self._online_reader
         self._key = key
+        self._access = access
         self.max_body = max_body
         self._generation = self.slot.claim()
         self.slot.name_store(store_name)
@@ -124,6 +128,7 @@ class Gateway:
             found = self._infer.get(scope["path"])
             if found is not None and scope["method"] == "POST":
                 self.check_key(scope)
+                self.check_read(scope, found[0])
                 body = await read_body(scope, receive, self.max_body)
                 response = await self._infer_v2(found, body, started)
             else:
@@ -138,9 +143,25 @@ class Gateway:
             response.after()
 
     def check_key(self, scope: Scope) -> None:
-        """Raise BadRequest (401) unless the caller sent the key."""
-        if self._key is not None and not asgi.allowed(scope, self._key):
+        """Raise BadRequest (401) unless the caller sent a key; what its role is goes into the scope."""
+        if self._access is not None:
+            scope["flyball.role"] = self._access.current.role(asgi.key_of(scope), self._key)
+        elif self._key is not None and not asgi.allowed(scope, self._key):
             raise BadRequest("the key is missing or wrong; send it as Authorization: Bearer KEY or X-API-Key: KEY", 401)
+
+    def check_read(self, scope: Scope, plan: ModelPlan) -> None:
+        """Raise BadRequest (403) unless the caller's role may read the views of all versions that may answer."""
+        role = scope.get("flyball.role")
+        if role is not None and self._access is not None:
+            arms = (plan.champion, plan.candidate, *plan.pinned.values())
+            views = {view.name for arm in arms if arm is not None for view in arm.loaded.service.views}
+            self._access.current.require_read(role, views)
+
+    def check_write(self, scope: Scope, source: str) -> None:
+        """Raise BadRequest (403) unless the caller's role may push to a source."""
+        role = scope.get("flyball.role")
+        if role is not None and self._access is not None:
+            self._access.current.require_write(role, source)
 
     async def predict(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None = None) -> Answer:
         """Answer validated rows; the caller offers `Answer.jobs` to `mirror` once the answer is sent."""

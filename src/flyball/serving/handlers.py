@@ -137,6 +137,7 @@ class Handlers:
     async def _predict(self, scope: Scope, receive: Receive, started: int) -> Response:
         request = decode_json(await read_body(scope, receive, self._gateway.max_body))
         plan = self._chosen(request)
+        self._gateway.check_read(scope, plan)
         call = rows_call(request, plan.inputs)
         answer = await self._gateway.predict(plan, call, started)
         encoded = encode_rows(
@@ -171,6 +172,7 @@ class Handlers:
 
     async def _events(self, scope: Scope, receive: Receive, started: int) -> Response:
         source = scope["path"].split("/")[3]
+        self._gateway.check_write(scope, source)
         return await take_events(source, scope, receive, self._gateway.push, self._gateway.max_body)
 
 

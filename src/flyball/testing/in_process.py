@@ -149,6 +149,7 @@ def async_client(gateway: Gateway, *, key: str | None = None) -> httpx.AsyncClie
 def project_gateway(project: Project) -> Gateway:
     """Return a gateway over a project's own store, log and artifacts, without any process."""
     from flyball.registry.artifacts import load_version
+    from flyball.serving.access import AccessFile
     from flyball.serving.log import LogWriter
     from flyball.serving.models import ModelCache
 
@@ -168,6 +169,7 @@ def project_gateway(project: Project) -> Gateway:
         store=project.features.serving_store(),
         log=LogWriter(layout.log / "w0"),
         push=push,
+        access=AccessFile(layout.access),
         store_name=project.settings.online.store,
         max_body=project.settings.server.max_body,
     )
