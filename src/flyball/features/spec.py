@@ -256,9 +256,6 @@ class ServiceColumn:
     name: str
     kind: Literal["view", "field", "request"]
     view: str | None = None
-    function: str | None = None
-    args: tuple[str, ...] = ()
-    timezone: str = "UTC"
     transform: TransformSpec | None = None
     width: int = 1
 
