@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
-import xxhash
 
 from flyball.clock import Clock
 from flyball.errors import BadRequest, FlyballError, InputError, Unavailable, UnknownName
@@ -35,11 +34,12 @@ from flyball.features.packing import Checkpoint, RowLayout, Rows, checkpoint_key
 from flyball.features.ports import IngestLog, OfflineEngine, OnlineStore
 from flyball.features.publication import Gate, Lead, LocalGate, is_simulated
 from flyball.features.pushcheck import check_pushed
+from flyball.features.pushes import Batch, PushResult, id_key, id_keys
 from flyball.features.raw import raw_table
 from flyball.features.reading import accept, file_types
 from flyball.features.spec import ColumnType, SourceSpec, ViewSpec
 from flyball.features.upkeep import Upkeep
-from flyball.records.types import DeadLetter, Published
+from flyball.records.types import Published
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
@@ -51,34 +51,6 @@ Row = dict[str, Any]
 _SLICE = 2_048  # rows in one transaction
 _REPLAY = 16_384  # logged rows read together
 _UNSTAMPED = -(2**62)
-
-
-@dataclass(frozen=True, slots=True)
-class PushResult:
-    """What became of a push.
-
-    Rows taken, rows that the source's `where` dropped, log sequence of the first row (of the first taking, when all
-    were duplicates), rows whose event id had been taken before. `published` is the domain time (µs) from which readers
-    see the rows; `pending` says that the store is away and gets them as soon as it is back.
-    """
-
-    accepted: int
-    rejected: int
-    sequence: int
-    duplicates: int = 0
-    published: int = field(default=0, compare=False)
-    pending: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of one source to be taken together, and where the consumer that brought them stands after them."""
-
-    source: str
-    rows: list[Row]
-    arrival: int | None = None
-    origin: tuple[tuple[str, str, str], ...] = ()
-    dead: tuple[DeadLetter, ...] = ()
 
 
 @dataclass(slots=True)
@@ -250,7 +222,7 @@ class Ingest:
                 try:
                     self._checked(spec, [row])
                     if spec.event_id:
-                        _id_keys(spec, [row])
+                        id_keys(spec, [row])
                 except InputError as error:
                     wrong[k] = str(error).removeprefix("row 0 ")
             if not wrong:
@@ -362,7 +334,7 @@ class Ingest:
 
     def _fresh(self, spec: SourceSpec, rows: list[Row], taken: dict[bytes, int]) -> tuple[list[Row], list[bytes], int]:
         """Return the rows whose event id is new, their ids' digests, and where the first other one was taken."""
-        keys = _id_keys(spec, rows)
+        keys = id_keys(spec, rows)
         found = self._log.event_ids.find(keys)
         here: set[bytes] = set()
         kept: list[int] = []
@@ -564,25 +536,6 @@ class Ingest:
             if source.event_id in raw.column_names:
                 for value, place in zip(raw.column(source.event_id).to_pylist(), sequence, strict=True):
                     if value is not None:
-                        keys.append(_id_key(source.name, value))
+                        keys.append(id_key(source.name, value))
                         places.append(place)
             ids.add(source.name, keys, places, int(raw.column("__arrival")[-1].as_py()), last=sequence[-1])
-
-
-def _id_keys(spec: SourceSpec, rows: Sequence[Row]) -> list[bytes]:
-    name = spec.event_id or ""
-    keys = []
-    for k, row in enumerate(rows):
-        value = row.get(name)
-        if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
-            raise InputError(
-                f"row {k} pushed to {spec.name!r} has {name} = {value!r:.60}; every row needs an event id there, "
-                "a text or an integer that no other event has"
-            )
-        keys.append(_id_key(spec.name, value))
-    return keys
-
-
-def _id_key(source: str, value: object) -> bytes:
-    """Return the digest of an event id; 1 and "1" are one id, because a column of both is kept as text."""
-    return xxhash.xxh3_128_digest(f"{source}\0{value}".encode())
