@@ -27,7 +27,7 @@ __all__ = ["entity_key", "entity_keys", "key_values", "request_keys"]
 
 _SIGN = 1 << 63
 _LONGEST = 480  # LMDB takes keys of up to 511 bytes
-_MANY = 12  # from this many integer keys on, one numpy block is cheaper
+_MANY = 24  # from this many integer keys on, one numpy block is cheaper
 _long = struct.Struct(">Q").pack
 
 
@@ -61,8 +61,15 @@ def request_keys(entity: EntitySpec, prefix: bytes, inputs: Mapping[str, Any], n
     columns = [_column(entity, column, inputs, n) for column in entity.keys]
     if len(columns) == 1:
         column, values = entity.keys[0], columns[0]
-        if column.type == "int64" and n >= _MANY and (block := _integers(values)) is not None:
-            return _block(prefix, block)
+        if column.type == "int64" and n > 1:
+            if n < _MANY and type(values) is list and set(map(type, values)) == {int}:
+                head = prefix + b"i"
+                try:
+                    return [head + _long(value + _SIGN) for value in values]
+                except struct.error:
+                    pass  # told below, with the value
+            elif (block := _integers(values)) is not None:
+                return _block(prefix, block)
         if column.type in _ALIKE and len(values) == 1 and type(values[0]) is _ALIKE[column.type]:
             key = _PARTS[column.type](column.name, values[0])
             return [prefix + key if len(key) <= _LONGEST else prefix + (entity_key(entity, values) or b"")]

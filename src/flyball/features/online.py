@@ -41,12 +41,14 @@ class AsyncStore(Protocol):
 class Share:
     """One view's share of a plan's keys: `begin` to `end`, and for each row its place among them.
 
-    `places` None means row i has place i; place `end - begin` is an entity without a value (a null key).
+    `places` None means row i has place i; place `end - begin` is an entity without a value: a null key, of which
+    `nulls` says that there is one.
     """
 
     begin: int
     end: int
     places: list[int] | None
+    nulls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,11 @@ def plan_keys(keys: Iterable[list[bytes | None]]) -> Plan:
             union += cast("list[bytes]", mine)
             shares.append(Share(begin, len(union), None))
             continue
+        nulls = None in distinct
         distinct.pop(None, None)
         place = {key: i for i, key in enumerate(distinct)}
         union += cast("Iterable[bytes]", distinct)
-        shares.append(Share(begin, len(union), [len(place) if k is None else place[k] for k in mine]))
+        shares.append(Share(begin, len(union), [len(place) if k is None else place[k] for k in mine], nulls))
     return Plan(union, shares)
 
 
@@ -186,7 +189,7 @@ class OnlineReader:
         at: int,
     ) -> None:
         mine = values if len(values) == share.end - share.begin else values[share.begin : share.end]
-        if share.places is not None:
+        if share.nulls:
             mine = [*mine, None]
         numbers, status = part.reader.many(mine, at)
         if share.places is not None:

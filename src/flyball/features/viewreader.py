@@ -28,6 +28,7 @@ __all__ = ["Value", "ViewReader"]
 _SIGN = 1 << 63
 _NAN = float("nan")
 _PRESENT, _NULL, _EXPIRED, _MISSING = (int(s) for s in Status)
+_FEW = 8
 _ZERO = (Stat.COUNT, Stat.SUM)
 _DIRECT = frozenset({"int64", "float32", "float64", "bool"})
 Value: TypeAlias = float | int | str | bool | bytes | datetime | date | Decimal | list[Any] | np.ndarray | None
@@ -50,6 +51,7 @@ class ViewReader:
         self.wide = self.width != len(sizes)
         self._window = WindowLayout(view) if view.is_window else None
         self._row = None if view.is_window else RowLayout(view)
+        self._flags = [i for i, f in enumerate(view.features) if f.type == "bool"]
         self._computed = len(view.stored) < len(view.features)
         self._direct = self._row is not None and not self._computed and all(t in _DIRECT for t in self._row.types)
         self._numbers = all(is_number(f.type) or is_vector(f.type) for f in view.features)
@@ -252,6 +254,8 @@ class ViewReader:
         Returns:
             (One list of n values for each feature, statuses of shape (n, features)).
         """
+        if self._direct and 0 < len(values) <= _FEW:
+            return self._few_objects(values, at)
         columns, statuses = self.columns(values, at)
         found = [_as_objects(f.type, column) for f, column in zip(self.features, columns, strict=True)]
         if (statuses != _PRESENT).any():
@@ -263,6 +267,23 @@ class ViewReader:
                     for row in np.flatnonzero(statuses[:, i] == _NULL).tolist():
                         objects[row] = None
         return found, statuses
+
+    def _few_objects(self, values: Sequence[bytes | None], at: int) -> tuple[list[list[Value]], np.ndarray]:
+        """Do as `objects` for a few records of numbers, without arrays."""
+        statuses = np.zeros((len(values), len(self.features)), np.uint8)
+        rows: list[list[Any]] = []
+        for k, value in enumerate(values):
+            numbers, status = self.one(value, at)
+            row: list[Any] = list(numbers)
+            for i in self._flags:
+                row[i] = bool(row[i])
+            if status is not None:
+                statuses[k] = status
+                row = [
+                    v if s == _PRESENT else instead for v, s, instead in zip(row, status, self._instead, strict=True)
+                ]
+            rows.append(row)
+        return [list(column) for column in zip(*rows, strict=True)], statuses
 
     def _absent(self) -> tuple[float, ...]:
         """Return the numbers for an entity without a value: defaults, else 0 for count and sum, else NaN."""
