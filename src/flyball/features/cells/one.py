@@ -11,7 +11,7 @@ import math
 import struct
 from bisect import bisect_left
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,51 +173,69 @@ def _deviations(
     return m2
 
 
-def _add_heads(plan: _Plan, parts: list[list[Part]], lows: list[list[int]], heads: list[tuple[Any, ...]]) -> None:
-    """Add the raw events known at T; ranges that hold all of them share the fold of their slot."""
-    if not heads:
-        return
-    oldest = min(h[0] for h in heads)
-    for (block, ranges, _), found, low in zip(plan.blocks, parts, lows, strict=True):
-        shared: dict[int, list[Any]] = {}
-        for r, (_, _, _, slot) in enumerate(ranges):
-            if oldest > low[r]:
-                if slot not in shared:
-                    shared[slot] = _of_slot(plan, slot, heads)
-                values = shared[slot]
+class _Slot:
+    """A slot's raw events, newest first, and the folds of the newest one, two, three, ..."""
+
+    __slots__ = ("greatest", "keys", "least", "sums", "values")
+
+    def __init__(self, plan: _Plan, slot: int, heads: list[tuple[Any, ...]]) -> None:
+        if slot >= 0:
+            place, null = plan.slots[slot]
+            if null >= 0:
+                heads = [h for h in heads if not h[null]]
             else:
-                values = _of_slot(plan, slot, [h for h in heads if h[0] > low[r]])
-            if values:
-                _add(block.kind, found[r], values)
+                heads = [h for h in heads if h[place] == h[place]]  # not NaN
+        self.keys = [-h[0] for h in heads]
+        self.values: list[Any] = [1.0] * len(heads) if slot < 0 else [h[place] for h in heads]
+        self.sums: list[float] | None = None
+        self.least: list[Any] | None = None
+        self.greatest: list[Any] | None = None
 
 
-def _of_slot(plan: _Plan, slot: int, heads: list[tuple[Any, ...]]) -> list[Any]:
-    if slot < 0:
-        return [1.0] * len(heads)
-    place, null = plan.slots[slot]
-    if null >= 0:
-        return [h[place] for h in heads if not h[null]]
-    return [v for h in heads if (v := h[place]) == v]
+def _add_heads(plan: _Plan, parts: list[list[Part]], lows: list[list[int]], heads: list[tuple[Any, ...]]) -> None:
+    """Add the raw events known at T to the ranges that hold them."""
+    heads.sort(key=_newest)
+    slots: dict[int, _Slot] = {}
+    for (block, ranges, _), found, low in zip(plan.blocks, parts, lows, strict=True):
+        kind = block.kind
+        for r, (_, _, _, slot) in enumerate(ranges):
+            held = slots.get(slot)
+            if held is None:
+                held = slots[slot] = _Slot(plan, slot, heads)
+            inside = bisect_left(held.keys, -low[r])
+            if not inside:
+                continue
+            if kind == "rows":
+                found[r]["count"] += inside
+            else:
+                _add(kind, found[r], held, inside)
 
 
-def _add(kind: str, part: Part, values: list[Any]) -> None:
-    """Merge some values into a part, by the operations of `reading._Block._moments` and `._exact`."""
-    count = len(values)
+def _newest(head: tuple[Any, ...]) -> int:
+    return -head[0]  # type: ignore[no-any-return]
+
+
+def _add(kind: str, part: Part, held: _Slot, count: int) -> None:
+    """Merge the newest `count` values into a part, by the operations of `reading._Block._folded_heads` and `._sum`."""
     if kind == "moments" and "sum" in part:
-        total = 0.0
-        for v in values:
-            total += v
+        if held.sums is None:
+            held.sums = list(accumulate(held.values, initial=0.0))
+        total = held.sums[count]
         if "m2" in part:
-            part["m2"] = part["m2"] + _own(values, total) + _between(part, total, count)
+            part["m2"] = part["m2"] + _own(held.values[:count], total) + _between(part, total, count)
         part["sum"] += total
     elif kind == "wholes" and "high" in part:
-        part["high"] += sum(v >> 32 for v in values)
-        part["low"] += sum(v & 0xFFFFFFFF for v in values)
+        part["high"] += sum(v >> 32 for v in held.values[:count])
+        part["low"] += sum(v & 0xFFFFFFFF for v in held.values[:count])
     part["count"] += count
     if "min" in part:
-        part["min"] = min(part["min"], *values)
+        if held.least is None:
+            held.least = list(accumulate(held.values, min))
+        part["min"] = min(part["min"], held.least[count - 1])
     if "max" in part:
-        part["max"] = max(part["max"], *values)
+        if held.greatest is None:
+            held.greatest = list(accumulate(held.values, max))
+        part["max"] = max(part["max"], held.greatest[count - 1])
 
 
 def _own(values: list[float], total: float) -> float:

@@ -65,7 +65,9 @@ def answer_columns(layout: WindowLayout, values: Sequence[bytes], at: int) -> tu
     """
     held = Held(layout.shape, values)
     seen = held.heads["known"] <= at
-    heads, owner = (held.heads, held.head_owner) if seen.all() else (held.heads[seen], held.head_owner[seen])
+    newest = np.argsort(-held.heads["event"], kind="stable")  # the order in which raw events are added up
+    newest = newest[seen[newest]]
+    heads, owner = held.heads[newest], held.head_owner[newest]
     blocks = [_Block(layout, held, b, heads, owner, at) for b in range(len(layout.ranges))]
     columns = []
     statuses = np.empty((len(values), len(layout.features)), np.uint8)
@@ -144,7 +146,8 @@ class _Block:
             if column.ndim > 1:  # vectors have no element to spare
                 column = np.concatenate([column, np.zeros((1, *column.shape[1:]))])
             fold = {"min": np.minimum, "max": np.maximum}.get(name, np.add)
-            found[name] = fold.reduceat(column, bounds)[::2]
+            with np.errstate(all="ignore"):
+                found[name] = fold.reduceat(column, bounds)[::2]
             if empty.any():
                 found[name][empty] = _nothing(kind, name)
         return found
@@ -182,50 +185,56 @@ class _Block:
         return np.flatnonzero(inside & self.shape.valid(self.heads, span.slot) if span.slot >= 0 else inside)
 
     def _with_heads(self, found: Cells) -> Cells:
-        """Add the raw events to the cells' folds; ranges that hold all of them share the fold of their slot."""
+        """Add the raw events to the cells' folds, all ranges of a slot together."""
         width = len(self.ranges)
-        oldest = int(self.heads["event"].min())
-        alike: dict[tuple[int, int], list[int]] = {}
-        for r, span in enumerate(self.ranges):
-            all_inside = oldest > self.first[r] * span.hop
-            alike.setdefault((span.slot, -1 if all_inside else r), []).append(r)
         shaped = {name: column.reshape(self.n, width, *column.shape[1:]) for name, column in found.items()}
-        for (slot, _), ranges in alike.items():
-            which = self._inside(ranges[0])
+        if self.block.kind in {"first", "last"}:
+            for r, span in enumerate(self.ranges):
+                which = self._inside(r)
+                mine = {name: column[:, r] for name, column in shaped.items()}
+                values = self.heads[f"s{span.slot}"][which]
+                for name, column in self._nearer(mine, values, which, self.owner[which]).items():
+                    shaped[name][:, r] = column
+            return found
+        for slot in dict.fromkeys(span.slot for span in self.ranges):
+            ranges = [r for r, span in enumerate(self.ranges) if span.slot == slot]
+            low = np.array([self.first[r] * self.ranges[r].hop for r in ranges])
+            inside = self.heads["event"][:, None] > low
+            if slot >= 0:
+                inside &= self.shape.valid(self.heads, slot)[:, None]
+            which, column_of = np.nonzero(inside)
             if not len(which):
                 continue
             values = self.heads[f"s{slot}"][which] if slot >= 0 else np.ones(len(which))
-            part = self._folded_heads(values, which) if self.block.kind not in {"first", "last"} else None
-            for r in ranges:
-                mine = {name: column[:, r] for name, column in shaped.items()}
-                more = self._nearer(mine, values, which, self.owner[which]) if part is None else self._sum(mine, part)
-                for name, column in more.items():
-                    shaped[name][:, r] = column
+            part = self._folded_heads(values, self.owner[which] * len(ranges) + column_of, self.n * len(ranges))
+            mine = {n: c[:, ranges].reshape(self.n * len(ranges), *c.shape[2:]) for n, c in shaped.items()}
+            for name, column in self._sum(mine, part).items():
+                shaped[name][:, ranges] = column.reshape(self.n, len(ranges), *column.shape[1:])
         return found
 
-    def _folded_heads(self, values: np.ndarray, which: np.ndarray) -> Cells:
-        """Fold each value's raw events, one after another."""
-        owner, kind, columns = self.owner[which], self.block.kind, self.block.columns
-        count = np.bincount(owner, minlength=self.n)
+    def _folded_heads(self, values: np.ndarray, owner: np.ndarray, n: int) -> Cells:
+        """Fold raw events, newest first, into the part that each is of."""
+        kind, columns = self.block.kind, self.block.columns
+        count = np.bincount(owner, minlength=n)
         part: Cells = {"count": count}
         if is_vector(kind):
-            part["sums"] = np.zeros((self.n, values.shape[1]))
+            part["sums"] = np.zeros((n, values.shape[1]))
             np.add.at(part["sums"], owner, values.astype(np.float64))
         for name, half in zip(("high", "low"), wholes.parts(values) if kind == "wholes" else (), strict=False):
             if name in columns:
-                part[name] = np.zeros(self.n, np.int64)
+                part[name] = np.zeros(n, np.int64)
                 np.add.at(part[name], owner, half)
         with np.errstate(all="ignore"):
             if "sum" in columns:
-                part["sum"] = np.bincount(owner, values, self.n)
+                part["sum"] = np.bincount(owner, values, n)
             if "m2" in columns:
                 away = values - (part["sum"] / np.maximum(count, 1))[owner]
-                drift = np.bincount(owner, away, self.n)
-                own = np.maximum(np.bincount(owner, away * away, self.n) - drift * drift / np.maximum(count, 1), 0.0)
+                drift = np.bincount(owner, away, n)
+                own = np.maximum(np.bincount(owner, away * away, n) - drift * drift / np.maximum(count, 1), 0.0)
                 part["m2"] = np.where(count > 1, own, 0.0)
         for name, ufunc in (("min", np.minimum), ("max", np.maximum)):
             if name in columns:
-                part[name] = np.full(self.n, _nothing(kind, name), values.dtype)
+                part[name] = np.full(n, _nothing(kind, name), values.dtype)
                 ufunc.at(part[name], owner, values)
         return part
 
