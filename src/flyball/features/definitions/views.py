@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnitError, UnknownName
+from flyball.features.definitions.checks import Check, check_specs
 from flyball.features.definitions.entities import Entity
 from flyball.features.definitions.names import check_default, checked_name, checked_type
 from flyball.features.definitions.services import ViewSelection
-from flyball.features.spec import About, CheckSpec, FeatureAbout, FeatureSpec, SourceSpec, ViewSpec
+from flyball.features.spec import About, FeatureAbout, FeatureSpec, SourceSpec, ViewSpec
 
 __all__ = ["Feature", "FeatureView"]
 
@@ -25,13 +26,6 @@ class _Source(Protocol):
 
     name: str
     spec: SourceSpec
-
-
-class _Check(Protocol):
-    """What a check definition shows (definitions/checks.py)."""
-
-    @property
-    def spec(self) -> CheckSpec: ...
 
 
 class Feature:
@@ -104,7 +98,7 @@ class FeatureView:
         refresh: str | timedelta | None = None,
         readers: Sequence[str] = (),
         writers: Sequence[str] = (),
-        checks: Sequence[_Check] = (),
+        checks: Sequence[Check] = (),
     ) -> None:
         self.name = checked_name("feature view", name)
         self.entity = entity
@@ -119,7 +113,7 @@ class FeatureView:
             refresh=_refresh(name, refresh),
             readers=_words(name, "readers", readers),
             writers=_words(name, "writers", writers),
-            checks=tuple(check.spec for check in checks),
+            checks=check_specs(f"feature view {name!r}", checks, view=True),
         )
         span = None if ttl is None else units.micros(units.duration(ttl))
         self.spec = ViewSpec(name, entity.spec, source.spec, span, specs, about)
