@@ -373,3 +373,31 @@ def test_part_of_is_spread_and_the_same_for_equal_keys() -> None:
     found = part_of([keys, pa.chunked_array([pa.array(np.arange(10_000) % 5_000)])], 8)
     assert (found[:5_000] == found[5_000:]).all()
     assert np.bincount(found).min() > 1_000
+
+
+def test_quarantined_rows_are_equally_absent_in_history_and_online_pushed_or_in_files(tmp_path: Path) -> None:
+    from flyball.adapters.ingest_files import FileIngestLog
+    from flyball.features.ingest import Ingest
+    from flyball.features.offline import history
+
+    place = Place(tmp_path, views((check.range("v", 0, policy="quarantine"),)))
+    place.write("a", [*some_rows(1, 60, zones=4), (START + 22 * HOUR, 1, -1.0, 77)])
+    log = FileIngestLog(tmp_path / "log")
+    ingest = Ingest(place.store, log, place.views, clock=place.clock, root=tmp_path, upkeep=place.upkeep)
+    engine = DuckDBEngine(tmp_path, FileIngestLog(tmp_path / "log"))
+    for view in place.views:
+        ingest.materialize(engine, view)
+    at = START + DAY
+    pushed = [{"at": at - k, "zone": k % 4, "v": v, "n": 50 + k} for k, v in enumerate([-3.0, 4.0, -1e9, 5.0])]
+    result = ingest.push("trips", pushed, at)
+    assert (result.accepted, result.rejected) == (2, 2)
+    requests = pa.table({"zone": list(range(4)), "T": pa.array([at] * 4, pa.timestamp("us", "UTC"))})
+    names = [f.name for v in place.views for f in v.features]
+    wanted = history(engine, requests, place.views, None, at="T").to_arrow().select(names).to_pylist()
+    assert place.online(range(4), at) == wanted
+    for view in place.views:
+        ingest.materialize(engine, view, full=True)
+    assert place.online(range(4), at) == wanted
+    kept = quarantined(tmp_path / ".flyball", "trips")
+    assert kept is not None and sorted(kept.column("v").to_pylist()) == [-1e9, -3.0, -1.0], "pushes are listed too"
+    ingest.close()

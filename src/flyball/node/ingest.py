@@ -364,9 +364,28 @@ class IngestProcess:
                 if done:
                     log("log compacted", segments=done)
 
+    def _late(self) -> dict[str, float]:
+        """Return by how many seconds each view with a refresh is late, the worst digest of a name."""
+        from flyball.features.refresh import late
+
+        now, found = from_micros(self._now()), dict[str, float]()
+        for view in self._views.values():
+            if view.about.refresh:
+                try:
+                    until = self._ingest.checkpoint(view).until
+                except Unavailable:  # the store is away; what was last written stands
+                    continue
+                last = None if until is None else from_micros(until)
+                behind = late(view.about.refresh, last, now).total_seconds()
+                found[view.name] = max(behind, found.get(view.name, 0.0))
+        return found
+
     async def _measure_for_ever(self) -> None:
         while True:
             self.measures.set("flyball_ingest_pushes", self.pushes, "Pushes since this ingest process began.")
+            for name, behind in (await self._write(self._late)).items():
+                self.measures.set("flyball_refresh_late_seconds", behind, "Time since a view's refresh fell due.",
+                                  view=name)  # fmt: skip
             self.measures.set("flyball_ingest_queue", len(self._queue), "Pushes that wait for a commit.")
             self._show()
             self.measures.write()
