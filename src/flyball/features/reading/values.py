@@ -78,6 +78,9 @@ def typed(column: pa.ChunkedArray, kind: ColumnType, timezone: str = "UTC") -> p
         return column
     if types.is_vector(kind):
         return vectors(column, types.vector_size(kind))[0]
+    if pa.types.is_decimal(column.type) and kind in {"float64", "float32"}:
+        column = column.cast(pa.string())  # Arrow's own cast is not to the nearest float
+        return column.cast(want)
     if _casts(column.type, kind, want):
         try:
             return column.cast(want, safe=kind not in {"float64", "float32"})
