@@ -67,7 +67,7 @@ def _reads(service: FeatureService, view: str) -> Iterator[str]:
     for column in service.columns:
         if column.kind == "view" and column.view == view:
             yield column.name
-        for argument in (*column.args, *(column.transform.args if column.transform is not None else ())):
+        for argument in column.transform.args if column.transform is not None else ():
             owner, sign, feature = argument.partition(":")
             if sign and owner == view:
                 yield feature
