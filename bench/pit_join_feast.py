@@ -21,9 +21,13 @@ def main(folder: Path, engine: str) -> None:
 
     names = sorted(p.stem for p in folder.glob("s*.parquet"))
     config = RepoConfig(
-        project="peer", provider="local", registry=str(folder / f"{engine}.registry"),
-        entity_key_serialization_version=3, offline_store={"type": engine}, online_store={"type": "sqlite", "path": str(folder / f"{engine}.online")},
-    )  # fmt: skip
+        project="peer",
+        provider="local",
+        registry=str(folder / f"{engine}.registry"),
+        entity_key_serialization_version=3,
+        offline_store={"type": engine},
+        online_store={"type": "sqlite", "path": str(folder / f"{engine}.online")},
+    )
     store = FeatureStore(config=config)
     user = Entity(name="user", join_keys=["user"], value_type=ValueType.INT64)
     views = [
