@@ -210,7 +210,7 @@ def _view_change(old: ViewSpec, new: ViewSpec | None, readers: Sequence[Reader],
 def _lost_column(project: Project, view: ViewSpec) -> str | None:
     """Say what an applied view no longer finds in its source, None when it finds all."""
     try:
-        _check_view(view, project.engine.types(view.source))
+        _check_view(view, project.engine.types(view.source, fresh=True))
     except SourceError as error:
         return str(error)
     return None
