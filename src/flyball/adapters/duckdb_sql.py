@@ -14,14 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from flyball.features import expressions
+from flyball.features.reading.files import FIRST_SEQUENCE
 from flyball.features.reading.schema import step_type
 from flyball.features.spec import ColumnType, SourceSpec
 from flyball.features.zones import Zone, zone
 from flyball.units import to_micros
 
 __all__ = ["FIRST_SEQUENCE", "Part", "Query", "is_local", "quoted"]
-
-FIRST_SEQUENCE = -(2**62)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,12 @@ from flyball.features import types
 from flyball.features.spec import ColumnType, SourceSpec, digest_of
 
 __all__ = [
-    "Pin", "Reference", "Shape", "SourceFile", "check_file", "file_types", "open_address", "parquet_shape", "read_pin",
-    "reference", "source_files", "stamp", "write_pin",
+    "FIRST_SEQUENCE", "Pin", "Reference", "Shape", "SourceFile", "check_file", "file_types", "open_address",
+    "parquet_shape", "read_pin", "reference", "source_files", "stamp", "write_pin",
 ]  # fmt: skip
 
+FIRST_SEQUENCE = -(2**62)
+"""A file row's sequence is this plus (its file's place << 32) plus its row number, in every engine."""
 _SUFFIXES = {"parquet": (".parquet", ".pq"), "csv": (".csv", ".csv.gz", ".tsv")}
 _MAGIC = frozenset("*?[")
 
