@@ -91,6 +91,11 @@ class Timeline:
         mine = self._codes(codes)
         return _places(keys, np.where(mine >= 0, (mine << self._shift) | place, 0) - 1)  # place <= n < 2**shift
 
+    def begins(self, picked: Ints) -> Ints:
+        """Return where among these rows (places in `rows`, increasing) each entity's begin."""
+        codes = self.event_keys[picked] >> self._shift
+        return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]][: len(codes)])
+
     def _codes(self, codes: Ints) -> Ints:
         if self._dense is None:
             return codes

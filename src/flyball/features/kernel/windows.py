@@ -180,6 +180,7 @@ class _Chain:
     picked: Ints
     by_event: Ints
     by_known: Ints
+    entities: Ints  # where each entity's rows begin
 
     def ranges(self, rows: Timeline, asked: _Requests) -> dict[_Span, _Range]:
         """Return the range of this chain's rows that each request sees, per window."""
@@ -193,7 +194,7 @@ class _Chain:
         self, _: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool
     ) -> Iterator[tuple[_Key, Partials]]:
         """Fold each range; a tree answers all windows over one column."""
-        tree = None if column is None else _Tree(column, deep=deep)
+        tree = None if column is None else _Tree(column, self.entities, deep=deep)
         for key, (begin, end) in ranges.items():
             yield key, _counts(end - begin) if tree is None else tree.query(begin, end)
 
@@ -233,22 +234,33 @@ class _Rest:
 
 
 class _Tree:
-    """Partials over 1, 2, 4, ... neighbours; any range is a merge of at most two nodes per level."""
+    """Partials over 1, 2, 4, ... neighbours; any range is a merge of at most two nodes per level.
 
-    def __init__(self, values: Floats, *, deep: bool) -> None:
+    Nodes are counted from their entity's first row: each entity lies at a multiple of its largest node, those with
+    large ones first. So the order in which floats are added, and with it the last bit of a sum, depends on the
+    entity's own rows only, and neither on who else is there nor on how entities were dealt into buckets.
+    """
+
+    def __init__(self, values: Floats, entities: Ints, *, deep: bool) -> None:
         self._counts = None if deep else np.concatenate(([0], np.cumsum(~np.isnan(values))))
-        self._levels = [of_values(values)] if deep else []
+        self._moved, size = _aligned(entities, len(values)) if deep else (entities[:0], 0)
+        self._levels: list[Partials] = []
+        if deep:
+            laid = np.full(size, np.nan)
+            laid[np.arange(len(values)) + self._moved] = values
+            self._levels.append(of_values(laid))
         while deep and len(self._levels[-1]) > 1:
             below = self._levels[-1]
             half = len(below) // 2 * 2
             self._levels.append(combine(below[0:half:2], below[1:half:2]))
 
     def query(self, begin: Ints, end: Ints) -> Partials:
-        """Return the partial of each range [begin, end)."""
+        """Return the partial of each range [begin, end) of one entity's rows."""
         if self._counts is not None:
             return _counts(self._counts[end] - self._counts[begin])
         left, right = empty(len(begin)), empty(len(begin))
-        low, high = begin.copy(), end.copy()
+        moved = self._moved[np.minimum(begin, len(self._moved) - 1)] if len(self._moved) else 0
+        low, high = begin + moved, end + moved
         for level in self._levels:
             odd = np.flatnonzero((low < high) & (low & 1 == 1))
             left[odd] = combine(left[odd], level[low[odd]])
@@ -261,6 +273,17 @@ class _Tree:
             if not (low < high).any():
                 break
         return combine(left, right)
+
+
+def _aligned(entities: Ints, n: int) -> tuple[Ints, int]:
+    """Return by how much each row moves so that its entity lies at a multiple of its largest node, and the new size."""
+    lengths = np.diff(entities, append=n)
+    node = 1 << (np.frexp(lengths.astype(np.float64))[1].astype(np.int64) - 1)
+    order = np.argsort(-node, kind="stable")
+    room = np.where(lengths == node, node, 2 * node)[order]
+    begins = np.empty_like(entities)
+    begins[order] = np.cumsum(room) - room
+    return np.repeat(begins - entities, lengths), int(room.sum())
 
 
 def _counts(n: Ints) -> Partials:
@@ -278,7 +301,7 @@ def _chains(rows: Timeline) -> Iterator[_Chain | _Rest]:
         keys = rows.known_keys[left]
         regular = keys == np.minimum.accumulate(keys[::-1])[::-1]
         picked = left[regular]
-        yield _Chain(picked, rows.event_keys[picked], keys[regular])
+        yield _Chain(picked, rows.event_keys[picked], keys[regular], rows.begins(picked))
         left = left[~regular]
     if len(left):
         yield _Rest(left, rows.event_keys[left], rows.known[rows.rows[left]])
