@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Literal
 
 __all__ = [
-    "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings", "OnlineSettings", "ProjectSettings",
-    "ServerSettings", "Settings", "TrackingSettings", "TrainingSettings",
+    "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings", "OfflineSettings", "OnlineSettings",
+    "ProjectSettings", "ServerSettings", "Settings", "SparkSettings", "TrackingSettings", "TrainingSettings",
 ]  # fmt: skip
 
 
@@ -66,6 +66,21 @@ class OnlineSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OfflineSettings:
+    """The engine that reads sources and answers history."""
+
+    engine: Literal["duckdb", "spark"] = "duckdb"
+
+
+@dataclass(frozen=True, slots=True)
+class SparkSettings:
+    """Where Spark runs, with which further options ("spark.NAME=VALUE; ...")."""
+
+    master: str = "local[*]"
+    options: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class IngestSettings:
     """Pushes and streams. Event ids are remembered for `dedup` at least."""
 
@@ -113,6 +128,8 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     control: ControlSettings = field(default_factory=ControlSettings)
     online: OnlineSettings = field(default_factory=OnlineSettings)
+    offline: OfflineSettings = field(default_factory=OfflineSettings)
+    spark: SparkSettings = field(default_factory=SparkSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)

@@ -465,12 +465,9 @@ def _compose(config: Config) -> IngestProcess:
                       upkeep=FolderUpkeep(layout.state), state=layout.state)  # fmt: skip
 
     def engine() -> Any:
-        from flyball.adapters.duckdb import DuckDBEngine
-        from flyball.adapters.ingest_files import FileIngestLog
-        from flyball.adapters.upkeep import FolderUpkeep
+        from flyball.adapters.engines import open_engine
 
-        published = FolderUpkeep(layout.state).published
-        return DuckDBEngine(config.root, FileIngestLog(layout.ingest), state=layout.state, published=published)
+        return open_engine(config.settings, config.root, layout)
 
     return IngestProcess(layout, open_ingest=open_ingest, engine=engine, now=clock.micros, measures=measures,
                          stream=lambda source: open_stream(source, lambda text: _resolved(config, text)))  # fmt: skip

@@ -17,6 +17,7 @@ from flyball.settings import ProjectSettings, Settings, TrackingSettings
 
 if TYPE_CHECKING:
     from flyball.adapters.duckdb import DuckDBEngine
+    from flyball.adapters.spark import SparkEngine
     from flyball.control import Database
     from flyball.definitions import Definitions
     from flyball.project.access import KeyHandle
@@ -147,15 +148,11 @@ class Project:
         return connect(self.config.database_url)
 
     @cached_property
-    def engine(self) -> DuckDBEngine:
-        """The offline engine."""
-        from flyball.adapters.duckdb import DuckDBEngine
-        from flyball.adapters.ingest_files import FileIngestLog
-        from flyball.adapters.upkeep import FolderUpkeep
+    def engine(self) -> DuckDBEngine | SparkEngine:
+        """The offline engine, the one that `[offline] engine` names."""
+        from flyball.adapters.engines import open_engine
 
-        state = self.layout.state
-        published = FolderUpkeep(state).published
-        return DuckDBEngine(self.root, FileIngestLog(self.layout.ingest), state=state, published=published)
+        return open_engine(self.settings, self.root, self.layout)
 
     @cached_property
     def tracker(self) -> Tracker | None:
