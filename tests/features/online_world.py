@@ -119,4 +119,4 @@ def same(name: str, mine: Any, other: Any, rest: dict[str, Any]) -> bool:
     if name not in {"mean_24h", "std_24h"} or mine is None or other is None:
         return bool(mine == other)
     scale = max(abs(rest["mean_24h"] or 0.0), rest["std_24h"] or 0.0)
-    return abs(mine - other) <= 1e-12 * max(scale, 1e-300) or mine == other
+    return bool(abs(mine - other) <= 1e-12 * max(scale, 1e-300) or mine == other)

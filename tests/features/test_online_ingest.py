@@ -52,7 +52,7 @@ def test_a_crash_between_log_and_store_is_replayed(tmp_path: Path, monkeypatch: 
 def test_a_crash_at_any_transaction_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
-    monkeypatch.setattr("flyball.features.ingest._SLICE", 1)
+    monkeypatch.setattr("flyball.features.attached._SLICE", 1)
     rng = random.Random(fails_at)
     world = World.open(tmp_path)
     real, calls = LMDBStore.write, [0]

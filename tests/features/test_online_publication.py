@@ -120,10 +120,9 @@ def test_without_the_gate_the_same_run_would_not_agree(tmp_path: Path) -> None:
     """The proof that the test above can fail: the same slow store, readers that do not ask the gate."""
     specs = views()
     online = SlowStore(tmp_path / "online", 1_000_000)
-    ingest = Ingest(online, FileIngestLog(tmp_path / "log"), specs, clock=SystemClock(), root=tmp_path)
     gate = LocalGate()
     gate.hold = lambda at: None  # type: ignore[method-assign]
-    ingest.gate = gate
+    ingest = Ingest(online, FileIngestLog(tmp_path / "log"), specs, clock=SystemClock(), root=tmp_path, gate=gate)
     answers = served(ingest, online, specs, 1.5)
     ingest.close()
     online.close()

@@ -89,7 +89,8 @@ def test_pushes_that_wait_are_committed_together_and_each_acknowledged(tmp_path)
     async def story(ingest, client):
         ingest.hold.clear()
         calls = [asyncio.create_task(client.call("push", ["trips", [{"minutes": i}], None])) for i in range(50)]
-        await asyncio.sleep(0.05)
+        while (seen := await client.call("info", None))["pushes"] + seen["waiting"] < 50:
+            pass
         ingest.hold.set()
         answers = await asyncio.gather(*calls)
         return ingest.commits, answers

@@ -8,12 +8,18 @@ is asked before it can be read. Without a gate (another node), an overrun is cor
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from flyball.clock import Clock
+from flyball.features.ports import IngestLog
+from flyball.records.types import Published
+from flyball.units import to_micros
 
-__all__ = ["Gate", "Lead", "LocalGate", "is_simulated"]
+__all__ = ["Gate", "Lead", "LocalGate", "Publisher", "is_simulated"]
 
 _KEPT = 64  # commits remembered per size
 _LONGEST = 250_000  # µs
@@ -81,6 +87,82 @@ class Lead:
     def saw(self, rows: int, micros: int) -> None:
         """Remember how long a commit took."""
         self._spent.setdefault(rows.bit_length(), deque(maxlen=_KEPT)).append(micros)
+
+
+class Publisher:
+    """Plan when a commit's rows are readable, hold readers to it, and correct the log where it came later.
+
+    Args:
+        log: Gets the corrections.
+        clock: Domain time, not held back by the gate.
+        gate: What holds the readers' clock back.
+    """
+
+    def __init__(self, log: IngestLog, clock: Clock, gate: Gate) -> None:
+        self._log = log
+        self._clock = clock
+        self._lead = Lead(0.5 if gate.patience else 0.99)
+        self.simulated = is_simulated(clock)
+        self.gate = gate
+
+    def now(self) -> int:
+        """Return domain time in µs."""
+        return to_micros(self._clock.now())
+
+    @contextmanager
+    def planned(self, rows: int) -> Iterator[int]:
+        """Give the stamp of a commit and hold the gate at it; it is held before the plan is made, so none is late."""
+        if self.simulated:
+            yield self.now()
+            return
+        self.gate.hold(self.now())
+        try:
+            stamp = self.now() + self._lead.of(rows)
+            self.gate.hold(stamp)
+            began = time.monotonic_ns()
+            yield stamp
+            self._lead.saw(rows, (time.monotonic_ns() - began) // 1000)
+        finally:
+            self.gate.release()
+
+    def correct(self, spans: Iterable[tuple[str, int, int]], stamp: int) -> int:
+        """Record a publication that came later than any reader waited for; return when rows became readable.
+
+        Args:
+            spans: (source, first, last) sequences of the rows that were stamped.
+            stamp: What they were stamped with.
+        """
+        now = self.now()
+        if self.simulated or now <= stamp + self.gate.patience:
+            return stamp
+        self._log.publish([Published(*span, now) for span in spans])
+        return now
+
+    def publish_unapplied(self, applied: Mapping[str, int | None]) -> None:
+        """Say of logged rows that no view has yet that they are published now.
+
+        A view without a checkpoint is new: that it is filled later changes nothing about when its rows were known.
+
+        Args:
+            applied: By source, the highest sequence that any view of it has; None when all its views are new.
+        """
+        last = self._log.last()
+        marks = []
+        for source, top in applied.items():
+            rows = 0
+            if top is not None and top < last:
+                rows = sum(table.num_rows for table in self._log.read_batches(source, after=top))
+            if rows and top is not None:
+                at = self.now() + (0 if self.simulated else self._lead.of(rows))
+                marks.append(Published(source, top + 1, last, at))
+        if marks and not self.simulated:
+            self.gate.hold(min(mark.at for mark in marks))
+        self._log.publish(marks)
+
+    def wait(self, at: int) -> None:
+        """Return when domain time has come to `at`; at once where time is simulated."""
+        while not self.simulated and (left := at - self.now()) > 0:
+            time.sleep(left / 1e6)
 
 
 def is_simulated(clock: Clock) -> bool:
