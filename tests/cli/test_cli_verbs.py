@@ -89,6 +89,10 @@ READING: list[tuple[tuple[str, ...], set[str], str]] = [
     (("feature", "list"), {"name", "digest", "kind", "entity", "keys", "source", "features"}, "trips_1h"),
     (("feature", "show", "traffic"), {"name", "rows_online", "features"}, "6 entities online"),
     (("feature", "get", "traffic", "-e", "zone=1"), {"zone", "trips_1h", "minutes_24h"}, "minutes_24h"),
+    (("feature", "search", "trips"), {"view", "score", "where"}, "traffic"),
+    (("feature", "lineage", "traffic"), {"kind", "text", "children"}, "source trips"),
+    (("feature", "quarantine", "trips"), {"source", "rows"}, "0 rows of trips"),
+    (("feature", "skew"), {"broken", "skewed", "report"}, "0 of 6,000 served values differ"),
     (("data", "versions"), {"digest", "train_rows", "holdout_rows"}, "holdout"),
     (("data", "lineage", "v1"), {"model", "version", "run", "code", "dataset", "views", "sources"}, "traffic"),
     (("model", "list"), {"version", "lifecycle", "gate", "metrics"}, "champion"),
@@ -125,13 +129,13 @@ def test_a_verb_that_reads_prints_for_people_and_as_json_and_changes_nothing(
 
 
 def test_check_counts_accepted_and_rejected_rows(small, as_json, human):
-    table = kit.trips()
+    table = pq.read_table(small / "data" / "trips.parquet")
     minutes = (table["dropoff_at"].to_numpy() - table["pickup_at"].to_numpy()) / np.timedelta64(1, "m")
     kit.edit(small, ("minutes between 1 and 60", "minutes between 10 and 60"))
     rejected = int(((minutes < 10) | (minutes > 60)).sum())
     assert rejected > 0
-    assert as_json(small, "check")["sources"]["trips"] == {"accepted": 4000 - rejected, "rejected": rejected}
-    assert f"{4000 - rejected:,} rows accepted" in human(small, "check")
+    assert as_json(small, "check")["sources"]["trips"] == {"accepted": len(minutes) - rejected, "rejected": rejected}
+    assert f"{len(minutes) - rejected:,} rows accepted" in human(small, "check")
 
 
 def test_config_schema_lists_every_setting(capsys):
@@ -225,7 +229,7 @@ def test_push_counts_what_was_accepted(trained, as_json, human, tmp_path):
     rows.write_text(f"{good}\n{long}\n")
     found = as_json(trained, "feature", "push", "trips", str(rows))
     assert (found["accepted"], found["rejected"]) == (1, 1)
-    assert "1 accepted, 1 rejected" in human(trained, "feature", "push", "trips", str(rows))
+    assert "1 accepted, 1 left out" in human(trained, "feature", "push", "trips", str(rows))
 
 
 def test_history_writes_a_file(trained_template, as_json, human, tmp_path):
@@ -310,6 +314,24 @@ def test_freeze_and_thaw(trained, as_json, human):
     assert "holidays" in human(trained, "loop", "status")
     assert "thawed" in human(trained, "loop", "thaw")
     assert as_json(trained, "loop", "status")[0]["frozen"] is None
+
+
+def test_keys_are_made_listed_and_revoked(trained, as_json, human):
+    made = as_json(trained, "key", "create", "--role", "team", "--name", "nightly")
+    assert [(k["name"], k["role"]) for k in as_json(trained, "key", "list")] == [("nightly", "team")]
+    assert made["key"] not in human(trained, "key", "list")
+    as_json(trained, "key", "revoke", "nightly")
+    assert "revoked" in human(trained, "key", "list")
+
+
+def test_erase_says_what_it_would_remove_then_removes_and_proves_it(trained, as_json):
+    def minutes() -> str:
+        return as_json(trained, "feature", "get", "traffic", "-e", "zone=1")["minutes_24h"]["status"]
+
+    as_json(trained, "feature", "erase", "-e", "zone=1", "--dry-run")
+    assert minutes() == "PRESENT"
+    as_json(trained, "feature", "erase", "-e", "zone=1", "--rewrite-sources")
+    assert minutes() == "MISSING"
 
 
 def test_config_set_keeps_comments(trained, as_json):

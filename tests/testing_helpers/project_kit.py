@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flyball.project import Project
@@ -30,6 +31,9 @@ name = "small"
 
 [server]
 port = 18080 # the gateway
+
+[control]
+port = 18081
 
 [tracking]
 enabled = false
@@ -104,7 +108,10 @@ def write_project(
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "flyball.toml").write_text(toml)
     (folder / "definitions.py").write_text(definitions)
-    pq.write_table(trips() if table is None else table, folder / "data" / "trips.parquet")
+    if table is None:  # what has ended by now: a file holds no rows of the future
+        table = trips()
+        table = table.filter(pc.less_equal(table["dropoff_at"], pa.scalar(NOW.replace(tzinfo=None), pa.timestamp("us"))))
+    pq.write_table(table, folder / "data" / "trips.parquet")
     return folder
 
 
