@@ -1,7 +1,8 @@
 """Kinds of cells: which columns a cell has, how events fold into it and how two of one index become one.
 
 Every function works on many cells at once (columns by name), but for sketches, whose cells are bytes one by one. The
-surprise: only values that are there get here, so a cell is never empty and a merge needs no rule for nothing.
+surprise: only values that are there get here, so a cell is never empty and a merge needs no rule for nothing. Cells of
+cumulative kinds are kept summed up from the newest on (`suffixes`), so that one cell answers a whole window.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from flyball.features.kernel import distinct, partials, quantiles, wholes
 from flyball.features.types import is_vector, vector_size
 
-__all__ = ["COLUMNS", "Cells", "column_dtype", "combine", "fold"]
+__all__ = ["COLUMNS", "Cells", "column_dtype", "combine", "cumulative", "fold", "nothing", "suffixes"]
 
 Cells = dict[str, np.ndarray]
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -63,32 +64,56 @@ def fold(kind: str, columns: tuple[str, ...], events: np.ndarray, values: np.nda
             return {"count": np.diff(starts, append=len(values)), "sums": sums}
 
 
+def cumulative(kind: str) -> bool:
+    """Whether a stored cell holds everything from itself to the newest; the others hold what is theirs alone."""
+    return kind in {"rows", "moments", "wholes"} or is_vector(kind)
+
+
+def suffixes(kind: str, cells: Cells, whose: np.ndarray) -> Cells:
+    """Sum cells up from the newest of each owner; cells lie by (owner, index).
+
+    Nothing is ever subtracted, so a large value that has left a window leaves no rounding behind.
+    """
+    found, step = dict(cells), 1
+    names = [name for name in cells if name != "index"]
+    while len(at := np.flatnonzero(whose[:-step] == whose[step:])):
+        left, right = ({n: found[n][i] for n in names} for i in (at, at + step))
+        for name, column in combine(kind, left, right).items():
+            found[name] = found[name] if step > 1 else found[name].copy()
+            found[name][at] = column
+        step *= 2
+    return found
+
+
 def combine(kind: str, left: Cells, right: Cells) -> Cells:
-    """Merge two lists of cells one by one."""
-    match kind:
-        case "rows":
-            return {"count": left["count"] + right["count"]}
-        case "moments" | "wholes":
-            module: Any = partials if kind == "moments" else wholes
-            return _taken(module.combine(_whole(module, left), _whole(module, right)), tuple(left))
-        case "first" | "last":
-            return _chosen(kind, left, right)
-        case "hll" | "kll":
-            return {"state": _merged(kind, left["state"], right["state"])}
-        case _:
-            assert is_vector(kind)
-            return {name: left[name] + right[name] for name in ("count", "sums")}
+    """Merge two lists of cells one by one; of kinds with a count either may be of nothing."""
+    if kind in {"first", "last"}:
+        return _chosen(kind, left, right)
+    if kind in {"hll", "kll"}:
+        return {"state": _merged(kind, left["state"], right["state"])}
+    found: Cells = {}
+    with np.errstate(all="ignore"):
+        for name, column in left.items():
+            if name in {"min", "max"}:
+                found[name] = (np.minimum if name == "min" else np.maximum)(column, right[name])
+            elif name == "m2":
+                found[name] = partials.spread(left, right)
+            else:
+                found[name] = column + right[name]
+    return found
+
+
+def nothing(kind: str, name: str) -> float | int:
+    """Return what a column holds for no value at all."""
+    if name == "min":
+        return wholes.GREATEST if kind == "wholes" else np.inf
+    if name == "max":
+        return wholes.LEAST if kind == "wholes" else -np.inf
+    return 0
 
 
 def _taken(records: np.ndarray, columns: tuple[str, ...]) -> Cells:
     return {name: np.ascontiguousarray(records[name]) for name in columns}
-
-
-def _whole(module: Any, cells: Cells) -> np.ndarray:
-    records: np.ndarray = module.empty(len(cells["count"]))
-    for name, values in cells.items():
-        records[name] = values
-    return records
 
 
 def _ends(kind: str, events: np.ndarray, values: np.ndarray, starts: np.ndarray) -> Cells:

@@ -3,7 +3,9 @@
 Layout: `<top><shape><cell counts, padded to 8><blocks><raw events>`, little-endian. The shape says which slots a raw
 event has and which blocks follow. A block holds all cells of one kind, column by column, its groups one after another
 and each by ascending cell index; the index is the last column. Cell k of hop h covers (k*h, (k+1)*h]. The surprise:
-columns, not records, because a read needs two or three columns of hundreds of cells and none of the others.
+a cell of counts, sums, deviations or extremes holds everything from itself to its group's newest cell, so a window's
+answer is one look-up: the cell at its old edge (every cell is known at T, so the newest one always counts). Columns,
+not records, because a merge works through them; raw events are records, by (event, created, sequence).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from flyball.errors import IntegrityError
 from flyball.features.cells.kinds import COLUMNS, column_dtype
 from flyball.features.kernel.slots import Slot, planned
 from flyball.features.spec import FeatureSpec, Stat
@@ -26,12 +29,12 @@ if TYPE_CHECKING:
     from flyball.features.packing import Rows
     from flyball.features.spec import ViewSpec
 
-__all__ = ["TOP", "Block", "Range", "Shape", "WindowLayout", "shape_of"]
+__all__ = ["KIND", "TOP", "Block", "Range", "Shape", "WindowLayout", "checked", "shape_of"]
 
 TOP = np.dtype([("kind", "u1"), ("spare", "u1"), ("shape", "<u2"), ("heads", "<u4"),
                 ("applied", "<i8"), ("seen", "<i8"), ("floor", "<i8")])  # fmt: skip
 _TOP = struct.Struct("<BBHIqqq")
-KIND = 2
+KIND = 3  # 2 had cells that held what was theirs alone
 _NEVER = np.iinfo(np.int64).max
 _ORDER = ("rows", "moments", "wholes", "first", "last", "vector", "hll", "kll")
 _NEEDS = {
@@ -128,6 +131,22 @@ class Range:
     slot: int
 
 
+def _run(places: list[int]) -> list[int] | slice:
+    """Return places that follow one another as a slice, which numpy copies without looking at each."""
+    whole = list(range(places[0], places[0] + len(places)))
+    return slice(places[0], places[0] + len(places)) if places == whole else places
+
+
+def checked(fits: bool) -> None:
+    """Refuse stored values that are not of this layout.
+
+    Raises:
+        IntegrityError: they do not fit.
+    """
+    if not fits:
+        raise IntegrityError("a stored window value has another layout than its view; rebuild it: materialize --full")
+
+
 class WindowLayout:
     """How one window view's values are laid out, and where each feature's answer is.
 
@@ -163,6 +182,17 @@ class WindowLayout:
         self.width = sum(vector_size(f.type) for f in self.features)
         self.plain = all(k in {"rows", "moments", "wholes"} for k in kinds)
         self.reader: Any = None  # made at the first read of a lone value
+        self.gatherer: Any = None  # and of many
+        self.outlets = self._outlets()
+
+    def _outlets(self) -> list[tuple[int, Stat, list[int] | slice, list[int] | slice]]:
+        """Return which features of a block ask for the same statistic: (block, statistic, features, their ranges)."""
+        asked: dict[tuple[int, Stat], tuple[list[int], list[int]]] = {}
+        for i, (feature, (b, r)) in enumerate(zip(self.features, self.places, strict=True)):
+            features, ranges = asked.setdefault((b, feature.stat or Stat.COUNT), ([], []))
+            features.append(i)
+            ranges.append(r)
+        return [(b, stat, _run(features), _run(ranges)) for (b, stat), (features, ranges) in asked.items()]
 
     def _slot(self, slot: Slot | None) -> int:
         return -1 if slot is None else self.slots.index(slot)

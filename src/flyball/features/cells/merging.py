@@ -1,7 +1,7 @@
 """Merge the raw events of written values into stored ones: fold what is settled, keep the rest raw.
 
-The surprise: a stored value that nothing due touches is still rewritten, because its raw head and its high mark
-changed; cells that got no event are copied, not folded again.
+The surprise: an event that is due changes not only its cell but every older one, because a cell holds all that came
+after it; that costs no more than copying them, which is done anyway, and spares each read the adding up.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flyball.errors import IntegrityError
-from flyball.features.cells.kinds import Cells, combine, fold
-from flyball.features.cells.layout import KIND, Block, Shape, shape_of
-from flyball.features.cells.values import Held, emit
+from flyball.features.cells.kinds import Cells, combine, cumulative, fold, suffixes
+from flyball.features.cells.layout import KIND, Block, Shape, checked, shape_of
+from flyball.features.cells.values import Held, emit, oldest
 from flyball.features.kernel.windows import cell_of
 from flyball.features.packing import SPAN
 
@@ -45,16 +44,16 @@ def _described(value: bytes) -> bytes:
 
 def _merge_alike(shape: Shape, pairs: Sequence[tuple[bytes | None, bytes]]) -> list[bytes]:
     stored = [shape.blank if old is None else old for old, _ in pairs]
-    if any(v[0] != KIND or _described(v) != shape.data for v in stored if v):
-        raise IntegrityError("a stored window value has another layout than its view; rebuild it: materialize --full")
+    checked(not any(v[0] != KIND or _described(v) != shape.data for v in stored if v))
     old, new = Held(shape, stored), Held(shape, [v for _, v in pairs])
     fresh = (new.heads["sequence"] < 0) | (new.heads["sequence"] > old.tops["applied"][new.head_owner])
     heads = np.concatenate([old.heads, new.heads[fresh]])
     owner = np.concatenate([old.head_owner, new.head_owner[fresh]])
     tops = _advance(old.tops, new.tops, new.heads[fresh], new.head_owner[fresh])
     _relieve(tops, heads, owner, new.tops["floor"])
+    heads, owner = _ordered(shape, heads, owner)
     due = heads["known"] <= tops["floor"][owner]
-    events, whose = _ordered(shape, heads[due], owner[due])
+    events, whose = heads[due], owner[due]
     blocks = [_merge_block(old, b, block, events, whose, tops["floor"]) for b, block in enumerate(shape.blocks)]
     return emit(shape, tops, blocks, heads[~due], owner[~due])
 
@@ -93,7 +92,10 @@ def _merge_block(
     made = [_fold(old.shape, block, g, events, owner) for g in range(len(block.groups))]
     made = [(cells, mine) for cells, mine in made if len(mine)]
     if made:
-        held, whose = _joined(block.kind, [(held, whose), *made])
+        new, mine = _by_place(made)
+        if cumulative(block.kind):
+            new = suffixes(block.kind, new, mine)
+        held, whose = _joined(block.kind, held, whose, counts.ravel(), new, mine)
     hops, windows, _ = (np.array(c, np.int64) for c in zip(*block.groups, strict=True))
     value, group = np.divmod(whose, len(block.groups))
     keep = held["index"] >= (floor[value] - windows[group]) // hops[group] - 1
@@ -113,23 +115,54 @@ def _fold(shape: Shape, block: Block, group: int, events: np.ndarray, owner: np.
     return {**cells, "index": index[first]}, owner[first] * len(block.groups) + group
 
 
-def _joined(kind: str, parts: Sequence[tuple[Cells, np.ndarray]]) -> tuple[Cells, np.ndarray]:
-    """Return the cells of all parts in order; of two with the same place (a stored and a new one) one is made."""
+def _by_place(parts: Sequence[tuple[Cells, np.ndarray]]) -> tuple[Cells, np.ndarray]:
     whose = np.concatenate([mine for _, mine in parts])
     cells = {name: np.concatenate([part[name] for part, _ in parts]) for name in parts[0][0]}
     order = np.lexsort((cells["index"], whose))
-    whose, index = whose[order], cells["index"][order]
-    first = _firsts(whose, index)
-    if len(first) == len(whose):
-        return {name: column[order] for name, column in cells.items()}, whose
-    twice = np.flatnonzero(np.diff(first, append=len(whose)) > 1)
-    names = [name for name in cells if name != "index"]
-    left = {name: cells[name][order[first[twice]]] for name in names}
-    right = {name: cells[name][order[first[twice] + 1]] for name in names}
-    found = {name: column[order[first]] for name, column in cells.items()}
-    for name, column in combine(kind, left, right).items():
-        found[name][twice] = column
-    return found, whose[first]
+    return {name: column[order] for name, column in cells.items()}, whose[order]
+
+
+def _joined(
+    kind: str, old: Cells, whose: np.ndarray, counts: np.ndarray, new: Cells, mine: np.ndarray
+) -> tuple[Cells, np.ndarray]:
+    """Return stored and new cells as one list, in order; `counts` is how many stored ones each owner has."""
+    if not len(whose):
+        return new, mine
+    ends = np.cumsum(counts)
+    at = oldest(old["index"], (ends - counts)[mine], ends[mine], new["index"])
+    met = at < ends[mine]  # a stored cell follows, or is the same
+    same = met & (old["index"][np.where(met, at, 0)] == new["index"])
+    into = at + np.cumsum(~same) - ~same  # each new one's place in the union
+    shift = np.cumsum(np.bincount(at[~same], minlength=len(whose) + 1))[: len(whose)]
+    source = np.empty(len(whose) + int((~same).sum()), np.int64)  # per place, the stored cell there or the next
+    source[into] = np.where(met, at, -1)
+    source[np.arange(len(whose)) + shift] = np.arange(len(whose))
+    owner = np.where(source >= 0, whose[source], -1)
+    owner[into] = mine
+    if cumulative(kind):
+        after = np.cumsum(np.bincount(into, minlength=len(source))) - np.bincount(into, minlength=len(source))
+        touched = np.flatnonzero((after < len(mine)) & (mine[np.minimum(after, len(mine) - 1)] == owner))
+        theirs = after[touched]
+    else:
+        touched, theirs = into, np.arange(len(mine))
+        source[into[~same]] = -1
+    found = _summed(kind, old, new, source, touched, theirs)
+    found["index"][into] = new["index"]
+    return found, owner
+
+
+def _summed(kind: str, old: Cells, new: Cells, source: np.ndarray, touched: np.ndarray, theirs: np.ndarray) -> Cells:
+    """Take the stored cell of each place, and add to those at `touched` the new ones at `theirs`."""
+    both = source[touched] >= 0
+    alone = touched[~both], theirs[~both]
+    touched, theirs = touched[both], theirs[both]
+    found = {name: column[source] for name, column in old.items() if name != "index"}
+    added = combine(kind, {n: c[touched] for n, c in found.items()}, {n: new[n][theirs] for n in found})
+    for name, column in found.items():
+        column[touched] = added[name]
+        column[alone[0]] = new[name][alone[1]]
+    found["index"] = old["index"][source]
+    return found
 
 
 def _firsts(whose: np.ndarray, index: np.ndarray) -> np.ndarray:

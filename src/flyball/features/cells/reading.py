@@ -1,8 +1,8 @@
 """Answer window features at T from stored values: cells from a window's old edge on, and the raw events known at T.
 
-The surprise: no cell is looked at twice. Where a window begins is searched in the index column of all values at once,
-then one reduceat per column folds every window of every value. A lone value of plain kinds goes through `one`, which
-does the same arithmetic on Python numbers; the answers are the same bits.
+The surprise: nothing is added up here but raw events, because the cell at a window's old edge holds all of it; where
+that is, is searched in the index columns of all values at once. Values of plain kinds go through `plain`, a lone one
+through `one`, which does the same arithmetic on Python numbers; the answers are the same bits.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flyball.features.cells.kinds import Cells
-from flyball.features.cells.layout import Block, Range, WindowLayout
+from flyball.features.cells.heads import add_heads, known_heads
+from flyball.features.cells.kinds import Cells, nothing
+from flyball.features.cells.layout import KIND, Block, Range, WindowLayout, checked
 from flyball.features.cells.one import read_one
-from flyball.features.cells.values import Held
+from flyball.features.cells.plain import Folded, read_many
+from flyball.features.cells.values import Held, oldest
 from flyball.features.kernel import distinct, partials, quantiles, wholes
 from flyball.features.kernel.slots import is_null
 from flyball.features.kernel.windows import first_cell
@@ -24,7 +26,6 @@ from flyball.features.types import is_vector, vector_size
 __all__ = ["answer", "answer_columns", "answer_one"]
 
 Answer = tuple[np.ndarray, np.ndarray]
-_STEPS = 3
 _NULL, _PRESENT = np.uint8(Status.NULL), np.uint8(Status.PRESENT)
 
 
@@ -44,6 +45,8 @@ def answer(layout: WindowLayout, values: Sequence[bytes], at: int) -> Answer:
         numbers, status = answer_one(layout, values[0], at)
         return np.array([numbers], np.float64), np.array([status or [0] * len(numbers)], np.uint8)
     found = np.empty((len(values), layout.width))
+    if layout.plain:
+        return _plain(layout, values, at, found)
     columns, statuses = answer_columns(layout, values, at)
     column = 0
     for i, (feature, answers) in enumerate(zip(layout.features, columns, strict=True)):
@@ -63,11 +66,11 @@ def answer_columns(layout: WindowLayout, values: Sequence[bytes], at: int) -> tu
         (float64 (NaN where null), int64 and bool (0 where null) or float32 of shape (n, K), per feature; uint8
         statuses, shape (len(values), features)).
     """
+    if layout.plain:
+        return _plain_columns(layout, values, at)
     held = Held(layout.shape, values)
-    seen = held.heads["known"] <= at
-    newest = np.argsort(-held.heads["event"], kind="stable")  # the order in which raw events are added up
-    newest = newest[seen[newest]]
-    heads, owner = held.heads[newest], held.head_owner[newest]
+    checked((held.tops["kind"] == KIND).all())
+    heads, owner = known_heads(held.heads, held.head_owner, at)
     blocks = [_Block(layout, held, b, heads, owner, at) for b in range(len(layout.ranges))]
     columns = []
     statuses = np.empty((len(values), len(layout.features)), np.uint8)
@@ -78,6 +81,44 @@ def answer_columns(layout: WindowLayout, values: Sequence[bytes], at: int) -> tu
     if unseen.any():
         statuses[unseen] = Status.MISSING
     return columns, statuses
+
+
+def _plain(layout: WindowLayout, values: Sequence[bytes], at: int, found: np.ndarray) -> Answer:
+    """Fill the matrix, one statistic of all windows at a time."""
+    folded = read_many(layout, values, at)
+    statuses = np.empty(found.shape, np.uint8)
+    for b, stat, features, ranges in layout.outlets:
+        numbers, status = _finished(layout, folded, b, stat)
+        if numbers.dtype.kind != "f" and status.any():
+            numbers = np.where(status == _NULL, np.nan, numbers)
+        found[:, features], statuses[:, features] = numbers[ranges].T, status[ranges].T
+    if folded.unseen.any():
+        statuses[folded.unseen] = Status.MISSING
+    return found, statuses
+
+
+def _plain_columns(layout: WindowLayout, values: Sequence[bytes], at: int) -> tuple[list[np.ndarray], np.ndarray]:
+    folded = read_many(layout, values, at)
+    columns: list[np.ndarray] = [np.empty(0)] * len(layout.features)
+    statuses = np.empty((len(values), len(columns)), np.uint8)
+    for b, stat, features, ranges in layout.outlets:
+        numbers, status = _finished(layout, folded, b, stat)
+        for i, r in zip(_listed(features), _listed(ranges), strict=True):
+            kept = numbers[r]
+            columns[i], statuses[:, i] = kept.astype(bool) if layout.features[i].type == "bool" else kept, status[r]
+    if folded.unseen.any():
+        statuses[folded.unseen] = Status.MISSING
+    return columns, statuses
+
+
+def _listed(places: list[int] | slice) -> list[int]:
+    return list(range(places.start, places.stop)) if isinstance(places, slice) else places
+
+
+def _finished(layout: WindowLayout, folded: Folded, b: int, stat: Stat) -> Answer:
+    if layout.shape.blocks[b].kind == "wholes":
+        return wholes.finish(folded.blocks[b], stat)
+    return partials.finish(folded.blocks[b], stat)
 
 
 def answer_one(layout: WindowLayout, value: bytes, at: int) -> tuple[Sequence[float], Sequence[int] | None]:
@@ -102,71 +143,36 @@ class _Block:
         self.begin, self.end = self._bounds(held.block_counts(b))
         self._finished: dict[Stat, Answer] = {}
         if not self.block.sketch:
-            found = self._folded()
+            self.found = self._folded()
             if len(heads):
-                found = self._with_heads(found)
-            self.found = found
+                self.found = self._with_heads(self.found)
 
     def _bounds(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first cell of each value's range and its end, by bisection of all of them together."""
         ends = np.cumsum(counts.ravel()).reshape(counts.shape)
         groups = [r.group for r in self.ranges]
         end = ends[:, groups].ravel()
-        low, high = end - counts[:, groups].ravel(), end.copy()
-        index, first = self.cells["index"], np.tile(np.array(self.first, np.int64), self.n)
-        left = np.arange(len(low))
-        for _ in range(_STEPS):  # trimming leaves a cell or two before a window; look there first
-            left = left[(low[left] < high[left]) & (index[low[left]] < first[left])]
-            if not len(left):
-                return low, end
-            low[left] += 1
-        while len(left := left[low[left] < high[left]]):
-            middle = (low[left] + high[left]) >> 1
-            older = index[middle] < first[left]
-            low[left] = np.where(older, middle + 1, low[left])
-            high[left] = np.where(older, high[left], middle)
-        return low, end
+        first = np.tile(np.array(self.first, np.int64), self.n)
+        return oldest(self.cells["index"], end - counts[:, groups].ravel(), end, first), end
 
     # ------------------------------------------------------------------------------------------- fixed cells
 
     def _folded(self) -> Cells:
-        """Fold each range's cells."""
+        """Take the cell at each range's old edge, which holds the whole range."""
         begin, end, kind = self.begin, self.end, self.block.kind
         if kind in {"first", "last"}:
             return self._end_cells(begin, end)
-        bounds = np.empty(2 * len(begin), np.int64)
-        bounds[0::2], bounds[1::2] = begin, end
         empty = begin == end
         found: Cells = {}
         for name in self.block.columns:
             column = self.cells[name]
-            if name == "m2":
-                found[name] = self._deviations(found, begin, end)
-                continue
-            if column.ndim > 1:  # vectors have no element to spare
-                column = np.concatenate([column, np.zeros((1, *column.shape[1:]))])
-            fold = {"min": np.minimum, "max": np.maximum}.get(name, np.add)
-            with np.errstate(all="ignore"):
-                found[name] = fold.reduceat(column, bounds)[::2]
-            if empty.any():
-                found[name][empty] = _nothing(kind, name)
+            found[name] = (
+                column[np.minimum(begin, max(len(column) - 1, 0))]
+                if len(column)
+                else (np.zeros((len(begin), *column.shape[1:]), column.dtype))
+            )
+            found[name][empty] = nothing(kind, name)
         return found
-
-    def _deviations(self, found: Cells, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Return squared deviations from each range's mean (Chan, Golub and LeVeque 1979, for many parts at once)."""
-        lengths = end - begin
-        full = lengths > 0
-        m2 = np.zeros(len(begin))
-        if not full.any():
-            return m2
-        lengths, starts = lengths[full], np.cumsum(lengths[full]) - lengths[full]
-        which = np.repeat(begin[full] - starts, lengths) + np.arange(int(lengths.sum()))
-        count = self.cells["count"][which]
-        with np.errstate(all="ignore"):
-            mean = found["sum"][full] / found["count"][full]
-            away = self.cells["sum"][which] / count - np.repeat(mean, lengths)
-            m2[full] = np.add.reduceat(self.cells["m2"][which], starts) + np.add.reduceat(count * away * away, starts)
-        return m2
 
     def _end_cells(self, begin: np.ndarray, end: np.ndarray) -> Cells:
         """Take each range's oldest or newest cell; `event` says by its own null that there is none."""
@@ -196,68 +202,10 @@ class _Block:
                 for name, column in self._nearer(mine, values, which, self.owner[which]).items():
                     shaped[name][:, r] = column
             return found
-        for slot in dict.fromkeys(span.slot for span in self.ranges):
-            ranges = [r for r, span in enumerate(self.ranges) if span.slot == slot]
-            low = np.array([self.first[r] * self.ranges[r].hop for r in ranges])
-            inside = self.heads["event"][:, None] > low
-            if slot >= 0:
-                inside &= self.shape.valid(self.heads, slot)[:, None]
-            which, column_of = np.nonzero(inside)
-            if not len(which):
-                continue
-            values = self.heads[f"s{slot}"][which] if slot >= 0 else np.ones(len(which))
-            part = self._folded_heads(values, self.owner[which] * len(ranges) + column_of, self.n * len(ranges))
-            mine = {n: c[:, ranges].reshape(self.n * len(ranges), *c.shape[2:]) for n, c in shaped.items()}
-            for name, column in self._sum(mine, part).items():
-                shaped[name][:, ranges] = column.reshape(self.n, len(ranges), *column.shape[1:])
+        low = np.array(self.first) * np.array([span.hop for span in self.ranges])
+        turned = {name: column.swapaxes(0, 1) for name, column in shaped.items()}
+        add_heads(self.shape, self.block.kind, self.ranges, low, turned, self.heads, self.owner)
         return found
-
-    def _folded_heads(self, values: np.ndarray, owner: np.ndarray, n: int) -> Cells:
-        """Fold raw events, newest first, into the part that each is of."""
-        kind, columns = self.block.kind, self.block.columns
-        count = np.bincount(owner, minlength=n)
-        part: Cells = {"count": count}
-        if is_vector(kind):
-            part["sums"] = np.zeros((n, values.shape[1]))
-            np.add.at(part["sums"], owner, values.astype(np.float64))
-        for name, half in zip(("high", "low"), wholes.parts(values) if kind == "wholes" else (), strict=False):
-            if name in columns:
-                part[name] = np.zeros(n, np.int64)
-                np.add.at(part[name], owner, half)
-        with np.errstate(all="ignore"):
-            if "sum" in columns:
-                part["sum"] = np.bincount(owner, values, n)
-            if "m2" in columns:
-                away = values - (part["sum"] / np.maximum(count, 1))[owner]
-                drift = np.bincount(owner, away, n)
-                own = np.maximum(np.bincount(owner, away * away, n) - drift * drift / np.maximum(count, 1), 0.0)
-                part["m2"] = np.where(count > 1, own, 0.0)
-        for name, ufunc in (("min", np.minimum), ("max", np.maximum)):
-            if name in columns:
-                part[name] = np.full(n, _nothing(kind, name), values.dtype)
-                ufunc.at(part[name], owner, values)
-        return part
-
-    def _sum(self, mine: Cells, part: Cells) -> Cells:
-        """Merge two parts, element by element."""
-        found: Cells = {}
-        for name, column in mine.items():
-            if name in {"min", "max"}:
-                found[name] = (np.minimum if name == "min" else np.maximum)(column, part[name])
-            elif name == "m2":
-                found[name] = self._spread(mine, part)
-            else:
-                with np.errstate(all="ignore"):
-                    found[name] = column + part[name]
-        return found
-
-    def _spread(self, mine: Cells, part: Cells) -> np.ndarray:
-        n, m = mine["count"], part["count"]
-        with np.errstate(all="ignore"):
-            delta = part["sum"] / np.maximum(m, 1) - mine["sum"] / np.maximum(n, 1)
-            between = delta * delta * (n * (m / np.maximum(n + m, 1)))
-            found: np.ndarray = mine["m2"] + part["m2"] + np.where((n > 0) & (m > 0), between, 0.0)
-            return found
 
     def _nearer(self, mine: Cells, values: np.ndarray, which: np.ndarray, owner: np.ndarray) -> Cells:
         """Let the oldest (newest) of a value's raw events and its cells win."""
@@ -331,11 +279,3 @@ class _Block:
             states: list[quantiles.Levels] = [quantiles.from_bytes(c) for c in cells]
             found[i] = quantiles.quantiles([*states, (np.ascontiguousarray(raw),)], [q])[0]
         return found, np.where(np.isnan(found), _NULL, _PRESENT)
-
-
-def _nothing(kind: str, name: str) -> float | int:
-    if name == "min":
-        return wholes.GREATEST if kind == "wholes" else np.inf
-    if name == "max":
-        return wholes.LEAST if kind == "wholes" else -np.inf
-    return 0

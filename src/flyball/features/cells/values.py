@@ -12,7 +12,7 @@ import numpy as np
 from flyball.features.cells.kinds import Cells
 from flyball.features.cells.layout import TOP, Shape
 
-__all__ = ["Held", "emit"]
+__all__ = ["Held", "emit", "oldest"]
 
 _PAD = bytes(8)
 
@@ -56,6 +56,25 @@ class Held:
         """Return the cells of each value and group of a block, shape (n, groups of the block)."""
         first = sum(len(b.groups) for b in self.shape.blocks[:block])
         return self.counts[:, first : first + len(self.shape.blocks[block].groups)]
+
+
+def oldest(index: np.ndarray, low: np.ndarray, high: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the first place in each [low, high) whose cell index is at least `first`; `high` where there is none.
+
+    Indices rise by one at least from cell to cell, which bounds how far away that place can be.
+    """
+    low, high = low.copy(), high.copy()
+    left = np.flatnonzero(low < high)
+    short = first[left] - index[low[left]]
+    left, short = left[short > 0], short[short > 0]
+    high[left] = np.minimum(high[left], low[left] + short)
+    low[left] += 1
+    while len(left := left[low[left] < high[left]]):
+        middle = (low[left] + high[left]) >> 1
+        older = index[middle] < first[left]
+        low[left] = np.where(older, middle + 1, low[left])
+        high[left] = np.where(older, high[left], middle)
+    return low
 
 
 def _column(

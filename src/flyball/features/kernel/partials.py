@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from flyball.features.spec import Stat, Status
 
-__all__ = ["PARTIAL", "Floats", "Ints", "Partials", "combine", "empty", "finish", "fold", "merge", "of_values"]
+__all__ = [
+    "PARTIAL", "Floats", "Ints", "Partials", "combine", "empty", "finish", "fold", "merge", "of_values", "spread",
+]  # fmt: skip
 
 PARTIAL = np.dtype([("count", "<i8"), ("sum", "<f8"), ("m2", "<f8"), ("min", "<f8"), ("max", "<f8")])
 """One partial: rows folded, their sum, sum of squared deviations from their mean, least and greatest value."""
@@ -105,17 +107,25 @@ def merge(partials: Partials, starts: Ints) -> Partials:
 def combine(left: Partials, right: Partials) -> Partials:
     """Merge two arrays of partials element by element."""
     result = np.empty(len(left), dtype=PARTIAL)
-    n, m = left["count"], right["count"]
-    both = n + m
     with np.errstate(all="ignore"):
-        delta = right["sum"] / np.maximum(m, 1) - left["sum"] / np.maximum(n, 1)
-        between = np.where((n > 0) & (m > 0), delta * delta * (n * (m / np.maximum(both, 1))), 0.0)
         result["sum"] = left["sum"] + right["sum"]
-        result["m2"] = left["m2"] + right["m2"] + between
-    result["count"] = both
+        result["m2"] = spread(left, right)
+    result["count"] = left["count"] + right["count"]
     result["min"] = np.minimum(left["min"], right["min"])
     result["max"] = np.maximum(left["max"], right["max"])
     return result
+
+
+def spread(
+    left: Partials | Mapping[str, npt.NDArray[Any]], right: Partials | Mapping[str, npt.NDArray[Any]]
+) -> Floats:
+    """Return the squared deviations of two parts taken together, element by element (count, sum and m2 of each)."""
+    n, m = left["count"], right["count"]
+    with np.errstate(all="ignore"):
+        delta = right["sum"] / np.maximum(m, 1) - left["sum"] / np.maximum(n, 1)
+        between = np.where((n > 0) & (m > 0), delta * delta * (n * (m / np.maximum(n + m, 1))), 0.0)
+        found: Floats = left["m2"] + right["m2"] + between
+        return found
 
 
 def finish(partials: Partials | Mapping[str, npt.NDArray[Any]], stat: Stat) -> tuple[Floats, npt.NDArray[np.uint8]]:
@@ -130,7 +140,7 @@ def finish(partials: Partials | Mapping[str, npt.NDArray[Any]], stat: Stat) -> t
     with np.errstate(all="ignore"):
         match stat:
             case Stat.COUNT:
-                return count.astype(np.float64), np.zeros(len(count), dtype=np.uint8)
+                return count.astype(np.float64), np.zeros(count.shape, dtype=np.uint8)
             case Stat.SUM:
                 total = partials["sum"].copy()
                 return total, np.where(np.isnan(total), Status.NULL, Status.PRESENT).astype(np.uint8)
