@@ -401,3 +401,14 @@ def test_quarantined_rows_are_equally_absent_in_history_and_online_pushed_or_in_
     kept = quarantined(tmp_path / ".flyball", "trips")
     assert kept is not None and sorted(kept.column("v").to_pylist()) == [-1e9, -3.0, -1.0], "pushes are listed too"
     ingest.close()
+
+
+def test_views_that_quarantine_one_row_fill_in_each_others_columns(tmp_path: Path) -> None:
+    place = Place(tmp_path, views())
+    upkeep = FolderUpkeep(tmp_path / ".flyball")
+    own = {"__event": [5, 9], "__sequence": [1, 2], "__reason": ["bad", "worse"], "__at": [7, 7]}
+    upkeep.quarantine(place.views[0], pa.table({"v": [None, 2.0], **own}), whole=True)
+    upkeep.quarantine(place.views[1], pa.table({"v": [1.0, 3.0], "zone": ["a", "b"], **own}), whole=True)
+    kept = quarantined(tmp_path / ".flyball", "trips")
+    assert kept is not None and kept.column("zone").to_pylist() == ["b", "a"], "newest first, and each row once"
+    assert kept.column("v").to_pylist()[1] == 1.0

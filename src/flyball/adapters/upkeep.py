@@ -24,6 +24,7 @@ from flyball.errors import ConflictError, IntegrityError
 from flyball.features.checks import CheckReport
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from flyball.features.spec import ViewSpec
@@ -148,6 +149,17 @@ def quarantined(state: Path, source: str) -> pa.Table | None:
         return None
     rows = pa.concat_tables(tables, promote_options="permissive")
     keys = np.column_stack([rows.column(n).to_numpy() for n in ("__event", "__sequence")])
-    _, first = np.unique(keys, axis=0, return_index=True)
-    rows = rows.take(pa.array(first))
+    _, first, row_of = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    rows = pa.table({n: _merged(rows.column(n), first, row_of.reshape(-1)) for n in rows.column_names})
     return rows.sort_by([("__event", "descending"), ("__sequence", "descending")])
+
+
+def _merged(column: pa.ChunkedArray, first: np.ndarray, row_of: np.ndarray) -> pa.ChunkedArray:
+    """Return one value for each row: views read different columns of it, so one's null is filled by another's value."""
+    import numpy as np
+    import pyarrow as pa
+
+    chosen = first.copy()
+    valid = np.flatnonzero(column.is_valid().to_numpy())[::-1]
+    chosen[row_of[valid]] = valid  # of several the last assignment stays, which is the first in the files
+    return column.take(pa.array(chosen))

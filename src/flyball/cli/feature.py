@@ -59,8 +59,9 @@ def _quarantine(project: Project, source: str, *, limit: int, show: Callable[...
 
     def human(document: dict[str, Any]) -> None:
         note(f"{document['rows']:,} rows of {source} are in quarantine")
-        shown = [[str(v) for k, v in row.items() if not k.startswith("__")] + [row["__reason"]] for row in rows]
-        names = [k for k in (rows[0] if rows else {}) if not k.startswith("__")]
+        plain = [k for k in (rows[0] if rows else {}) if not k.startswith("__")]
+        names = [k for k in plain if not any(isinstance(row[k], list) for row in rows)]  # a vector fills the screen
+        shown = [[*(row[k] for k in names), row["__reason"]] for row in rows]
         if rows:
             print_table((*names, "reason"), shown)
 
@@ -109,7 +110,7 @@ def _push(project: Project, source: str, file: str, *, show: Callable[..., None]
         raise InputError(f"{file} is not JSON lines ({error}); write one object a line") from error
     show(
         project.features.push(source, rows),
-        lambda d: note(f"{d['accepted']} accepted, {d['rejected']} rejected by where"),
+        lambda d: note(f"{d['accepted']} accepted, {d['rejected']} left out by where or checks"),
     )
 
 

@@ -72,6 +72,9 @@ def _print(report: Any, document: dict[str, Any]) -> None:
         for column in version.columns:
             for e in column.examples:
                 click.echo(f"  {column.name} of {e.prediction}: served {e.served}, history says {e.recomputed}")
+    compared = sum(column.compared for version in report.versions for column in version.columns)
+    if compared:
+        click.echo(f"{document['skewed']:,} of {compared:,} served values differ from history")
     for name in document["broken"]:
         note(f"{name} must be exact and is not; see: flyball explain PREDICTION_ID")
 
