@@ -187,7 +187,7 @@ def test_an_emptied_redis_is_filled_again_even_after_a_push(tmp_path: Path, serv
 def test_workers_and_ingest_of_a_node_share_redis(tmp_path: Path, server: RedisServer) -> None:
     ports = [free_port(), free_port()]
     toml = online("redis", server.url, on_failure="default", pause="50ms", budget="500ms")
-    toml = toml.replace("18080", str(ports[0])).replace("[tracking]", f"[control]\nport = {ports[1]}\n\n[tracking]")
+    toml = toml.replace("18080", str(ports[0])).replace("18081", str(ports[1]))
     folder = tmp_path / "p"
     with made(folder, toml) as project:
         expected = answers(project)[1]
