@@ -82,5 +82,6 @@ def test_decide_stays_the_function_whatever_was_imported() -> None:
     assert set(fb.rollout.__all__) <= set(dir(flyball.rollout))
 
 
-def test_the_laws_of_stores_are_shipped() -> None:
-    assert any(name.startswith("test_") for name in vars(fb.testing.OnlineStoreLaws))
+@pytest.mark.parametrize("laws", ["OnlineStoreLaws", "OfflineEngineLaws"])
+def test_the_laws_of_stores_and_engines_are_shipped(laws: str) -> None:
+    assert any(name.startswith("test_") for name in vars(getattr(fb.testing, laws)))

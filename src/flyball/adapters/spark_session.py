@@ -20,7 +20,7 @@ from typing import Any
 from flyball import errors
 from flyball.errors import ConfigError, FlyballError, MissingExtra, SourceError, Unavailable
 
-__all__ = ["parse_options", "start", "translated"]
+__all__ = ["need_java", "parse_options", "start", "translated"]
 
 _lock = threading.Lock()
 _LOCAL = {
@@ -82,7 +82,7 @@ def start(master: str, options: Mapping[str, str]) -> Any:
     with _lock:
         running = SparkSession.getActiveSession()
         if running is None:
-            _need_java()
+            need_java()
             if master.startswith("local"):
                 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder.appName("flyball").master(master)
@@ -106,7 +106,8 @@ def start(master: str, options: Mapping[str, str]) -> Any:
     return session
 
 
-def _need_java() -> None:
+def need_java() -> None:
+    """Raise Unavailable when no Java is in sight."""
     home = os.environ.get("JAVA_HOME")
     if home and (Path(home) / "bin" / "java").exists():
         return

@@ -13,6 +13,7 @@ _HOMES = {
     "ManualClock": "flyball.clock",
     "MemoryRollouts": "flyball.testing.rollouts",
     "MemoryRoutes": "flyball.testing.rollouts",
+    "OfflineEngineLaws": "flyball.testing.laws_offline",
     "OnlineStoreLaws": "flyball.testing.laws_online",
     "async_client": "flyball.testing.in_process",
     "client": "flyball.testing.in_process",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from flyball.testing.in_process import GatewayClient as GatewayClient
     from flyball.testing.in_process import async_client as async_client
     from flyball.testing.in_process import client as client
+    from flyball.testing.laws_offline import OfflineEngineLaws as OfflineEngineLaws
     from flyball.testing.laws_online import OnlineStoreLaws as OnlineStoreLaws
     from flyball.testing.rollouts import MemoryRollouts as MemoryRollouts
     from flyball.testing.rollouts import MemoryRoutes as MemoryRoutes
