@@ -177,3 +177,26 @@ def test_the_lead_follows_recent_commits_of_that_size_and_is_bounded() -> None:
         lead.saw(5000, 10_000_000)
     assert lead.of(10) == 1000 + 98 + 200
     assert lead.of(5000) == 250_000
+
+
+def test_readers_are_held_until_every_view_has_what_was_logged_and_not_written(tmp_path: Path) -> None:
+    held: list[bool] = []
+
+    class Watched(LMDBStore):
+        def write(self, **given: Any) -> int:
+            held.append(gate.limit(1 << 62) < 1 << 62)
+            return super().write(**given)
+
+    specs, gate = views(), LocalGate()
+    log = FileIngestLog(tmp_path / "log")
+    store = Watched(tmp_path / "online", 1_000_000)
+    ingest = Ingest(store, log, specs, clock=SystemClock(), root=tmp_path, gate=gate)
+    now = time.time_ns() // 1000
+    log.append("trips", [trip(random.Random(1), now)], arrival=now)  # and killed before the store had it
+    ingest.close()
+    held.clear()
+    ingest = Ingest(store, log, specs, clock=SystemClock(), root=tmp_path, gate=gate)
+    assert held == [True, True]
+    assert gate.limit(now) == now
+    ingest.close()
+    store.close()

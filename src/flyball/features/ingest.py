@@ -76,9 +76,7 @@ class Ingest:
         log.acquire()
         for view in views:
             self._attached.put(view)
-        self._publish_unapplied()
-        for view in self.views:
-            self.attach(view)
+        self._catch_up()
 
     @property
     def gate(self) -> Gate:
@@ -99,7 +97,7 @@ class Ingest:
             self._attached.put(view)
             self._intake.forget(view.source.name)
             self._intake.follow_ids(view.source)
-            return self._catch_up(view)
+            return self._attached.catch_up(view)
 
     def detach(self, digest: str, *, drop: bool = False) -> None:
         """Stop applying rows to a view; with `drop`, also remove what is stored for it."""
@@ -159,11 +157,7 @@ class Ingest:
             if not self.behind:
                 return False
             try:
-                self._publish_unapplied()
-                for source in self._attached.sources:
-                    self._intake.follow_ids(source)
-                for view in self.views:
-                    self._catch_up(view)
+                self._catch_up()
             except FlyballError as error:
                 raise Unavailable(
                     f"the online store lacks rows that the log has ({self.behind}) and cannot take them yet: {error}; "
@@ -207,7 +201,7 @@ class Ingest:
         )  # fmt: skip
         with self._lock:
             if view.digest in self._attached:
-                self._catch_up(view)
+                self._attached.catch_up(view)
         return result
 
     def checkpoint(self, view: ViewSpec) -> Checkpoint:
@@ -293,14 +287,17 @@ class Ingest:
             raise
         return False
 
-    def _publish_unapplied(self) -> None:
-        sources = [source.name for source in self._attached.sources]
-        self._publisher.publish_unapplied({name: self._attached.unapplied_from(name) for name in sources})
-
-    def _catch_up(self, view: ViewSpec) -> int:
-        replayed = self._attached.catch_up(view)
-        self.gate.release()
-        return replayed
+    def _catch_up(self) -> None:
+        """Replay what the views lack; readers are held until every one of them has it."""
+        sources = self._attached.sources
+        try:
+            self._publisher.publish_unapplied({s.name: self._attached.unapplied_from(s.name) for s in sources})
+            for source in sources:
+                self._intake.follow_ids(source)
+            for view in self.views:
+                self._attached.catch_up(view)
+        finally:
+            self.gate.release()
 
 
 def _stamped(pushes: Sequence[Checked], firsts: Sequence[int]) -> list[tuple[str, int, int]]:
