@@ -97,10 +97,23 @@ def run_python(steps: Sequence[Block], page: Path) -> dict[str, object]:
     return namespace
 
 
+def missing_output(page: Path, said: str) -> list[str]:
+    """Return what the page's `text` blocks show and the session did not print; a line `...` stands for any lines."""
+    printed = "\n".join(line.rstrip() for line in said.splitlines())
+    shown = [
+        "\n".join(line.rstrip() for line in part.strip("\n").splitlines())
+        for block in blocks(page, "text")
+        for part in re.split(r"^\.\.\.\n", block.text, flags=re.MULTILINE)
+    ]
+    return [part for part in shown if f"\n{part}\n" not in f"\n{printed}\n"]
+
+
 def _as_shell(block: Block) -> str:
-    if block.language == "python":
-        first = block.text.partition("\n")[0]
-        if first.startswith("# ") and first.endswith(".py"):  # "Save this as ..."
-            return f"cat > {shlex.quote(first[2:])} <<'END_OF_PYTHON'\n{block.text}END_OF_PYTHON"
-        return f"{shlex.quote(sys.executable)} - <<'END_OF_PYTHON'\n{block.text}END_OF_PYTHON"
-    return block.text
+    """Return what the reader does with a block: save it ("# name.py"), append it ("..., continued"), or run it."""
+    if block.language == "shell":
+        return block.text
+    saved = re.match(r"# (?P<file>[\w.]+\.(?:py|toml))(?P<more>, continued)?\n", block.text)
+    if saved:
+        redirect = ">>" if saved["more"] else ">"
+        return f"cat {redirect} {shlex.quote(saved['file'])} <<'END_OF_FILE'\n{block.text}\nEND_OF_FILE"
+    return f"{shlex.quote(sys.executable)} - <<'END_OF_PYTHON'\n{block.text}END_OF_PYTHON"

@@ -16,7 +16,7 @@ from flyball import config
 from flyball.cli.app import TREE, LazyGroup
 
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
-SESSIONS = {DOCS / "tutorial" / "first-loop.md"}  # run in test_docs_tutorial.py
+SESSIONS = {DOCS / "tutorial" / "first-loop.md", DOCS / "tutorial" / "features.md"}  # run in test_docs_tutorial.py
 WITH_PYTHON = [p for p in PAGES if p not in SESSIONS and blocks(p, "python")]
 
 
