@@ -21,6 +21,7 @@ __all__ = [
 PARTIAL = np.dtype([("count", "<i8"), ("sum", "<f8"), ("m2", "<f8"), ("min", "<f8"), ("max", "<f8")])
 """One partial: rows folded, their sum, sum of squared deviations from their mean, least and greatest value."""
 
+_NULL = np.uint8(Status.NULL)
 Partials: TypeAlias = npt.NDArray[np.void]  # of dtype PARTIAL
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -116,9 +117,7 @@ def combine(left: Partials, right: Partials) -> Partials:
     return result
 
 
-def spread(
-    left: Partials | Mapping[str, npt.NDArray[Any]], right: Partials | Mapping[str, npt.NDArray[Any]]
-) -> Floats:
+def spread(left: Partials | Mapping[str, npt.NDArray[Any]], right: Partials | Mapping[str, npt.NDArray[Any]]) -> Floats:
     """Return the squared deviations of two parts taken together, element by element (count, sum and m2 of each)."""
     n, m = left["count"], right["count"]
     with np.errstate(all="ignore"):
@@ -143,7 +142,7 @@ def finish(partials: Partials | Mapping[str, npt.NDArray[Any]], stat: Stat) -> t
                 return count.astype(np.float64), np.zeros(count.shape, dtype=np.uint8)
             case Stat.SUM:
                 total = partials["sum"].copy()
-                return total, np.where(np.isnan(total), Status.NULL, Status.PRESENT).astype(np.uint8)
+                return total, np.isnan(total) * _NULL
             case Stat.MEAN:
                 raw = partials["sum"] / np.maximum(count, 1)
             case Stat.STD:
@@ -154,8 +153,10 @@ def finish(partials: Partials | Mapping[str, npt.NDArray[Any]], stat: Stat) -> t
                 raw = partials["min"]
             case _:
                 raw = partials["max"]
-    enough = (count >= least) & ~np.isnan(raw)
-    return np.where(enough, raw, np.nan), np.where(enough, Status.PRESENT, Status.NULL).astype(np.uint8)
+    lacking = (count < least) | np.isnan(raw)
+    if not lacking.any():
+        return raw, np.zeros(count.shape, dtype=np.uint8)
+    return np.where(lacking, np.nan, raw), lacking * _NULL
 
 
 def _variance(partials: Partials | Mapping[str, npt.NDArray[Any]]) -> Floats:

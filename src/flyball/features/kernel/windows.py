@@ -18,8 +18,11 @@ import numpy.typing as npt
 from flyball.errors import DefinitionError
 from flyball.features.kernel.pairs import Asked, PairFold, fold_pairs, slices
 from flyball.features.kernel.partials import Floats, Ints, Partials, combine, empty, finish, fold, of_values
+from flyball.features.kernel.ranges import Ends, Wholes, nowhere
+from flyball.features.kernel.ranked import quantile
 from flyball.features.kernel.slots import Column, Slot, planned
 from flyball.features.kernel.timeline import Timeline
+from flyball.features.kernel.wholes import finish as whole_finish
 from flyball.features.spec import FeatureSpec, Stat, Status
 
 __all__ = ["LADDER", "cell_of", "evaluate", "first_cell", "floor_hop", "hop_for"]
@@ -29,7 +32,8 @@ LADDER = tuple(s * _SECOND for s in (1, 5, 15, 60, 300, 900, 1800, 3600, 10_800,
 """Hops in microseconds: 1 s, 5 s, 15 s, 1 m, 5 m, 15 m, 30 m, 1 h, 3 h, 6 h, 1 d."""
 _PARTS = 48
 _PAIRS = 2_000_000  # request-row pairs looked at together: bounds memory at about 100 MB
-_CHAINS = 3
+_CHAINS, _MANY_CHAINS = 3, 24
+_RANGED = {"wholes", "first", "last"}
 
 
 def hop_for(window: int) -> int:
@@ -104,13 +108,17 @@ def evaluate(
     plans = list(zip(features, planned(features), strict=True))
     plain = [(f, s) for f, (kind, s) in plans if kind in {"rows", "moments"}]
     folded = _moments(rows, columns, plain, asked)
-    paired = _pairs(rows, columns, [(f, k, s) for f, (k, s) in plans if k not in {"rows", "moments"}], asked)
+    ranged = _ranged(rows, columns, [(f, k, s) for f, (k, s) in plans if k in _RANGED], asked)
+    ranked = _ranked(rows, columns, [(f, k, s) for f, (k, s) in plans if k == "kll"], asked)
+    rest = [(f, k, s) for f, (k, s) in plans if k not in _RANGED | {"rows", "moments", "kll"}]
+    paired = {name: fold.finish() for name, fold in _pairs(rows, columns, rest, asked).items()}
+    found = ranged | ranked | paired
     answers = []
     for f, (kind, slot) in plans:
         if kind in {"rows", "moments"}:
             numbers, status = finish(folded[_name(slot), f.window, f.hop], f.stat or Stat.COUNT)
         else:
-            numbers, status = paired[f.name].finish()
+            numbers, status = found[f.name]
         status[unseen] = Status.MISSING
         answers.append((numbers, status))
     return answers
@@ -136,6 +144,74 @@ def _moments(
     return folded
 
 
+def _ranged(
+    rows: Timeline, columns: Mapping[str, Column], wanted: list[tuple[FeatureSpec, str, Slot | None]], asked: _Requests
+) -> dict[str, _Answer]:
+    """Fold exact integers and ends through chains: no pair of a request and a row is looked at but in the rest."""
+    n, folds = len(asked.at), {}
+    for f, kind, slot in wanted:
+        values, nulls = columns[slot.name if slot else ""]
+        folds[f.name] = f, (
+            Wholes(values, nulls, f.stat or Stat.SUM, n) if kind == "wholes"
+            else Ends(nulls, first=kind == "first", n=n)
+        )  # fmt: skip
+    for chain in _chains(rows) if folds else ():
+        ranges = chain.ranges(rows, asked)
+        picked = rows.rows[chain.picked]
+        for f, held in folds.values():
+            begin, end = ranges[f.window, f.hop]
+            if isinstance(chain, _Rest):
+                for some, request, at in chain.pairs(asked, begin, end):
+                    held.add_pairs(some.start + request, chain.picked[at], picked[at])
+            elif isinstance(held, Ends):
+                held.add(picked, begin, end, chain.picked)
+            else:
+                held.add(picked, begin, end)
+    slots = {f.name: columns[slot.name if slot else ""][0] for f, _, slot in wanted}
+    return {name: _ended(fold, f, rows, slots[name]) for name, (f, fold) in folds.items()}
+
+
+def _ended(fold: Wholes | Ends, f: FeatureSpec, rows: Timeline, values: npt.NDArray[Any]) -> _Answer:
+    if isinstance(fold, Wholes):
+        return whole_finish(fold.found, f.stat or Stat.SUM)
+    there = fold.found != nowhere(f.stat is Stat.FIRST)
+    found = np.full(len(there), np.nan) if f.type == "float64" else np.zeros(len(there), np.int64)
+    found[there] = values[rows.rows[fold.found[there]]]
+    return found, np.where(there, Status.PRESENT, Status.NULL).astype(np.uint8)
+
+
+def _ranked(
+    rows: Timeline, columns: Mapping[str, Column], wanted: list[tuple[FeatureSpec, str, Slot | None]], asked: _Requests
+) -> dict[str, _Answer]:
+    """Find exact quantiles in the ranges of many chains; a request that a rest concerns goes through its pairs."""
+    if not wanted:
+        return {}
+    chains = [(chain, chain.ranges(rows, asked)) for chain in _chains(rows, _MANY_CHAINS)]
+    answers = {}
+    for f, kind, slot in wanted:
+        assert slot is not None
+        values, nulls = columns[slot.name]
+        parts, begin, end, size, left = [np.empty(0)], [], [], 0, np.zeros(len(asked.at), bool)
+        for chain, ranges in chains:
+            a, b = ranges[f.window, f.hop]
+            if isinstance(chain, _Rest):
+                left = a < b
+                continue
+            picked = rows.rows[chain.picked]
+            valid = ~nulls[picked]
+            place = np.concatenate(([0], np.cumsum(valid))) + size
+            begin.append(place[a])
+            end.append(place[b])
+            parts.append(values[picked[valid]])
+            size += len(parts[-1])
+        found = quantile(np.concatenate(parts), begin, end, f.q or 0.5) if begin else np.full(len(asked.at), np.nan)
+        if left.any():
+            some = asked.only(np.flatnonzero(left))
+            found[left] = _pairs(rows, columns, [(f, kind, slot)], some)[f.name].finish()[0]
+        answers[f.name] = found, np.where(np.isnan(found), Status.NULL, Status.PRESENT).astype(np.uint8)
+    return answers
+
+
 def _pairs(
     rows: Timeline, columns: Mapping[str, Column], wanted: list[tuple[FeatureSpec, str, Slot | None]], asked: _Requests
 ) -> dict[str, PairFold]:
@@ -155,6 +231,7 @@ def _pairs(
 _Span = tuple[int | None, int | None]  # window and hop
 _Key = tuple[str | None, int | None, int | None]  # column, window, hop
 _Range = tuple[Ints, Ints]
+_Answer = tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +243,11 @@ class _Requests:
     at_known: Ints
     at_event: Ints
     low_event: Mapping[_Span, Ints]
+
+    def only(self, some: Ints) -> _Requests:
+        """Return some of the requests."""
+        low = {span: places[some] for span, places in self.low_event.items()}
+        return _Requests(self.codes[some], self.at[some], self.at_known[some], self.at_event[some], low)
 
 
 def _low_places(rows: Timeline, features: Iterable[FeatureSpec], at: Ints) -> dict[_Span, Ints]:
@@ -224,6 +306,15 @@ class _Rest:
         for key, (begin, end) in ranges.items():
             folded = [self._fold(values, begin[p], end[p], asked.at[p]) for p in slices(end - begin, _PAIRS)]
             yield key, np.concatenate([empty(0), *folded])
+
+    def pairs(self, asked: _Requests, begin: Ints, end: Ints) -> Iterator[tuple[slice, Ints, Ints]]:
+        """Yield slices of requests, and the pairs of one of them and a row (place in `picked`) known to it."""
+        for some in slices(end - begin, _PAIRS):
+            lengths = end[some] - begin[some]
+            starts = np.cumsum(lengths) - lengths
+            places = np.arange(int(lengths.sum())) + np.repeat(begin[some] - starts, lengths)
+            seen = self.known[places] <= np.repeat(asked.at[some], lengths)
+            yield some, np.repeat(np.arange(len(lengths)), lengths)[seen], places[seen]
 
     def _fold(self, values: Floats, begin: Ints, end: Ints, at: Ints) -> Partials:
         lengths = end - begin
@@ -292,10 +383,10 @@ def _counts(n: Ints) -> Partials:
     return partials
 
 
-def _chains(rows: Timeline) -> Iterator[_Chain | _Rest]:
+def _chains(rows: Timeline, most: int = _CHAINS) -> Iterator[_Chain | _Rest]:
     """Split rows into chains (on time first, then what is late among itself) and a rest."""
     left = np.arange(len(rows.rows))
-    for _ in range(_CHAINS):
+    for _ in range(most):
         if not len(left):
             return
         keys = rows.known_keys[left]
