@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from flyball.features.packing import merge_rows
 __all__ = ["LMDBStore"]
 
 _NO_ROOM = ("File too large", "No space", "quota", "Input/output error")  # the last is what a short write is
+_PAGE = 10_000  # keys of one read
 T = TypeVar("T")
 Item = tuple[bytes, bytes]
 
@@ -133,22 +134,20 @@ class LMDBStore:
         """
 
         def apply(txn: Any) -> int:
-            won = 0
-            for key, value in newer:
-                changed = merge_rows(txn.get(key), value)
-                if changed is not None:
-                    txn.put(key, changed)
-                    won += 1
+            won = _put_newer(txn, newer) if newer else 0
             if cells:
                 _merge(txn, cells)
-            for key, plain in puts:
-                if plain is None:
-                    txn.delete(key)
-                else:
-                    txn.put(key, plain)
+            _put(txn, puts)
             return won
 
         return self._write(apply)
+
+    def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Yield the keys with this prefix, ascending, some thousands at a time, each page as of its own moment."""
+        last = prefix
+        while found := self._page(last, prefix, _PAGE, after=last != prefix):
+            yield found
+            last = found[-1]
 
     def drop(self, prefix: bytes) -> int:
         """Remove every key with this prefix, in transactions of bounded size; return how many."""
@@ -162,9 +161,14 @@ class LMDBStore:
 
     def keys(self, prefix: bytes, *, limit: int | None = None) -> list[bytes]:
         """Return the keys with this prefix, ascending, at most `limit`."""
+        return self._page(prefix, prefix, limit, after=False)
+
+    def _page(self, first: bytes, prefix: bytes, limit: int | None, *, after: bool) -> list[bytes]:
         found: list[bytes] = []
         with self._shared.reading, self._shared.env.begin() as txn, txn.cursor() as cursor:
-            more = cursor.set_range(prefix)
+            more = cursor.set_range(first)
+            if after and more and cursor.key() == first:
+                more = cursor.next()
             while more and (limit is None or len(found) < limit):
                 key = cursor.key()
                 if not key.startswith(prefix):
@@ -216,6 +220,32 @@ def _full(path: Path, error: Exception) -> Unavailable:
     )
 
 
+def _put(txn: Any, puts: Sequence[tuple[bytes, bytes | None]]) -> None:
+    """Write plain values in order; None deletes."""
+    if all(value is not None for _, value in puts):
+        with txn.cursor() as cursor:
+            cursor.putmulti(puts)
+        return
+    for key, value in puts:
+        if value is None:
+            txn.delete(key)
+        else:
+            txn.put(key, value)
+
+
+def _put_newer(txn: Any, items: Sequence[Item]) -> int:
+    """Write row values that change something; return how many did."""
+    get, changed, won = txn.get, dict[bytes, bytes](), 0
+    for key, value in items:
+        merged = merge_rows(changed.get(key) or get(key), value)
+        if merged is not None:
+            changed[key] = merged
+            won += 1
+    with txn.cursor() as cursor:
+        cursor.putmulti(changed.items())
+    return won
+
+
 def _merge(txn: Any, items: Sequence[Item]) -> None:
     """Merge window values; the same key twice merges twice."""
     once: dict[bytes, bytes] = {}
@@ -225,7 +255,8 @@ def _merge(txn: Any, items: Sequence[Item]) -> None:
             again.append((key, value))
         else:
             once[key] = value
-    for key, value in zip(once, merge_windows([(txn.get(k), v) for k, v in once.items()]), strict=True):
-        txn.put(key, value)
+    merged = merge_windows([(txn.get(k), v) for k, v in once.items()])
+    with txn.cursor() as cursor:
+        cursor.putmulti(zip(once, merged, strict=True))
     if again:
         _merge(txn, again)

@@ -64,6 +64,7 @@ _DROP = Statement(
 _META = struct.Struct("<qq")
 _PREPARE = 5.0  # seconds; in a thread, so it holds nobody up
 _TRIES = 16
+_PAGE = 10_000  # keys of one read
 
 
 class PostgresStore:
@@ -140,10 +141,20 @@ class PostgresStore:
 
     def keys(self, prefix: bytes, *, limit: int | None = None) -> list[bytes]:
         """Return the keys with this prefix, ascending, at most `limit`."""
-        whole, cut = self._prefix + prefix, len(self._prefix)
+        return self._page(self._prefix + prefix, prefix, limit)
+
+    def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Yield the keys with this prefix, ascending, some thousands at a time, each page as of its own moment."""
+        first = self._prefix + prefix
+        while found := self._page(first, prefix, _PAGE):
+            yield found
+            first = self._prefix + found[-1] + b"\0"
+
+    def _page(self, first: bytes, prefix: bytes, limit: int | None) -> list[bytes]:
+        cut = len(self._prefix)
         most = str((1 << 62) if limit is None else limit).encode()
         with self._read_link() as link:
-            rows = link.run(_KEYS, [whole, after(whole), most], timeout=self._write_timeout)
+            rows = link.run(_KEYS, [first, after(self._prefix + prefix), most], timeout=self._write_timeout)
         return [row[0][cut:] for row in rows]
 
     # -- writing ----------------------------------------------------------------------------------------------------

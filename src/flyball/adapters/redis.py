@@ -210,6 +210,10 @@ class RedisStore:
                 return heapq.nsmallest(limit, found)
         return sorted(found)
 
+    def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Yield the keys with this prefix, some thousands at a time and in no order; a key may come twice."""
+        return self._scan(prefix)
+
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def put_newer(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> int:

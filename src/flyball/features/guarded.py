@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -172,6 +172,10 @@ class GuardedStore:
     def keys(self, prefix: bytes, *, limit: int | None = None) -> list[bytes]:
         """Ask the store, without a budget: nobody serves from this."""
         return list(self._store.keys(prefix, limit=limit))
+
+    def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Ask the store, without a budget."""
+        return iter(self._store.pages(prefix))
 
     def drop(self, prefix: bytes) -> int:
         """Drop through."""

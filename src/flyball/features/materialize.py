@@ -16,42 +16,33 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-import numpy as np
-import xxhash
 
 from flyball import units
 from flyball.clock import Clock
 from flyball.errors import InputError
 from flyball.features.arrival import Arrivals, Run, arrivals_key
-from flyball.features.cells import WindowLayout, merge_windows
+from flyball.features.bulk import Loaded, Packed, load, pack
+from flyball.features.cells import WindowLayout
 from flyball.features.history_rows import collect, plan, touched
-from flyball.features.packing import (
-    SPAN,
-    Checkpoint,
-    RowLayout,
-    Rows,
-    checkpoint_key,
-    merge_rows,
-    namespace,
-    read_rows,
-)
+from flyball.features.packing import SPAN, Checkpoint, RowLayout, checkpoint_key, namespace
 from flyball.features.ports import OfflineEngine, OnlineStore
 from flyball.features.publication import is_simulated
 from flyball.features.spec import ViewSpec
+from flyball.features.stale import Written
 from flyball.features.upkeep import NoUpkeep, Upkeep
 
 __all__ = ["Detail", "MaterializeResult", "Progress", "Step", "materialize"]
 
-_KEYS = 1_024  # entities in one transaction
-_BYTES = 1 << 20  # bytes in one transaction, unless one entity has more
+_KEYS = 4_096  # entities in one transaction, so that ingest never waits long for its turn
+_BYTES = 2 << 20  # bytes in one transaction, unless one entity has more
 _SLICE = 32_768  # rows packed together, unless one entity has more
-_WORKERS = 2
+_WORKERS = 1  # the writer is the other one
 _AHEAD = 4  # packed slices that may wait for the writer
 _RATE = 150_000  # rows/s that a publication is planned with
 _LEAD = 200_000  # µs that it is planned ahead at least
@@ -164,15 +155,6 @@ def _bounds(start: datetime | None, end: datetime | None) -> tuple[int | None, i
     return tuple(None if t is None else units.to_micros(t) for t in (start, end))  # type: ignore[return-value]
 
 
-@dataclass(slots=True)
-class _Packed:
-    """A slice of one part, ready to write: values by key, ascending, and the rows that made each."""
-
-    part: int
-    items: list[tuple[bytes, list[bytes]]]
-    rows: list[int]
-
-
 class _Work:
     """One run."""
 
@@ -189,7 +171,7 @@ class _Work:
         self.arrivals = Arrivals.from_bytes(arrivals)
         self.layout = WindowLayout(view) if view.is_window else RowLayout(view)
         self.prefix = namespace(view.digest)
-        self.written: list[np.ndarray] = []
+        self.written: Written | None = None  # only what may leave values behind needs to know
         self.rows = self.keys = 0
         self.all_keys = self.all_rows = 0
         self.told = (0, 0, 0)
@@ -214,16 +196,29 @@ class _Work:
             self.touched = touched(self.engine, self.view, planned.run) if planned.run.mode == "range" else None
             stamp = self._stamp()
             self._begin(stamp)
-            for packed in self._packed(stamp):
-                self._write(packed)
-            self._tell(rows.parts.count - 1)
-            overrun = self._finish(stamp)
+            with self._noting():
+                for packed in self._packed(stamp):
+                    self._write(packed)
+                self._tell(rows.parts.count - 1)
+                overrun = self._finish(stamp)
         rows.keep_reports(self.keep, self.view)
         return MaterializeResult(
             self.view.name, self.view.digest, self.rows, self.keys, self.until, planned.run.mode == "full",
             planned.resumed, time.monotonic() - self.started, planned.run.mode, planned.run.reason,
             planned.run.new if stamp is not None else (), stamp, overrun, rows.quarantined, rows.warnings,
         )  # fmt: skip
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note what is written, where values of before may be left over."""
+        if self.planned.run.mode != "full" or self.planned.run.clean:
+            yield
+            return
+        self.written = Written(self.keep.spill(self.view), self.collected.parts.count)
+        try:
+            yield
+        finally:
+            self.written.close()
 
     # -- times ----------------------------------------------------------------------------------------------------
 
@@ -267,8 +262,7 @@ class _Work:
 
     def _finish(self, stamp: int | None) -> bool:
         """Remove what a full rebuild did not write, and record the end; return whether the publication came late."""
-        if self.planned.run.mode == "full" and not self.planned.run.clean:
-            self._remove_stale()
+        self._remove_stale()
         files = self.collected.seen(stamp)
         with self.guard:
             note = self._noted(until=self.until, target=None, full=False, done=b"", part=0)
@@ -283,16 +277,11 @@ class _Work:
         return rest < 0
 
     def _remove_stale(self) -> None:
-        kept = np.sort(np.concatenate(self.written)) if self.written else np.empty(0, np.uint64)
-        size = len(self.prefix)
-        stored = self.store.keys(self.prefix)
-        hashes = _hashes([key[size:] for key in stored])
-        place = np.searchsorted(kept, hashes)
-        found = kept[np.minimum(place, len(kept) - 1)] == hashes if len(kept) else np.zeros(len(stored), bool)
-        stale = [stored[i] for i in np.flatnonzero(~found).tolist()]
-        for i in range(0, len(stale), 10_000):
+        if self.written is None:
+            return
+        for some in self.written.stale(self.store, self.prefix):
             with self.guard:
-                self.store.write(puts=[(key, None) for key in stale[i : i + 10_000]])
+                self.store.write(puts=[(key, None) for key in some])
 
     def _noted(self, **changes: object) -> tuple[bytes, bytes]:
         key = checkpoint_key(self.view.digest)
@@ -301,122 +290,58 @@ class _Work:
 
     # -- rows to values -------------------------------------------------------------------------------------------
 
-    def _packed(self, stamp: int | None) -> Iterator[_Packed]:
-        """Read and pack on other threads, at most `_AHEAD` slices before the writer, in the order of parts and keys."""
+    def _packed(self, stamp: int | None) -> Iterator[Packed]:
+        """Read and pack on another thread, `_AHEAD` slices before the writer at most, by part and key."""
         first = self.before.part if self.planned.resumed else 0
         count = self.collected.parts.count
-        if self.planned.run.mode == "full" and not self.planned.run.clean:
-            for number in range(first):  # written before the kill: not stale
-                self.written.append(_hashes(self._load(number, None).keys))
+        for number in range(first if self.written is not None else 0):  # written before the kill: not stale
+            self._note_written(self._load(number, None).rows.keys)
         with ThreadPoolExecutor(_WORKERS, thread_name_prefix="pack") as pool:
             loading = pool.submit(self._load, first, stamp)
             for number in range(first, count):
-                rows = loading.result()
+                loaded = loading.result()
                 if number + 1 < count:
                     loading = pool.submit(self._load, number + 1, stamp)
-                rows, cuts = self._cut(rows, resumed=self.planned.resumed and number == first)
-                self.all_keys += len(rows.keys)
-                self.all_rows += len(rows)
-                queue: deque[Future[_Packed]] = deque()
-                for begin, end in cuts:
-                    queue.append(pool.submit(self._pack, number, rows, begin, end))
+                self._note_written(loaded.rows.keys)
+                if self.planned.resumed and number == first and self.before.done:
+                    loaded = loaded.after(self.prefix + self.before.done)
+                self.all_keys += len(loaded.counts)
+                self.all_rows += int(loaded.counts.sum())
+                queue: deque[Future[Packed]] = deque()
+                for piece in loaded.slices(_SLICE):
+                    queue.append(pool.submit(self._pack, number, piece))
                     if len(queue) > _AHEAD:
                         yield queue.popleft().result()
                 while queue:
                     yield queue.popleft().result()
 
-    def _load(self, number: int, stamp: int | None) -> Rows:
-        """Return a part's rows sorted by key; owners count up from 0 in that order."""
-        table = self.collected.part(number, stamp)
-        if table is None:
-            empty = np.empty(0, np.int64)
-            return Rows([], empty, empty, empty, empty, empty)
-        rows = read_rows(self.view, table)
-        if self.touched is not None:
-            mine = np.array([key in self.touched for key in rows.keys], bool)
-            rows = rows.take(mine[rows.owner])
-        return _by_key(rows)
+    def _load(self, number: int, stamp: int | None) -> Loaded:
+        return load(self.view, self.collected.part(number, stamp), self.target - SPAN, self.touched)
 
-    def _cut(self, rows: Rows, *, resumed: bool) -> tuple[Rows, list[tuple[int, int]]]:
-        """Return the rows still to write, and slices of whole entities."""
-        keys = rows.keys
-        if self.planned.run.mode == "full" and not self.planned.run.clean:
-            self.written.append(_hashes(keys))
-        if resumed and self.before.done and keys:
-            skip = int(np.searchsorted(np.array(keys, dtype=object), self.before.done, "right"))
-            at = int(np.searchsorted(rows.owner, skip))
-            rows = rows.take(np.arange(at, len(rows)))
-            rows = Rows(keys[skip:], rows.owner - skip, rows.event, rows.created, rows.known, rows.sequence,
-                        rows.columns)  # fmt: skip
-        if not len(rows):
-            return rows, []
-        starts = np.flatnonzero(np.r_[True, rows.owner[1:] != rows.owner[:-1]])
-        cuts, begin = [], 0
-        while begin < len(rows):
-            past = int(np.searchsorted(starts, begin + _SLICE, "right")) - 1
-            end = len(rows) if begin + _SLICE >= len(rows) else int(starts[past])
-            if end <= begin:
-                after = int(np.searchsorted(starts, begin, "right"))
-                end = int(starts[after]) if after < len(starts) else len(rows)
-            cuts.append((begin, end))
-            begin = end
-        return rows, cuts
+    def _pack(self, part: int, piece: Loaded) -> Packed:
+        return pack(self.layout, part, piece, self.target - SPAN, whole=self.full)
 
-    def _pack(self, part: int, rows: Rows, begin: int, end: int) -> _Packed:
-        some = _slice(rows, begin, end)
-        packed = self.layout.pack(some, self.target - SPAN)
-        packed.sort(key=_key)
-        if self.full:
-            packed = self._whole(packed)
-        counts = np.bincount(some.owner - some.owner[0])
-        keys = some.keys
-        by_key: dict[bytes, list[bytes]] = {}
-        for key, value in packed:
-            by_key.setdefault(key, []).append(value)
-        first = int(some.owner[0])
-        sizes = dict(zip(keys[first : first + len(counts)], counts.tolist(), strict=True))
-        items = list(by_key.items())
-        return _Packed(part, items, [sizes[key] for key, _ in items])
-
-    def _whole(self, packed: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return the values as a store without any would hold them."""
-        if self.view.is_window:
-            whole = merge_windows([(None, value) for _, value in packed])
-            return [(key, value) for (key, _), value in zip(packed, whole, strict=True)]
-        chains: dict[bytes, bytes] = {}
-        for key, record in packed:
-            if key in chains:
-                chains[key] = merge_rows(chains[key], record) or chains[key]
-            else:
-                chains[key] = record
-        return list(chains.items())
+    def _note_written(self, keys: Sequence[bytes]) -> None:
+        if self.written is not None:
+            self.written.add(keys)
 
     # -- values to the store --------------------------------------------------------------------------------------
 
-    def _write(self, packed: _Packed) -> None:
+    def _write(self, packed: Packed) -> None:
         """Write a slice in transactions of bounded size, each with how far that is."""
-        begin, size = 0, 0
-        for i, (_, values) in enumerate(packed.items):
-            size += sum(map(len, values))
-            if i - begin + 1 >= _KEYS or size >= _BYTES or i + 1 == len(packed.items):
-                self._commit(packed, begin, i + 1)
-                begin, size = i + 1, 0
-
-    def _commit(self, packed: _Packed, begin: int, end: int) -> None:
-        some = packed.items[begin:end]
-        prefix = self.prefix
-        items = [(prefix + key, value) for key, values in some for value in values]
-        with self.guard:
-            note = self._noted(part=packed.part, done=some[-1][0])
-            if self.full:
-                self.store.write(puts=[*items, note])
-            elif self.view.is_window:
-                self.store.write(cells=items, puts=[note])
-            else:
-                self.store.write(newer=items, puts=[note])
-        self.keys += len(some)
-        self.rows += sum(packed.rows[begin:end])
-        self._tell(packed.part)
+        for begin, end in packed.cuts(_KEYS, _BYTES):
+            items = packed.items[packed.first[begin] : packed.first[end]]
+            with self.guard:
+                note = self._noted(part=packed.part, done=items[-1][0][len(self.prefix) :])
+                if self.full:
+                    self.store.write(puts=[*items, note])
+                elif self.view.is_window:
+                    self.store.write(cells=items, puts=[note])
+                else:
+                    self.store.write(newer=items, puts=[note])
+            self.keys += end - begin
+            self.rows += int(packed.counts[begin:end].sum())
+            self._tell(packed.part)
 
     def _tell(self, part: int) -> None:
         """Report; the number of entities is exact from the last part on, until then it is guessed."""
@@ -432,34 +357,3 @@ class _Work:
             spent = max(time.monotonic() - self.started, 1e-9)
             rate = self.rows / spent
             self.detail(Step(self.keys, total, self.rows, rows, rate, max(rows - self.rows, 0) / max(rate, 1e-9)))
-
-
-def _key(item: tuple[bytes, Any]) -> bytes:
-    return item[0]
-
-
-def _by_key(rows: Rows) -> Rows:
-    """Return the rows sorted by key and then as they came, keys without rows left out, owners counted anew."""
-    present = np.zeros(len(rows.keys), bool)
-    present[rows.owner] = True
-    used = np.flatnonzero(present).tolist()
-    used.sort(key=rows.keys.__getitem__)
-    rank = np.zeros(len(rows.keys), np.int64)
-    rank[used] = np.arange(len(used))
-    owner = rank[rows.owner]
-    order = np.argsort(owner, kind="stable")
-    taken = rows.take(order)
-    return Rows([rows.keys[i] for i in used], owner[order], taken.event, taken.created, taken.known, taken.sequence,
-                taken.columns)  # fmt: skip
-
-
-def _slice(rows: Rows, begin: int, end: int) -> Rows:
-    """Return neighbouring rows without copying."""
-    cut = slice(begin, end)
-    columns = {n: (v[cut], m[cut]) for n, (v, m) in rows.columns.items()}
-    return Rows(rows.keys, rows.owner[cut], rows.event[cut], rows.created[cut], rows.known[cut], rows.sequence[cut],
-                columns)  # fmt: skip
-
-
-def _hashes(keys: Sequence[bytes]) -> np.ndarray:
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys), np.uint64, len(keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 __all__ = ["MeteredStore"]
@@ -44,6 +44,10 @@ class MeteredStore:
     def merge_cells(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> None:
         """Merge windows, timed."""
         self.write(cells=items, puts=() if checkpoint is None else (checkpoint,))
+
+    def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Ask the store."""
+        return iter(self._store.pages(prefix))
 
     def drop(self, prefix: bytes) -> int:
         """Drop, timed."""

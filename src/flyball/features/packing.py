@@ -10,7 +10,7 @@ that may still be asked; what only earlier T would see is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -75,8 +75,17 @@ def checkpoint_key(digest: str) -> bytes:
     return b"c" + bytes.fromhex(digest)
 
 
-def read_rows(view: ViewSpec, table: pa.Table) -> Rows:
-    """Return the rows of an accepted table (`__event`, `__created`, `__known`, `__sequence`) that have a whole key."""
+def read_rows(
+    view: ViewSpec, table: pa.Table, *, choose: Callable[[Rows], tuple[Rows, np.ndarray]] | None = None
+) -> Rows:
+    """Return the rows of an accepted table (`__event`, `__created`, `__known`, `__sequence`) that have a whole key.
+
+    Args:
+        view: Whose rows.
+        table: The table.
+        choose: Given the rows without columns, returns those wanted and their places; only their columns are read.
+    """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     names = [c.name for c in view.entity.keys]
@@ -91,6 +100,12 @@ def read_rows(view: ViewSpec, table: pa.Table) -> Rows:
     event, created, known, sequence = (
         table.column(n).to_numpy().astype(np.int64) for n in ("__event", "__created", "__known", "__sequence")
     )
+    if choose is not None:
+        chosen, which = choose(Rows(keys, owner, event, created, known, sequence))
+        keys, owner, event, created, known, sequence = (
+            chosen.keys, chosen.owner, chosen.event, chosen.created, chosen.known, chosen.sequence
+        )  # fmt: skip
+        table = table.combine_chunks().take(pa.array(which))
     columns = {n: _column(table.column(n), fold=view.is_window) for n in wanted}
     if view.is_window:
         from flyball.features.kernel import slots
@@ -191,8 +206,11 @@ def merge_rows(stored: bytes | None, new: bytes) -> bytes | None:
     if size == len(stored):  # one record, the usual case
         if newer and (known <= floor or known <= old_known):
             return new
-        if not newer and (known >= old_known or old_known <= floor):
+        if newer:
+            return new + stored  # not known yet at every T that may still be asked: the old one stays behind it
+        if known >= old_known or old_known <= floor or new[:HEADER] == stored[:HEADER]:
             return None
+        return stored + new
     return _merge_chain(stored, new, floor)
 
 

@@ -149,6 +149,10 @@ class OnlineStore(Protocol):
         """Return the keys with this prefix, ascending; with a `limit` that many, which ones is the store's choice."""
         ...
 
+    def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
+        """Yield the keys with this prefix, some thousands at a time and in no order; a key may come twice."""
+        ...
+
     def drop(self, prefix: bytes) -> int:
         """Remove every key with this prefix (an old view digest); return how many."""
         ...

@@ -20,7 +20,7 @@ from flyball.features.spec import ColumnType, FeatureSpec, ViewSpec
 from flyball.features.types import decimal_of, element_of, is_vector, vector_size
 from flyball.features.values import exact, from_plain, scaled, to_plain, unscaled
 
-__all__ = ["HEADER", "META", "RowLayout", "Run"]
+__all__ = ["HEADER", "META", "RowLayout", "Run", "winners"]
 
 HEADER = 24  # bytes of (event, created, sequence)
 META = struct.Struct("<qqII")  # known, floor, size, spare
@@ -61,8 +61,13 @@ class RowLayout:
         self._places = {i: r for r in self.runs for i in range(r.features.start, r.features.stop)}
 
     def pack(self, rows: Rows, floor: int) -> list[tuple[bytes, bytes]]:
-        """Return (entity key, record) of the rows that matter for T >= floor, several of an entity in header order."""
-        rows = rows.take(_winners(rows, floor))
+        """Return (entity key, record) of the rows that matter for T >= floor, by owner, then in header order."""
+        order = np.lexsort((rows.sequence, rows.created, rows.event, rows.owner))
+        rows = rows.take(order[winners(rows.owner[order], rows.known[order], floor)])
+        return list(zip(map(rows.keys.__getitem__, rows.owner.tolist()), self.records(rows, floor), strict=True))
+
+    def records(self, rows: Rows, floor: int) -> list[bytes]:
+        """Return one record for each row, as it is."""
         made = np.zeros(len(rows), self.dtype)
         for i, times in enumerate((rows.event, rows.created, rows.sequence)):
             made["header"][:, i] = times.view(np.uint64) ^ np.uint64(_SIGN)
@@ -75,13 +80,12 @@ class RowLayout:
                 values = _into_tails(tails, values, nulls)
             made["nulls"][:, i // 64] |= nulls.astype(np.uint64) << np.uint64(i % 64)
             self.column(made, i)[...] = values
-        data, step = made.tobytes(), self.dtype.itemsize
-        keys = map(rows.keys.__getitem__, rows.owner.tolist())
-        if tails is None:
-            return [(key, data[at : at + step]) for key, at in zip(keys, range(0, len(data), step), strict=True)]
-        made["size"] += np.fromiter(map(len, tails), np.uint32, len(rows))
+        step = self.dtype.itemsize
+        if tails is not None:
+            made["size"] += np.fromiter(map(len, tails), np.uint32, len(rows))
         data = made.tobytes()
-        return [(k, data[i * step : i * step + step] + tails[i]) for i, k in enumerate(keys)]
+        fixed = [data[at : at + step] for at in range(0, len(data), step)]
+        return fixed if tails is None else [a + b for a, b in zip(fixed, tails, strict=True)]
 
     def column(self, records: np.ndarray, i: int) -> np.ndarray:
         """Return one stored feature's slots of some records: a view, shape (n,), or (n, k) for a vector."""
@@ -195,13 +199,16 @@ def _in_tail(kind: ColumnType) -> bool:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def _winners(rows: Rows, floor: int) -> np.ndarray:
-    """Return, in header order, each owner's newest row with known <= floor, and all with a later known."""
-    order = np.lexsort((rows.sequence, rows.created, rows.event, rows.owner))
-    settled = order[rows.known[order] <= floor]
-    last = np.ones(len(settled), bool)
-    last[:-1] = rows.owner[settled][1:] != rows.owner[settled][:-1]
-    return np.concatenate([settled[last], order[rows.known[order] > floor]])
+def winners(owner: np.ndarray, known: np.ndarray, floor: int) -> np.ndarray:
+    """Return which rows matter for T >= floor: each owner's newest with known <= floor, and all with a later known.
+
+    Rows lie by (owner, event, created, sequence).
+    """
+    keep = known > floor
+    settled = np.flatnonzero(~keep)
+    whose = owner[settled]
+    keep[settled[np.append(whose[1:] != whose[:-1], True)[: len(settled)]]] = True
+    return keep
 
 
 def _fitting(values: np.ndarray, nulls: np.ndarray, kind: ColumnType) -> tuple[np.ndarray, np.ndarray]:
