@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,16 +168,19 @@ def test_a_rewrite_that_is_killed_loses_nothing_else_and_can_be_finished(
     log = FileIngestLog(tmp_path / "log", rotate_bytes=700)
     fill(log, 0, 12)
     calls = [0]
-    real = Path.rename
 
-    def rename(path: Path, target: Path) -> Path:
-        calls[0] += 1
-        if calls[0] == fails_at:
-            raise KeyboardInterrupt
-        return real(path, target)
+    def killed_at(real: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        def move(path: Path, target: Path) -> Path:
+            calls[0] += 1
+            if calls[0] == fails_at:
+                raise KeyboardInterrupt
+            return real(path, target)
+
+        return move
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", rename)
+        for name in ("rename", "replace"):
+            patched.setattr(Path, name, killed_at(getattr(Path, name)))
         with pytest.raises(KeyboardInterrupt):
             log.rewrite("a", drop_user(3))
     log.close()

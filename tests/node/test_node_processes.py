@@ -13,7 +13,8 @@ import pytest
 
 from flyball.adapters.local.children import StageChild, run_stages, spawn
 from flyball.adapters.local.process import child_environment
-from flyball.adapters.local.running import Running, bind, lock, read_running, wait_ready, write_atomically
+from flyball.adapters.local.running import Running, bind, lock, read_running, wait_ready
+from flyball.disk import write_atomically
 from flyball.errors import DeadlineExceeded, Refused, StageFailed, Unavailable
 from flyball.layout import Layout
 from flyball.node.child import Child

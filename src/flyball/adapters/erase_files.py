@@ -6,9 +6,7 @@ CSV that stay are copied letter by letter, so nothing else about the file change
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from flyball.disk import replacing
 
 __all__ = ["count_rows", "rewrite_file"]
 
@@ -38,17 +38,8 @@ def rewrite_file(path: Path, mask: Mask) -> int:
     """
     gone = count_rows(path, mask)
     if gone:
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as draft:
             (_write_csv if _is_csv(path) else _write_parquet)(path, draft, mask)
-            draft.chmod(path.stat().st_mode & 0o777)
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                draft.unlink()
-            raise
     return gone
 
 

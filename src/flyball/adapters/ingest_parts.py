@@ -7,7 +7,6 @@ so a log of any length is followed in bounded memory; of a segment the decoded r
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from flyball.disk import replacing, sync, write_atomically
 from flyball.features.raw import concat_raw, raw_table
 from flyball.records.segment import read_frames
 from flyball.records.types import DeadLetter, Event, Published, decode
@@ -128,8 +128,8 @@ def pack(part: Part, marks: Callable[[str, pa.Table], pa.Table]) -> Path:
     if part.letters:
         pq.write_table(dead_table(part.letters), making / _DEAD_FILE, compression="zstd")
     _write_index(making, part)
-    for file in making.iterdir():
-        sync(file)
+    for path in (*making.iterdir(), making):
+        sync(path)
     making.rename(folder)
     sync(folder.parent)
     return folder
@@ -142,10 +142,7 @@ def _write_index(folder: Path, part: Part) -> None:
         "published": [[m.source, m.first, m.last, m.at] for m in part.published],
         "dead": part.dead, "generation": part.generation,
     }  # fmt: skip
-    making = folder / "index.new"
-    making.write_text(json.dumps(index))
-    sync(making)
-    making.rename(folder / "index.json")
+    write_atomically(folder / "index.json", json.dumps(index).encode(), durable=True)
 
 
 def read_part(part: Part, source: str, after: int, rows: int) -> Iterator[pa.Table]:
@@ -206,7 +203,6 @@ def rewrite_part(part: Part, source: str, drop: Keep, dead: Keep | None) -> tupl
     if gone or gone_dead:
         part.generation = generation
         _write_index(part.path, part)
-        sync(part.path)
     return gone, gone_dead  # `clean` removes the old files
 
 
@@ -237,10 +233,8 @@ def _without_dead(part: Part, source: str, dead: Keep) -> int:
     rest = table.filter(pc.invert(mask))
     gone = int(table.num_rows - rest.num_rows)
     if gone:
-        making = part.path / "dead.new"
-        pq.write_table(rest, making, compression="zstd")
-        sync(making)
-        making.rename(part.path / _DEAD_FILE)
+        with replacing(part.path / _DEAD_FILE) as draft:
+            pq.write_table(rest, draft, compression="zstd")
         part.dead = rest.num_rows
     return gone
 
@@ -252,12 +246,3 @@ def clean(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name not in named:
             path.unlink()
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flyball.adapters.local.running import write_atomically
+from flyball.disk import replacing, write_atomically
 from flyball.errors import ConflictError, IntegrityError
 from flyball.features.checks import CheckReport
 
@@ -101,10 +101,8 @@ class FolderUpkeep:
         name = hashlib.sha256(rows.column("__sequence").to_numpy().tobytes()).hexdigest()[:16] if rows.num_rows else ""
         path = folder / f"{view.digest}-{name}.parquet"
         if rows.num_rows:
-            folder.mkdir(parents=True, exist_ok=True)
-            half = path.with_suffix(".part")
-            pq.write_table(rows, half)
-            os.replace(half, path)
+            with replacing(path) as draft:
+                pq.write_table(rows, draft)
         for other in folder.glob(f"{view.digest}-*.parquet") if whole and folder.exists() else ():
             if other != path:
                 other.unlink()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from flyball.config.file import find_file, flatten, overlay_of, parse, read_text
 from flyball.config.keys import split_key
 from flyball.config.values import convert, from_text
+from flyball.disk import write_atomically
 from flyball.errors import ConfigError
 
 __all__ = ["set_value"]
@@ -42,7 +41,7 @@ def set_value(path: Path | str, key: str, text: str) -> None:
     table[name] = from_text(plain, text)
     after = tomlkit.dumps(document)
     _check(after, file, overlay[1] if overlay else None)
-    _replace(file, after)
+    write_atomically(file, after.encode(), durable=True)
 
 
 def _check(text: str, file: Path, environment: str | None) -> None:
@@ -52,18 +51,3 @@ def _check(text: str, file: Path, environment: str | None) -> None:
     convert(base, dict.fromkeys(base, file.name))
     both = base | overlay_of(tree, environment, file)
     convert(both, dict.fromkeys(both, file.name))
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write beside the file, then take its place at once; its mode stays."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(file.stat().st_mode & 0o777)
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

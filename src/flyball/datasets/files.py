@@ -7,13 +7,13 @@ over the file, so it survives another pyarrow; under the pinned pyarrow the file
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flyball.datasets.types import DatasetManifest, TrainingSet
+from flyball.disk import replacing
 from flyball.errors import IntegrityError, Unavailable
 from flyball.layout import Layout
 
@@ -55,12 +55,8 @@ def write_dataset(table: pa.Table, digest: str, layout: Layout) -> Path:
     path = layout.datasets / f"{digest}.parquet"
     if path.exists():
         return path
-    layout.datasets.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{digest}.{os.getpid()}.tmp")
-    pq.write_table(table, draft, compression="zstd", row_group_size=1 << 17, store_schema=True)
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
+    with replacing(path) as draft:
+        pq.write_table(table, draft, compression="zstd", row_group_size=1 << 17, store_schema=True)
     return path
 
 
@@ -81,9 +77,7 @@ def open_dataset(manifest: DatasetManifest, layout: Layout, *, verify: bool = Tr
     digest = manifest.superseded_by or manifest.digest
     path = layout.datasets / f"{digest}.parquet"
     if not path.exists():
-        raise Unavailable(
-            f"training set {digest[:12]} is not in {layout.datasets}; build it again with a new run"
-        )
+        raise Unavailable(f"training set {digest[:12]} is not in {layout.datasets}; build it again with a new run")
     try:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:

@@ -7,7 +7,6 @@ of the asked time is not opened, sorted files are not sorted again), and one tha
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+
+from flyball.disk import replacing, write_atomically
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,14 +84,11 @@ def write_sorted(table: pa.Table, path: Path, *, by: tuple[str, ...], event: np.
     """
     import pyarrow.parquet as pq
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, draft, compression="zstd", row_group_size=1 << 17)
-    with draft.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    size = draft.stat().st_size
-    draft.replace(path)
+    with replacing(path) as draft:
+        pq.write_table(table, draft, compression="zstd", row_group_size=1 << 17)
+        with draft.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = draft.stat().st_size
     ends = (int(event.min()), int(event.max())) if event is not None and len(event) else (None, None)
     entry = FileEntry(path.name, size, table.num_rows, digest, by, *ends)
     record_file(path.parent, entry)
@@ -113,9 +111,8 @@ def table_digest(table: pa.Table) -> str:
 
 
 def _write(folder: Path, files: tuple[FileEntry, ...]) -> None:
-    draft = folder / f".{_NAME}.{os.getpid()}"
-    draft.write_bytes(msgspec.json.encode(Manifest(tuple(sorted(files, key=lambda f: f.name)))))
-    draft.replace(folder / _NAME)
+    body = msgspec.json.encode(Manifest(tuple(sorted(files, key=lambda f: f.name))))
+    write_atomically(folder / _NAME, body, durable=True)
 
 
 def _digest(out: hashlib._Hash, array: pa.Array) -> None:

@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from flyball.adapters.local.process import PARENT, die_with_parent, log, log_to
-from flyball.adapters.local.running import Running, bind, lock, write_atomically
+from flyball.adapters.local.running import Running, bind, lock
 from flyball.adapters.local.tables import host_name, newest_table, read_table, untrusted
+from flyball.disk import write_atomically
 from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
 from flyball.node.child import Child

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from flyball.adapters.local.running import write_atomically
+from flyball.disk import write_atomically
 from flyball.errors import InputError
 from flyball.serving.access import Access, hash_of
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
+from flyball.disk import write_atomically
 from flyball.records.segment import HEADER, read_frames
 from flyball.records.types import Erased, Record, decode, encode
 
@@ -89,13 +90,7 @@ def _write(root: Path, patches: list[_Patch]) -> int:
     if not patches:
         return 0
     journal = root / _JOURNAL
-    draft = journal.with_suffix(".tmp")
-    with draft.open("wb") as file:
-        file.write(msgspec.msgpack.encode(patches))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(journal)
-    _sync(root)
+    write_atomically(journal, msgspec.msgpack.encode(patches), durable=True)
     _over(root, patches)
     journal.unlink()
     return 1
@@ -122,11 +117,3 @@ def _same_length(kept: list[Record], length: int) -> bytes:
             if len(payload) == length:
                 return payload
     raise ValueError(f"no tombstone fills {spare} bytes")  # every record is longer than the smallest tombstone
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

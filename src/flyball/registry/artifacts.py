@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from flyball.disk import sync
 from flyball.errors import ConflictError, InputError, IntegrityError, Untrusted
 from flyball.registry.code import PREFIX, install_code
 from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
@@ -147,10 +148,13 @@ def write_artifact(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for name, data in {**files, MANIFEST: body}.items():
-        _write(draft / name, data)
+        (draft / name).write_bytes(data)
+        sync(draft / name)
+    sync(draft)
     if folder.exists():
         shutil.rmtree(folder)
     draft.rename(folder)
+    sync(folder.parent)
     return full, digest
 
 
@@ -230,13 +234,6 @@ def _require(path: Path, expected: str) -> None:
             f"{path.name} of {path.parent} was changed: its SHA-256 is {found[:12]}, registered was {expected[:12]}; "
             f"restore the folder or train the model again"
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _order(fitted: Any, names: tuple[str, ...]) -> list[int] | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from flyball.disk import sync
 from flyball.errors import ConflictError, FlyballError, StageFailed, UnknownName
 from flyball.training.context import StageContext
 from flyball.training.plan import TrainingPlan
@@ -95,8 +96,8 @@ def _execute(work: Work, name: str) -> dict[str, Any]:
     draft.mkdir(parents=True)
     outputs = WORK[name](work, draft)
     (draft / _OUTPUTS).write_bytes(msgspec.json.encode(outputs, order="deterministic"))
-    for path in draft.iterdir():
-        _sync(path)
+    for path in (*draft.iterdir(), draft):
+        sync(path)
     if final.exists():
         old = work.folder / f".{name}.{os.getpid()}.old"
         final.rename(old)
@@ -104,7 +105,7 @@ def _execute(work: Work, name: str) -> dict[str, Any]:
         shutil.rmtree(old)
     else:
         draft.rename(final)
-    _sync(work.folder)
+    sync(work.folder)
     return outputs
 
 
@@ -181,11 +182,3 @@ def _sweep(folder: Path) -> None:
             path.rename(folder / name)
         else:
             shutil.rmtree(path)
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -7,11 +7,12 @@ not been written for a while is still shown, with its age, because a process tha
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from flyball.disk import write_atomically
 
 __all__ = ["Measures", "read_measures"]
 
@@ -66,11 +67,8 @@ class Measures:
 
     def write(self) -> None:
         """Replace the file; a full disk is no reason to stop."""
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(self.render(), encoding="utf-8")
-            fresh.replace(self._path)
+            write_atomically(self._path, self.render().encode())
 
     def _key(self, name: str, kind: str, help: str, labels: dict[str, object]) -> tuple[str, _Labels]:
         if name not in self._about:

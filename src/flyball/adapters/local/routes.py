@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from flyball.adapters.local.running import read_running, write_atomically
+from flyball.adapters.local.running import read_running
 from flyball.adapters.local.tables import read_table
+from flyball.disk import write_atomically
 from flyball.errors import FlyballError, RevisionConflict, Unavailable
 from flyball.serving.slots import SharedMap, Slot
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # `flyball status` reads run.json and starts nothing
     import socket
     import subprocess
 
-__all__ = ["Running", "bind", "lock", "read_running", "start", "stop", "wait_ready", "write_atomically"]
+__all__ = ["Running", "bind", "lock", "read_running", "start", "stop", "wait_ready"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +192,6 @@ def bind(host: str, port: int, *, setting: str, patience: float = 2.0) -> socket
         else:
             sock.setblocking(False)
             return sock
-
-
-def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _take(fd: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from flyball.adapters.local.running import write_atomically
+from flyball.disk import write_atomically
 from flyball.errors import IntegrityError
 from flyball.features import callables
 from flyball.features.spec import CodeRef

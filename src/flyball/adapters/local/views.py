@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from flyball.adapters.local.running import write_atomically
+from flyball.disk import write_atomically
 from flyball.errors import IntegrityError
 from flyball.features.spec import ViewSpec
 from flyball.layout import Layout

@@ -17,6 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flyball.disk import write_atomically
 from flyball.errors import SourceError
 from flyball.features import types
 from flyball.features.spec import ColumnType, SourceSpec, digest_of
@@ -251,11 +252,8 @@ def write_pin(
     root: Path, spec: SourceSpec, kinds: Mapping[str, ColumnType], optional: Sequence[str] = (), *, state: Path | None
 ) -> None:
     """Pin a source's raw types, replacing what was pinned."""
-    path = _pin_path(root, spec, state)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(msgspec.json.encode(Pin(_identity(spec), dict(kinds), tuple(sorted(optional)))))
-    draft.replace(path)
+    pin = Pin(_identity(spec), dict(kinds), tuple(sorted(optional)))
+    write_atomically(_pin_path(root, spec, state), msgspec.json.encode(pin))
 
 
 def _identity(spec: SourceSpec) -> str:
