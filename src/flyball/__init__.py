@@ -54,6 +54,7 @@ _HOMES = {
     "guard": "flyball.rollout.definitions",
     "h3_cell": "flyball.features.definitions",
     "hour_of_day": "flyball.features.definitions",
+    "imported": "flyball.features.definitions",
     "is_weekend": "flyball.features.definitions",
     "last": "flyball.features.definitions",
     "log1p": "flyball.features.definitions",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from flyball.features.definitions import geohash as geohash
     from flyball.features.definitions import h3_cell as h3_cell
     from flyball.features.definitions import hour_of_day as hour_of_day
+    from flyball.features.definitions import imported as imported
     from flyball.features.definitions import is_weekend as is_weekend
     from flyball.features.definitions import last as last
     from flyball.features.definitions import log1p as log1p

@@ -8,7 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Layout"]
+__all__ = ["CATALOG_LOCK", "Layout"]
+
+CATALOG_LOCK = "flyball.catalog.lock"
+"""Beside flyball.toml: what imported feature views are; a part of the code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Literal
 
 __all__ = [
-    "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings", "OfflineSettings", "OnlineSettings",
-    "ProjectSettings", "ServerSettings", "Settings", "SparkSettings", "TrackingSettings", "TrainingSettings",
+    "CatalogSettings", "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings", "OfflineSettings",
+    "OnlineSettings", "ProjectSettings", "ServerSettings", "Settings", "SparkSettings", "TrackingSettings",
+    "TrainingSettings",
 ]  # fmt: skip
 
 
@@ -113,6 +114,13 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogSettings:
+    """Feature views shared with other projects. `url` empty means none."""
+
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSettings:
     """Domain time: the machine's, or stepped by POST /v1/clock from `start` (ISO 8601, UTC)."""
 
@@ -134,4 +142,5 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    catalog: CatalogSettings = field(default_factory=CatalogSettings)
     clock: ClockSettings = field(default_factory=ClockSettings)

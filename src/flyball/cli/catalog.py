@@ -19,10 +19,26 @@ if TYPE_CHECKING:
 __all__ = ["lineage", "list_", "search", "show"]
 
 
-@verb
-def list_(project: Project, *, show: Callable[..., None]) -> None:
+@click.option("--catalog", "shared", is_flag=True, help="List what projects share in [catalog] url instead.")
+def _list(project: Project, *, shared: bool, show: Callable[..., None]) -> None:
     """List feature views and their features."""
-    show(project.features.catalog.views(), _print_views)
+    if shared:
+        show(project.features.catalog.shared(), _print_shared)
+    else:
+        show(project.features.catalog.views(), _print_views)
+
+
+def _print_shared(views: list[dict[str, Any]]) -> None:
+    rows = [
+        (v["name"], v["digest"], "current" if v["current"] else "", v["project"], v["owner"], v["at"][:16],
+         ", ".join(v["features"]), "yes" if v["here"] else "")
+        for v in views
+    ]  # fmt: skip
+    columns = ("view", "digest", "", "project", "owner", "published", "features", "used here")
+    print_table(columns, rows, empty="nobody published a view yet; flyball apply does")
+    for view in views:
+        if view["current"] and view["obstacle"]:
+            note(f"{view['name']} cannot be imported: {view['obstacle']}")
 
 
 def _print_views(views: list[dict[str, Any]]) -> None:
@@ -144,6 +160,7 @@ def _draw(trees: list[Node], out: Path, name: str | None) -> None:
     out.write_text(picture, encoding="utf-8")
 
 
+list_ = verb(_list)
 show = verb(_show)
 search = verb(_search)
 lineage = verb(_lineage)

@@ -49,7 +49,9 @@ def check(project: Project, *, show: Callable[..., None]) -> None:
 def _print_check(document: dict[str, Any]) -> None:
     click.echo(f"project {document['project']}: definitions and settings are fine")
     for name, found in document["sources"].items():
-        click.echo(f"source {name}: {found['accepted']:,} rows accepted, {found['rejected']:,} rejected by where")
+        click.echo(
+            f"source {name}: {found['accepted']:,} rows accepted, {found['rejected']:,} left out by where or checks"
+        )
     click.echo(f"views: {', '.join(document['views']) or 'none'}; models: {', '.join(document['models']) or 'none'}")
 
 
@@ -73,10 +75,20 @@ def _print_plan(plan: dict[str, Any], dry_run: bool, *, breaking: bool) -> None:
         _print_change(change)
     if not plan["changes"]:
         click.echo("nothing changes")
+    _print_sharing(plan["sharing"], dry_run)
     for name in plan["filled"]:
         note(f"view {name} filled")
     if dry_run and plan["changes"]:
         note(f"nothing was applied; run: flyball apply{' --force' if breaking else ''}")
+
+
+def _print_sharing(sharing: dict[str, Any], dry_run: bool) -> None:
+    for view in sharing["new"]:
+        click.echo(f"catalog: view {view['name']} {'would be' if dry_run else 'is'} published")
+    for text in sharing["refused"]:
+        click.echo(f"catalog: REFUSED: {text}")
+    for text in sharing["notes"]:
+        note(f"catalog: {text}")
 
 
 def _print_change(change: dict[str, Any]) -> None:

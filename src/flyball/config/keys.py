@@ -15,7 +15,7 @@ __all__ = ["ADDRESSES", "FILE", "SECRETS", "SIZES", "ZERO", "Setting", "hint", "
 FILE = "flyball.toml"
 SIZES = frozenset({"server.max_body", "server.host_memory", "online.map_size", "training.memory"})
 SECRETS = frozenset({"server.key", "control.key"})
-ADDRESSES = frozenset({"control.database", "tracking.uri", "online.url"})  # may hold a password: then a reference
+ADDRESSES = frozenset({"control.database", "tracking.uri", "online.url", "catalog.url"})  # a password: by reference
 ZERO = frozenset({"online.stale_limit"})  # durations that may be none
 _DOCS = {
     "project.name": "what the project is called",
@@ -54,6 +54,7 @@ _DOCS = {
     "training.threads": "threads of a stage",
     "training.timeout": "longest time of a stage",
     "training.memory": "memory limit of a stage",
+    "catalog.url": "where views are shared: postgresql://HOST/NAME, a folder, s3://..., or a reference to one",
     "clock.domain": "the machine's time, or a simulated one that POST /v1/clock steps",
     "clock.start": "where a simulated clock begins, ISO 8601 in UTC",
 }

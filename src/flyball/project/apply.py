@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from flyball.errors import DefinitionError, Refused, SourceError, UnknownName
+from flyball.errors import ConflictError, DefinitionError, Refused, SourceError, UnknownName
 from flyball.features.difference import FieldChange, breaks, difference
 from flyball.features.spec import ViewSpec, digest_of
 from flyball.project.access import write_access
 from flyball.project.readers import Reader, readers_of
+from flyball.project.shared import Sharing, publish, sharing
 from flyball.project.views import in_use
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Plan:
     code: str
     changes: tuple[Change, ...]
     filled: tuple[str, ...] = ()  # views whose rows were built
+    sharing: Sharing = Sharing()  # what goes to the shared catalog
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
@@ -77,7 +79,7 @@ def plan(project: Project) -> Plan:
     changes = [*_view_changes(project, old, new, readers), *_model_changes(old, new)]
     if record is not None and record.code != code and not changes:
         changes.append(Change("code", "project", "change", "only code changed, in some Python file of the project"))
-    return Plan(code, tuple(changes))
+    return Plan(code, tuple(changes), sharing=sharing(project))
 
 
 def apply(project: Project, *, progress: Progress | None = None, force: bool = False) -> Plan:
@@ -87,10 +89,13 @@ def apply(project: Project, *, progress: Progress | None = None, force: bool = F
         Refused: a version that serves or may, or a model's definition, reads what a change takes away.
         DefinitionError: nothing is defined, or a definition does not make sense.
         SourceError: a source is missing, empty, or lacks a column; nothing is applied.
+        ConflictError: a view's name belongs to another project in the shared catalog; nothing is applied.
     """
     from flyball.project.runs import snapshot_working
 
     proposed = plan(project)
+    if proposed.sharing.refused:
+        raise ConflictError("; ".join(proposed.sharing.refused))
     specs = project.working.view_specs
     check_columns(project)
     if proposed.breaking and not force:
@@ -112,7 +117,7 @@ def apply(project: Project, *, progress: Progress | None = None, force: bool = F
     project.features.attach(in_use(project, specs))
     if not project.is_temporary:
         write_access(project)
-    return Plan(code, proposed.changes, tuple(filled))
+    return Plan(code, proposed.changes, tuple(filled), publish(project, proposed.sharing))
 
 
 def _require_something(project: Project) -> None:

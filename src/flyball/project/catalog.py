@@ -61,6 +61,17 @@ class Catalog:
             feature["missing_share"] = nulls.get(feature["name"])
         return document
 
+    def shared(self) -> list[dict[str, Any]]:
+        """Return what all projects published in the shared catalog, by name, then oldest first.
+
+        Raises:
+            ConfigError: no catalog is set.
+            Unavailable: it cannot be reached.
+        """
+        from flyball.project.shared import published
+
+        return published(self._project)
+
     def search(self, words: str) -> list[Hit]:
         """Return the applied views in which every word occurs: names, documentation, units, tags, owners."""
         return search(self._project.applied.view_specs, words)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flyball.adapters.spark import SparkEngine
     from flyball.control import Database
     from flyball.definitions import Definitions
+    from flyball.features.definitions.imported import ImportedView
     from flyball.project.access import KeyHandle
     from flyball.project.apply import Plan
     from flyball.project.data import DataHandle
@@ -47,6 +48,7 @@ class Project:
         self._now = now
         self._applied: tuple[str, Definitions] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._imports: tuple[ImportedView, ...] = ()
         if objects is None:
             from flyball.adapters.local.snapshots import find_in_snapshots
 
@@ -170,11 +172,24 @@ class Project:
     def working(self) -> Definitions:
         """The definitions as they stand on disk now (or the objects of a temporary project)."""
         from flyball.definitions import Definitions
-        from flyball.registry.code import load_definitions
+        from flyball.registry.code import forget_code, load_definitions
 
         if self.objects is not None:
             return Definitions.of(self.objects)
-        return Definitions.from_module(load_definitions(self.root, self.settings.project.definitions))
+        from flyball.features.definitions.imported import asking, imports_of
+        from flyball.project.shared import ask
+
+        with asking(lambda name, digest: ask(self, name, digest)):
+            module = load_definitions(self.root, self.settings.project.definitions)
+        self._imports = tuple(imports_of(module))
+        if any(view.asked for view in self._imports):
+            forget_code(module)
+        return Definitions.from_module(module)
+
+    @property
+    def imports(self) -> tuple[ImportedView, ...]:
+        """The views of other projects that the working definitions import."""
+        return self._imports if self.working is not None else ()
 
     @property
     def applied(self) -> Definitions:

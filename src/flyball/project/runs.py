@@ -172,8 +172,10 @@ def snapshot_working(project: Project) -> str:
         return working_code(project)
     from flyball.adapters.local.snapshots import record_refs
     from flyball.features.callables import refs_of
+    from flyball.project.shared import pin
     from flyball.registry.code import snapshot_code
 
+    pin(project)
     code = snapshot_code(project.root, project.layout)
     found = project.definitions_of(code)
     columns = [column for model in found.models.values() for column in model.service.columns]

@@ -23,9 +23,9 @@ from pathlib import Path
 from types import ModuleType
 
 from flyball.errors import ConfigError, DefinitionError, FlyballError, IntegrityError
-from flyball.layout import Layout
+from flyball.layout import CATALOG_LOCK, Layout
 
-__all__ = ["code_digest", "install_code", "load_definitions", "project_files", "snapshot_code"]
+__all__ = ["code_digest", "forget_code", "install_code", "load_definitions", "project_files", "snapshot_code"]
 
 PREFIX = "flyball_code_"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -44,7 +44,7 @@ def project_files(root: Path, state: Path | None = None) -> Iterator[Path]:
 
 
 def code_digest(root: Path, layout: Layout | None = None) -> str:
-    """Return the SHA-256 over names and bytes of the project's Python files."""
+    """Return the SHA-256 over names and bytes of the project's Python files and of flyball.catalog.lock."""
     return _digest_of(_read(root, layout))
 
 
@@ -131,6 +131,14 @@ def install_code(folder: Path) -> str:
     return package
 
 
+def forget_code(module: ModuleType) -> None:
+    """Have the code folder of a module run again when it is loaded next; what was made of it stays as it is."""
+    package = module.__name__.partition(".")[0]
+    with _installing:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+            del sys.modules[name]
+
+
 class _Finder:
     """Find modules below `flyball_code_...` packages."""
 
@@ -201,7 +209,9 @@ def _wanted(folder: Path, state: Path | None) -> bool:
 
 def _read(root: Path, layout: Layout | None) -> dict[str, bytes]:
     state = None if layout is None else layout.state
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in project_files(root, state)}
+    lock = root / CATALOG_LOCK  # what imported views are belongs to the code
+    files = [*project_files(root, state), *([lock] if lock.is_file() else [])]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
 def _digest_of(files: Mapping[str, bytes]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from flyball.features.definitions.checks import Check, check
 from flyball.features.definitions.entities import Entity
+from flyball.features.definitions.imported import ImportedView, imported
 from flyball.features.definitions.names import Decimal, List, Vector
 from flyball.features.definitions.requests import Field
 from flyball.features.definitions.services import FeatureService, ViewSelection
@@ -62,9 +63,9 @@ from flyball.features.definitions.windows import (
 
 __all__ = [
     "CSVSource", "Check", "DataFrameSource", "Decimal", "Entity", "Feature", "FeatureService", "FeatureView", "Field",
-    "List", "ParquetSource", "PushSource", "SQLSource", "Source", "StreamSource", "TableSource", "Transform",
-    "Vector", "ViewSelection", "WindowFeature", "bucket", "check", "clip", "computed", "count", "cross", "cyclic",
-    "day_of_month", "day_of_week", "day_of_year", "difference", "distinct", "embed", "first", "geohash", "h3_cell",
-    "hour_of_day", "is_weekend", "last", "log1p", "max", "mean", "min", "month", "python", "quantile", "ratio", "std",
-    "sum", "trend", "var", "week", "windows",
+    "ImportedView", "List", "ParquetSource", "PushSource", "SQLSource", "Source", "StreamSource", "TableSource",
+    "Transform", "Vector", "ViewSelection", "WindowFeature", "bucket", "check", "clip", "computed", "count", "cross",
+    "cyclic", "day_of_month", "day_of_week", "day_of_year", "difference", "distinct", "embed", "first", "geohash",
+    "h3_cell", "hour_of_day", "imported", "is_weekend", "last", "log1p", "max", "mean", "min", "month", "python",
+    "quantile", "ratio", "std", "sum", "trend", "var", "week", "windows",
 ]  # fmt: skip
