@@ -110,8 +110,8 @@ class TestSparkAlone:
             connection.sql(f"CREATE TABLE rows AS FROM '{tmp_path}/a.csv'")
         sources = [
             fb.ParquetSource("p", "*.parquet", event_time="at"), fb.CSVSource("c", "*.csv", event_time="at"),
-            fb.TableSource("t", "rows", database="b.duckdb", event_time="at"),
-            fb.SQLSource("q", "SELECT k, x + 1 AS x, at FROM 'a.csv'", event_time="at"),
+            fb.TableSource("t", table="rows", database="b.duckdb", event_time="at"),
+            fb.SQLSource("q", "SELECT k, x + 1 AS x, \"at\" FROM 'a.csv'", event_time="at"),
         ]  # fmt: skip
         for source in sources:
             views, asked = _views(source), _requests(200)

@@ -224,7 +224,10 @@ class SparkEngine:
         source = view.source
         keys = tuple(k.name for k in view.entity.keys)
         published = None if self._published is None else self._published(view)
-        cut = self._cut(source, row_columns(view, features), keys=keys, buckets=self._buckets_for(source, expected))
+        outputs = self._local.types(source)
+        fits = all(outputs.get(k.name) == k.type for k in view.entity.keys)  # else the kernel says what is wrong
+        buckets = self._buckets_for(source, expected) if fits else 1
+        cut = self._cut(source, row_columns(view, features), keys=keys, buckets=buckets)
         work = Answer(view, tuple(features), join, cut.schema, self._prepare)
         rows: Any = None
         try:

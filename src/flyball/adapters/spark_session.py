@@ -102,7 +102,8 @@ def start(master: str, options: Mapping[str, str]) -> Any:
             session.sparkContext.setLogLevel("ERROR")
     for name, value in _SESSION.items():
         session.conf.set(name, value)
-    session.conf.set("spark.sql.shuffle.partitions", str(session.sparkContext.defaultParallelism))
+    if "spark.sql.shuffle.partitions" not in options:
+        session.conf.set("spark.sql.shuffle.partitions", str(session.sparkContext.defaultParallelism))
     return session
 
 
@@ -133,10 +134,10 @@ def translated(error: Exception, source: str) -> FlyballError:
 
 def _cause(text: str) -> str:
     """Return the line that says most: the innermost cause, else the first."""
-    causes = re.findall(r"^(?:Caused by: )?([\w.$]*(?:Error|Exception): .*)$", text, re.MULTILINE)
+    causes = re.findall(r"^(?:Caused by: )?([A-Za-z_][\w.$]*\.\w+: \S.*)$", text, re.MULTILINE)
     return (causes[-1] if causes else _first(text))[:300]
 
 
 def _first(error: Exception | str) -> str:
-    lines = str(error).splitlines()
+    lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__
