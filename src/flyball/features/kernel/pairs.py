@@ -1,8 +1,8 @@
 """Window folds that need each value itself: request by request over the rows of its window, in bounded slices.
 
-The surprise: there is no structure here to get wrong. Exact integers, ends, vectors and sketches look at each pair of
-a request and a row in its window that was known, at most two million pairs at a time, so memory is bounded and time
-grows with rows per window; moments, which most features are, go through the trees of `windows` instead.
+The surprise: there is no structure here to get wrong. Sketches, and what few pairs of a request and a row there are,
+look at each row in the window that was known, at most two million pairs at a time, so memory is bounded and time grows
+with rows per window; what most features are goes through the trees and ranges of `windows` instead.
 """
 
 from __future__ import annotations
@@ -82,8 +82,7 @@ class PairFold:
             case "kll":
                 return quantiles.exact(values, starts, self.feature.q or 0.5)
             case "hll":
-                parts = np.split(values, starts[1:])
-                return np.array([distinct.estimate(distinct.of_hashes(p)) for p in parts], np.int64)
+                return distinct.estimates(values, starts)
             case _:
                 lengths = np.diff(starts, append=len(values))
                 return np.add.reduceat(values.astype(np.float64), starts, axis=0) / lengths[:, None]

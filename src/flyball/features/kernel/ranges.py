@@ -1,4 +1,4 @@
-"""Exact integers and ends (first, last) of ranges of rows, for many ranges at once.
+"""Exact integers, vectors and ends (first, last) of ranges of rows, for many ranges at once.
 
 The surprise: a sum of a range is the difference of two running sums, because halves of integers add up exactly; a
 float sum may not be had that way. The first value of a range is the next valid row from its begin on.
@@ -15,8 +15,9 @@ from flyball.features.kernel import wholes
 from flyball.features.kernel.partials import Ints
 from flyball.features.spec import Stat
 
-__all__ = ["Ends", "Wholes", "nowhere"]
+__all__ = ["Ends", "Vectors", "Wholes", "nowhere"]
 
+_ROOM = 1 << 22  # numbers of vectors looked at together
 _Bools = npt.NDArray[np.bool_]
 
 
@@ -36,9 +37,9 @@ class Wholes:
             for name, half in zip(("high", "low"), wholes.parts(np.where(valid, values, 0)), strict=True):
                 part[name] = _between(half, begin, end)
         elif self._stat is Stat.MIN:
-            part["min"] = _extreme(np.minimum, np.where(valid, values, wholes.GREATEST), begin, end, wholes.GREATEST)
+            part["min"] = _folded(np.minimum, np.where(valid, values, wholes.GREATEST), begin, end, wholes.GREATEST)
         else:
-            part["max"] = _extreme(np.maximum, np.where(valid, values, wholes.LEAST), begin, end, wholes.LEAST)
+            part["max"] = _folded(np.maximum, np.where(valid, values, wholes.LEAST), begin, end, wholes.LEAST)
         self.found = wholes.combine(self.found, part)
 
     def add_pairs(self, request: Ints, place: Ints, rows: Ints) -> None:
@@ -50,6 +51,35 @@ class Wholes:
         part = wholes.fold(self._values[rows], starts)
         who = request[starts]
         self.found[who] = wholes.combine(self.found[who], part)
+
+
+class Vectors:
+    """Sums of vectors over ranges of rows; `count` and `sums` hold them so far, one per request."""
+
+    def __init__(self, values: npt.NDArray[np.float32], nulls: _Bools, n: int) -> None:
+        self._values, self._nulls = values, nulls
+        self.count, self.sums = np.zeros(n, np.int64), np.zeros((n, values.shape[1]))
+
+    def add(self, rows: Ints, begin: Ints, end: Ints) -> None:
+        """Add what lies in each range [begin, end) of some rows, some parts of the vectors at a time."""
+        valid = ~self._nulls[rows]
+        self.count += _between(valid, begin, end)
+        width = self.sums.shape[1]
+        step = max(1, _ROOM // max(len(rows), len(begin), 1))
+        for k in range(0, width, step):
+            part = self._values[rows, k : k + step].astype(np.float64)
+            part[~valid] = 0.0
+            self.sums[:, k : k + step] += _folded(np.add, part, begin, end, 0.0)
+
+    def add_pairs(self, request: Ints, place: Ints, rows: Ints) -> None:
+        """Add (request, row) pairs, sorted by request."""
+        del place
+        valid = ~self._nulls[rows]
+        request, rows = request[valid], rows[valid]
+        if len(request):
+            starts = np.flatnonzero(np.r_[True, request[1:] != request[:-1]])
+            self.count[request[starts]] += np.diff(starts, append=len(request))
+            self.sums[request[starts]] += np.add.reduceat(self._values[rows].astype(np.float64), starts, axis=0)
 
 
 class Ends:
@@ -97,9 +127,9 @@ def _between(values: npt.NDArray[Any], begin: Ints, end: Ints) -> Ints:
     return found
 
 
-def _extreme(better: np.ufunc, values: Ints, begin: Ints, end: Ints, blank: int) -> Ints:
-    """Return the extreme of each range, by a tree of pairs of neighbours, level by level."""
-    found = np.full(len(begin), blank, np.int64)
+def _folded(better: np.ufunc, values: npt.NDArray[Any], begin: Ints, end: Ints, blank: float) -> npt.NDArray[Any]:
+    """Return the fold of each range, by a tree of pairs of neighbours, level by level."""
+    found = np.full((len(begin), *values.shape[1:]), blank, values.dtype)
     low, high, level = begin.copy(), end.copy(), values
     while (low < high).any():
         odd = np.flatnonzero((low < high) & (low & 1 == 1))

@@ -18,12 +18,13 @@ import numpy.typing as npt
 from flyball.errors import DefinitionError
 from flyball.features.kernel.pairs import Asked, PairFold, fold_pairs, slices
 from flyball.features.kernel.partials import Floats, Ints, Partials, combine, empty, finish, fold, of_values
-from flyball.features.kernel.ranges import Ends, Wholes, nowhere
+from flyball.features.kernel.ranges import Ends, Vectors, Wholes, nowhere
 from flyball.features.kernel.ranked import quantile
 from flyball.features.kernel.slots import Column, Slot, planned
 from flyball.features.kernel.timeline import Timeline
 from flyball.features.kernel.wholes import finish as whole_finish
 from flyball.features.spec import FeatureSpec, Stat, Status
+from flyball.features.types import is_vector
 
 __all__ = ["LADDER", "cell_of", "evaluate", "first_cell", "floor_hop", "hop_for"]
 
@@ -33,7 +34,8 @@ LADDER = tuple(s * _SECOND for s in (1, 5, 15, 60, 300, 900, 1800, 3600, 10_800,
 _PARTS = 48
 _PAIRS = 2_000_000  # request-row pairs looked at together: bounds memory at about 100 MB
 _CHAINS, _MANY_CHAINS = 3, 24
-_RANGED = {"wholes", "first", "last"}
+_EXACT = {"wholes", "first", "last"}
+_MANY_PAIRS = 8_000_000  # from here on a tree of vectors, or a wavelet matrix, is cheaper than looking at each pair
 
 
 def hop_for(window: int) -> int:
@@ -108,9 +110,11 @@ def evaluate(
     plans = list(zip(features, planned(features), strict=True))
     plain = [(f, s) for f, (kind, s) in plans if kind in {"rows", "moments"}]
     folded = _moments(rows, columns, plain, asked)
-    ranged = _ranged(rows, columns, [(f, k, s) for f, (k, s) in plans if k in _RANGED], asked)
-    ranked = _ranked(rows, columns, [(f, k, s) for f, (k, s) in plans if k == "kll"], asked)
-    rest = [(f, k, s) for f, (k, s) in plans if k not in _RANGED | {"rows", "moments", "kll"}]
+    others = [(f, k, s) for f, (k, s) in plans if k not in {"rows", "moments"}]
+    many = {f.name for f, k, _ in others if k in _EXACT or (k != "hll" and _pairs_of(rows, asked, f) > _MANY_PAIRS)}
+    ranged = _ranged(rows, columns, [(f, k, s) for f, k, s in others if f.name in many and k != "kll"], asked)
+    ranked = _ranked(rows, columns, [(f, k, s) for f, k, s in others if f.name in many and k == "kll"], asked)
+    rest = [(f, k, s) for f, k, s in others if f.name not in many]
     paired = {name: fold.finish() for name, fold in _pairs(rows, columns, rest, asked).items()}
     found = ranged | ranked | paired
     answers = []
@@ -144,17 +148,20 @@ def _moments(
     return folded
 
 
+def _pairs_of(rows: Timeline, asked: _Requests, f: FeatureSpec) -> int:
+    """Return how many rows lie in all requests' windows together, known or not."""
+    end = rows.until(rows.event_keys, asked.codes, asked.at_event)
+    begin = np.minimum(rows.until(rows.event_keys, asked.codes, asked.low_event[f.window, f.hop]), end)
+    return int((end - begin).sum())
+
+
 def _ranged(
     rows: Timeline, columns: Mapping[str, Column], wanted: list[tuple[FeatureSpec, str, Slot | None]], asked: _Requests
 ) -> dict[str, _Answer]:
-    """Fold exact integers and ends through chains: no pair of a request and a row is looked at but in the rest."""
+    """Fold exact integers, vectors and ends through chains; pairs of a request and a row are only those of the rest."""
     n, folds = len(asked.at), {}
     for f, kind, slot in wanted:
-        values, nulls = columns[slot.name if slot else ""]
-        folds[f.name] = f, (
-            Wholes(values, nulls, f.stat or Stat.SUM, n) if kind == "wholes"
-            else Ends(nulls, first=kind == "first", n=n)
-        )  # fmt: skip
+        folds[f.name] = f, _range_fold(f, kind, columns[slot.name if slot else ""], n)
     for chain in _chains(rows) if folds else ():
         ranges = chain.ranges(rows, asked)
         picked = rows.rows[chain.picked]
@@ -171,9 +178,21 @@ def _ranged(
     return {name: _ended(fold, f, rows, slots[name]) for name, (f, fold) in folds.items()}
 
 
-def _ended(fold: Wholes | Ends, f: FeatureSpec, rows: Timeline, values: npt.NDArray[Any]) -> _Answer:
+def _range_fold(f: FeatureSpec, kind: str, column: Column, n: int) -> Wholes | Vectors | Ends:
+    values, nulls = column
+    if kind == "wholes":
+        return Wholes(values, nulls, f.stat or Stat.SUM, n)
+    return Vectors(values, nulls, n) if is_vector(kind) else Ends(nulls, first=kind == "first", n=n)
+
+
+def _ended(fold: Wholes | Vectors | Ends, f: FeatureSpec, rows: Timeline, values: npt.NDArray[Any]) -> _Answer:
     if isinstance(fold, Wholes):
         return whole_finish(fold.found, f.stat or Stat.SUM)
+    if isinstance(fold, Vectors):
+        good = fold.count > 0
+        mean = fold.sums / np.maximum(fold.count, 1)[:, None]
+        status = np.where(good, Status.PRESENT, Status.NULL).astype(np.uint8)
+        return np.where(good[:, None], mean, np.nan).astype(np.float32), status
     there = fold.found != nowhere(f.stat is Stat.FIRST)
     found = np.full(len(there), np.nan) if f.type == "float64" else np.zeros(len(there), np.int64)
     found[there] = values[rows.rows[fold.found[there]]]
