@@ -6,6 +6,7 @@ not be able to start a rollout.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flyball.api.features import MAX_BODY, READS, HistoryBody, OnlineBody, answer_history, answer_online, views_read
 from flyball.errors import (
     BadRequest,
     ConflictError,
@@ -40,6 +42,7 @@ __all__ = ["Controller", "create_app"]
 _T = TypeVar("_T")
 _ORDERS = ("pause", "resume", "promote", "abort")
 _MAX_BODY = 1_000_000
+_READS_AT_ONCE = 2
 
 
 class Controller(Protocol):
@@ -94,7 +97,7 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
         access: Keys with roles: any may read, the features only of views that name the role or none; only
             "admin" changes things.
     """
-    api = _Api(control)
+    api = _Api(control, access)
     routes = [
         ("/health", "GET", api.health),
         ("/v1/clock", "POST", api.clock),
@@ -104,6 +107,10 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
         ("/v1/rollouts/{id}/{order}", "POST", api.order),
         ("/v1/models", "GET", api.models),
         ("/v1/features", "GET", api.features),
+        ("/v1/features/online", "POST", api.online),
+        ("/v1/features/online", "GET", api.feature),  # a view may have this name
+        ("/v1/features/history", "POST", api.history),
+        ("/v1/features/history", "GET", api.feature),
         ("/v1/features/{name}", "GET", api.feature),
         ("/v1/alerts", "GET", api.alerts),
         ("/v1/loop/{model}", "GET", api.loop),
@@ -118,8 +125,10 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
 
 
 class _Api:
-    def __init__(self, control: Controller) -> None:
+    def __init__(self, control: Controller, access: AccessFile | None) -> None:
         self._control = control
+        self._access = access
+        self._reads = asyncio.Semaphore(_READS_AT_ONCE)
 
     async def health(self, _: Request) -> Any:
         return self._control.health()
@@ -179,10 +188,29 @@ class _Api:
 
     async def feature(self, request: Request) -> Any:
         """One view as it is now, with what it was before and what came of it."""
-        catalog, name = self._control.project.features.catalog, request.path_params["name"]
+        catalog, name = self._control.project.features.catalog, _view_of(request)
         return await self._control.work(
             lambda: catalog.show(name) | {"versions": catalog.versions(name), "lineage": catalog.lineage(name)}
         )
+
+    async def online(self, request: Request) -> Any:
+        """Newest values of entities."""
+        body = await _body(request, OnlineBody, MAX_BODY)
+        return await self._read(request, body.names, lambda project: answer_online(project, body))
+
+    async def history(self, request: Request) -> Any:
+        """What was known at past times."""
+        body = await _body(request, HistoryBody, MAX_BODY)
+        return await self._read(request, body.names, lambda project: answer_history(project, body))
+
+    async def _read(self, request: Request, names: list[str], call: Callable[[Project], _T]) -> _T:
+        """Read features off the event loop, a few at once, when the caller's role may."""
+        project = self._control.project
+        async with self._reads:
+            views = await self._control.work(lambda: views_read(project, names))
+            if self._access is not None:
+                self._access.current.require_read(request.state.role, views)
+            return await self._control.work(lambda: call(project))
 
     async def alerts(self, request: Request) -> Any:
         text = request.query_params.get("since")
@@ -245,13 +273,19 @@ def status_of(error: FlyballError) -> int:
 
 
 def _check_role(request: Request, key: bytes | None, access: Access) -> None:
-    role = access.role(_sent(request), key)
+    role = request.state.role = access.role(_sent(request), key)
     if role in {None, ADMIN}:
         return
     if request.method not in {"GET", "HEAD"}:
+        if request.url.path in READS:
+            return  # a read, of the views that its body names
         raise BadRequest(f"role {role!r} may only read here; a key of role {ADMIN!r} may change things", 403)
     if request.url.path.startswith("/v1/features/"):
-        access.require_read(role, [request.path_params["name"]])
+        access.require_read(role, [_view_of(request)])
+
+
+def _view_of(request: Request) -> str:
+    return request.url.path.removeprefix("/v1/features/")
 
 
 def _sent(request: Request) -> bytes:
@@ -275,12 +309,12 @@ def _check_origin(request: Request) -> None:
         raise BadRequest("a page of another site may not change things here", 403)
 
 
-async def _body(request: Request, kind: type[_T]) -> _T:
+async def _body(request: Request, kind: type[_T], most: int = _MAX_BODY) -> _T:
     data = bytearray()
     async for chunk in request.stream():
         data += chunk
-        if len(data) > _MAX_BODY:
-            raise BadRequest(f"the body is larger than {_MAX_BODY} bytes", 413)
+        if len(data) > most:
+            raise BadRequest(f"the body is larger than {most} bytes", 413)
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.DecodeError as error:
