@@ -1,10 +1,10 @@
 """The online store on Redis: the same bytes as in LMDB, written by one script that runs alone in the server.
 
-The script decides the usual case (a lone row record against a lone row record) by itself. What it cannot decide, row
-chains and window cells, the client reads and merges with the one kernel; the script then applies the whole batch, its
-checkpoint included, only if each such key still holds what was read. Otherwise it writes nothing and says what is
-there now. The surprise: the script never compares texts by `<`, because Lua would do that by the server's locale, and
-no number above 32 bits, because Lua's numbers are floats.
+The script decides the usual case (a lone row record against a lone row record) by itself; plain values need none.
+What it cannot decide, row chains and window cells, the client reads and merges with the one kernel; the script then
+applies the whole batch, its checkpoint included, only if each such key still holds what was read. Otherwise it writes
+nothing and says what is there now. The surprise: the script never compares texts by `<`, because Lua would do that by
+the server's locale, and no number above 32 bits, because Lua's numbers are floats.
 """
 
 from __future__ import annotations
@@ -56,13 +56,12 @@ local function stored(first, count)
   return found
 end
 
-local function newer(new, old)
-  local a = {struct.unpack('>I4I4I4I4I4I4', new)}
-  local b = {struct.unpack('>I4I4I4I4I4I4', old)}
-  for i = 1, 6 do
-    if a[i] ~= b[i] then return a[i] > b[i] end
+local function compared(new, old)
+  for at = 1, 21, 4 do
+    local a, b = struct.unpack('>I4', new, at), struct.unpack('>I4', old, at)
+    if a ~= b then return a > b and 1 or -1 end
   end
-  return false
+  return 0
 end
 
 -- orderable: 64-bit little-endian signed numbers as (high, low)
@@ -71,30 +70,31 @@ local function above(high1, low1, high2, low2)
   return low1 > low2
 end
 
-local WIN, KEEP, ASK = 1, 0, 2
+-- what is to be stored; nil: as it is; false: the client must say
 local function judge(new, old)
-  if not old then return WIN end
+  if not old then return new end
+  if struct.unpack('<I4', old, 41) ~= #old then return false end
   local kl, kh, fl, fh = struct.unpack('<I4i4I4i4', new, 25)
   local ol, oh = struct.unpack('<I4i4', old, 25)
-  if struct.unpack('<I4', old, 41) ~= #old then return ASK end
-  if newer(new, old) then
-    if not above(kh, kl, fh, fl) or not above(kh, kl, oh, ol) then return WIN end
-    return ASK
+  local order = compared(new, old)
+  if order > 0 then
+    if not above(kh, kl, fh, fl) or not above(kh, kl, oh, ol) then return new end
+    return new .. old
   end
-  if not above(oh, ol, kh, kl) or not above(oh, ol, fh, fl) then return KEEP end
-  return ASK
+  if order == 0 or not above(oh, ol, kh, kl) or not above(oh, ol, fh, fl) then return nil end
+  return old .. new
 end
 
 local write, asked, won = {}, {}, 0
 local held = stored(1, rows)
 for i = 1, rows do
   local new, old = ARGV[1 + i], held[i]
-  local verdict = judge(new, old)
-  if verdict == WIN then
+  local value = judge(new, old)
+  if value then
     won = won + 1
     write[#write + 1] = KEYS[i]
-    write[#write + 1] = new
-  elseif verdict == ASK then
+    write[#write + 1] = value
+  elseif value == false then
     asked[#asked + 1] = i
     asked[#asked + 1] = old
   end
@@ -242,6 +242,9 @@ class RedisStore:
         """
         if self._readonly:
             raise Unavailable("the online store on Redis is open for reading only; ingest is its writer")
+        if puts and not newer and not cells and all(value is not None for _, value in puts):
+            self._put(puts)
+            return 0
         batch = Batch.of(newer, cells, puts)
         held: dict[bytes, bytes | None] = {}
         unread = list(batch.folds)
@@ -312,12 +315,33 @@ class RedisStore:
         sent = (*rows, *folds)
         return 0, {sent[place - 1]: now for place, now in zip(changed[::2], changed[1::2], strict=True)}
 
+    def _put(self, items: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Write plain values by one command, which the server does as a whole."""
+        prefix = self._prefix
+        size = len(prefix)
+        parts = [b"*%d\r\n$4\r\nMSET\r\n" % (1 + 2 * len(items))]
+        parts += [
+            b"$%d\r\n%b%b\r\n$%d\r\n%b\r\n" % (size + len(key), prefix, key, len(value or b""), value or b"")
+            for key, value in items
+        ]
+        self._do(lambda: self._send(b"".join(parts)))
+
     def _run(self, names: list[bytes], arguments: list[Any]) -> Any:
-        client = self._writes
+        rest = [b"%d" % len(names), *names, *arguments]
         try:
-            return self._do(lambda: client.evalsha(_SHA, len(names), *names, *arguments))
+            return self._do(lambda: self._send(_command([b"EVALSHA", _SHA.encode(), *rest])))
         except NoScriptError:  # a new server, or its scripts were flushed
-            return self._do(lambda: client.eval(_SCRIPT, len(names), *names, *arguments))
+            return self._do(lambda: self._send(_command([b"EVAL", _SCRIPT, *rest])))
+
+    def _send(self, command: bytes) -> Any:
+        """Send a command that is packed already, which for thousands of arguments is most of the work."""
+        pool = self._writes.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([command], check_health=False)
+            return connection.read_response()  # an error of the line hangs up
+        finally:
+            pool.release(connection)
 
     def _scan(self, prefix: bytes) -> Iterator[list[bytes]]:
         whole, cut = self._prefix + prefix, len(self._prefix)
@@ -372,6 +396,12 @@ class RedisStore:
             log.warning(
                 "Redis may evict feature rows; set its maxmemory-policy to noeviction", extra={"policy": policy}
             )
+
+
+def _command(arguments: Sequence[bytes]) -> bytes:
+    """Return a command as it goes over the line."""
+    parts = [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"*%d\r\n%b" % (len(arguments), b"".join(parts))
 
 
 def _sha1(value: bytes) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 from flyball.features.cells import WindowLayout
 from flyball.features.cells.whole import whole_values
 from flyball.features.kernel.timeline import row_order
-from flyball.features.packing import RowLayout, Rows, merge_rows, namespace, read_rows
+from flyball.features.packing import RowLayout, Rows, namespace, read_rows
 from flyball.features.rowlayout import winners
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def pack(layout: WindowLayout | RowLayout, part: int, loaded: Loaded, floor: int
     if len(values) == len(rows.keys):
         return Packed(part, list(zip(rows.keys, values, strict=True)), first, loaded.counts)
     if whole:
-        chains = [_chain(values[a:b]) for a, b in zip(first[:-1].tolist(), first[1:].tolist(), strict=True)]
+        chains = [b"".join(values[a:b][::-1]) for a, b in zip(first[:-1].tolist(), first[1:].tolist(), strict=True)]
         return Packed(part, list(zip(rows.keys, chains, strict=True)), np.arange(len(chains) + 1), loaded.counts)
     keys = map(rows.keys.__getitem__, rows.owner.tolist())
     return Packed(part, list(zip(keys, values, strict=True)), first, loaded.counts)
@@ -161,10 +161,3 @@ def _cut(rows: Rows, begin: int, end: int) -> Rows:
     columns = {n: (v[cut], m[cut]) for n, (v, m) in rows.columns.items()}
     return Rows(rows.keys, rows.owner[cut], rows.event[cut], rows.created[cut], rows.known[cut], rows.sequence[cut],
                 columns)  # fmt: skip
-
-
-def _chain(records: Sequence[bytes]) -> bytes:
-    chain = records[0]
-    for record in records[1:]:
-        chain = merge_rows(chain, record) or chain
-    return chain

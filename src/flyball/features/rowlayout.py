@@ -200,14 +200,20 @@ def _in_tail(kind: ColumnType) -> bool:
 
 
 def winners(owner: np.ndarray, known: np.ndarray, floor: int) -> np.ndarray:
-    """Return which rows matter for T >= floor: each owner's newest with known <= floor, and all with a later known.
+    """Return which rows are the answer at some T >= floor: those known before every newer row of their owner.
 
     Rows lie by (owner, event, created, sequence).
     """
-    keep = known > floor
-    settled = np.flatnonzero(~keep)
-    whose = owner[settled]
-    keep[settled[np.append(whose[1:] != whose[:-1], True)[: len(settled)]]] = True
+    if not len(owner):
+        return np.zeros(0, bool)
+    since = np.maximum(known, floor) - floor  # all that is known by then is known alike
+    span = int(since.max()) + 1
+    if span > (1 << 62) // (int(owner[-1]) + 1):
+        since = np.unique(since, return_inverse=True)[1]
+        span = len(since) + 1
+    earliest = owner * span + since  # less than whatever belongs to a later owner
+    newer = np.minimum.accumulate(earliest[::-1])[::-1]
+    keep: np.ndarray = np.append(earliest[:-1] < newer[1:], True)
     return keep
 
 
