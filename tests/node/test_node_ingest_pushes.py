@@ -84,7 +84,7 @@ def test_a_request_sent_again_after_its_answer_was_lost_counts_once(tmp_path: Pa
 def test_too_much_waiting_is_refused_and_what_was_taken_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flyball.node.ingest._MOST_ROWS", 100)
+    monkeypatch.setattr("flyball.node.commits._MOST_ROWS", 100)
 
     async def story(process: IngestProcess, client: Client) -> Any:
         asked = [["taps", [tap(f"{k}-{i}") for i in range(40)]] for k in range(12)]

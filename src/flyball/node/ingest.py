@@ -16,7 +16,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +27,15 @@ from flyball.adapters.local.ipc import Call, Server
 from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.views import read_views
-from flyball.errors import Busy, ConflictError, FlyballError, InputError, Unavailable, UnknownName
-from flyball.features.ingest import Batch
+from flyball.errors import ConflictError, FlyballError, InputError, Unavailable, UnknownName
+from flyball.features.pushes import Batch
 from flyball.features.spec import SourceSpec, ViewSpec
+from flyball.node.commits import Commits, plain
 from flyball.node.streams import StreamTask, open_stream
 from flyball.units import from_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from flyball.config import Config
     from flyball.features.ports import EventStream
@@ -43,22 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestProcess", "main"]
 
-_GROUP = 256  # pushes in one commit at most
 _MEASURE_EVERY = 1.0  # seconds between two writes of the numbers that /metrics shows
 _COMPACT_EVERY = 30.0  # seconds between two looks at the log's closed segments
-_MOST_ROWS = 200_000  # rows that may wait for their commit; more are refused, and asked for again later
-_GROUP_ROWS = 16_384  # rows in one commit, unless one push has more
-_ROOM = 20_000  # rows that may wait while streams are polled
-
-
-@dataclass(slots=True)
-class _Push:
-    batch: Batch  # without an arrival it is stamped when it is committed, with when readers will see it
-    answer: asyncio.Future[dict[str, Any]]
 
 
 class IngestProcess:
-    """Put concurrent pushes into groups and run everything that writes on one thread.
+    """Run everything that writes on one thread, and answer on the socket.
 
     Args:
         layout: The project's paths.
@@ -89,13 +79,9 @@ class IngestProcess:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="materialize")  # its chunks let pushes in between
         self._views: dict[str, ViewSpec] = {}  # by digest, the applied one of a name last
-        self._queue: list[_Push] = []
-        self._waiting = 0  # rows in the queue
+        self._commits = Commits(self._commit, now=now, measures=self.measures)
         self._open_stream = stream
         self._streams: dict[SourceSpec, tuple[StreamTask, asyncio.Task[None]]] = {}
-        self._wake = asyncio.Event()
-        self.pushes = 0
-        self.groups = 0
 
     async def start(self) -> None:
         """Open log and store, replay what the cells miss, begin to accept."""
@@ -103,7 +89,7 @@ class IngestProcess:
         self._views = {v.digest: v for v in views}
         self._ingest = await self._write(self._open, views)
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._commit_for_ever()), loop.create_task(self._compact_for_ever()),
+        self._tasks = [loop.create_task(self._commits.run()), loop.create_task(self._compact_for_ever()),
                        loop.create_task(self._measure_for_ever()),
                        loop.create_task(self._recover_for_ever())]  # fmt: skip
         self._follow_streams()
@@ -114,8 +100,7 @@ class IngestProcess:
         for task in streams:
             task.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
-        while self._queue:
-            await asyncio.sleep(0.001)
+        await self._commits.drained()
         for task in self._tasks:
             task.cancel()
         await self._write(getattr(self._ingest, "close", lambda: None))
@@ -149,20 +134,11 @@ class IngestProcess:
         Raises:
             Busy: too much waits already.
         """
-        rows = len(batch.rows) if isinstance(batch.rows, list) else 0
-        if self._waiting and self._waiting + rows > _MOST_ROWS:
-            self.measures.count("flyball_ingest_refused_total", help="Pushes refused because too much waited.")
-            raise Busy(f"{self._waiting} rows wait to be written already, at most {_MOST_ROWS} may; send these later")
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Push(batch, answer))
-        self._waiting += rows
-        self._wake.set()
-        return await answer
+        return await self._commits.take(batch)
 
     async def room(self) -> None:
         """Return when few rows wait; streams are not polled before."""
-        while self._waiting > _ROOM:
-            await asyncio.sleep(0.01)
+        await self._commits.room()
 
     async def on_writer(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Run something on the writing thread."""
@@ -215,7 +191,7 @@ class IngestProcess:
         finally:
             del self._filling[view.digest]
         log("view materialized", view=view.name, digest=view.digest, seconds=round(time.monotonic() - started, 3))
-        return dict(_plain(result))
+        return plain(result)
 
     async def erase(self, body: dict[str, Any], _: Call) -> dict[str, Any]:
         """Erase a subject from log and store: {subject, views and sources as JSON, known} -> counts as `Stored`."""
@@ -224,7 +200,7 @@ class IngestProcess:
         found = await self._write(self._ingest.erase, body["subject"], views, sources, body["known"])
         self._engine = None  # it may hold rows in memory
         log("subject erased", rows=sum(found.log.values()), keys=sum(found.online.values()))
-        return dict(_plain(found))
+        return plain(found)
 
     def _view(self, name: str, digest: str | None) -> ViewSpec:
         """Return an attached view by digest, or the newest of a name."""
@@ -235,8 +211,7 @@ class IngestProcess:
 
     async def flush(self, _: Any, __: Call) -> None:
         """Return when everything pushed so far is written."""
-        while self._queue:
-            await asyncio.sleep(0.001)
+        await self._commits.drained()
         await self._write(lambda: None)
 
     async def info(self, _: Any, __: Call) -> dict[str, Any]:
@@ -244,9 +219,9 @@ class IngestProcess:
         return {
             "pid": os.getpid(),
             "views": sorted(v.name for v in self._views.values()),
-            "pushes": self.pushes,
-            "groups": self.groups,
-            "waiting": self._waiting,
+            "pushes": self._commits.pushes,
+            "groups": self._commits.groups,
+            "waiting": self._commits.waiting,
             "streams": {
                 source.name: {"up": task.up, "rows": task.rows, "dead": task.dead, "lag": task.lag}
                 for source, (task, _) in self._streams.items()
@@ -265,51 +240,13 @@ class IngestProcess:
     async def _write(self, work: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
-    async def _commit_for_ever(self) -> None:
-        while True:
-            await self._wake.wait()
-            group = self._next_group()
-            if group:
-                self.groups += 1
-                self.pushes += len(group)
-                began = time.monotonic()
-                results = await self._write(self._commit, group)
-                self._measure(group, results, time.monotonic() - began)
-                for push, result in zip(group, results, strict=True):
-                    self._settle(push, result)
-
-    def _next_group(self) -> list[_Push]:
-        """Take pushes off the queue for one commit."""
-        end = rows = 0
-        while end < min(len(self._queue), _GROUP) and (not end or rows < _GROUP_ROWS):
-            rows += _rows(self._queue[end])
-            end += 1
-        group, self._queue = self._queue[:end], self._queue[end:]
-        self._waiting -= sum(map(_rows, group))
-        if not self._queue:
-            self._wake.clear()
-        return group
-
-    def _settle(self, push: _Push, result: Any) -> None:
-        """Answer a push; not before its publication, so that who pushed may read."""
-        left = getattr(result, "published", 0) - self._now()
-        if push.batch.arrival is None and 0 < left < 1_000_000:
-            asyncio.get_running_loop().call_later(left / 1e6, _settle, push.answer, result)
-        else:
-            _settle(push.answer, result)
-
-    def _measure(self, group: list[_Push], results: list[Any], seconds: float) -> None:
-        m = self.measures
-        m.observe("flyball_ingest_commit_seconds", seconds, "Time to log and apply one group of pushes.")
-        for push, result in zip(group, results, strict=True):
-            source = push.batch.source if not isinstance(result, UnknownName) else "unknown"
-            if isinstance(result, BaseException):
-                m.count("flyball_ingest_failed_total", 1, "Pushes that were refused or failed.", source=source)
-                continue
-            for name, about in (("accepted", "Rows taken."), ("rejected", "Rows dropped by where."),
-                                ("duplicates", "Rows whose event id was taken before.")):  # fmt: skip
-                by = getattr(result, name, 0)
-                m.count(f"flyball_ingest_{name}_total", by, about, source=source)
+    async def _commit(self, batches: Sequence[Batch]) -> list[Any]:
+        """Commit a group; a bad push comes back as its own error and never fails its neighbours."""
+        try:
+            return list(await self._write(self._ingest.push_many, batches))
+        except Exception as error:
+            failed("group not committed", error)
+            return [error] * len(batches)
 
     async def _recover_for_ever(self) -> None:
         """Bring a store that was away up to the log."""
@@ -323,7 +260,9 @@ class IngestProcess:
 
     def _show(self) -> None:
         m = self.measures
-        m.set("flyball_ingest_waiting_rows", self._waiting, "Rows that wait for their commit.")
+        m.set("flyball_ingest_pushes", self._commits.pushes, "Pushes since this ingest process began.")
+        m.set("flyball_ingest_queue", len(self._commits), "Pushes that wait for a commit.")
+        m.set("flyball_ingest_waiting_rows", self._commits.waiting, "Rows that wait for their commit.")
         behind = int(bool(getattr(self._ingest, "behind", "")))
         m.set("flyball_ingest_behind", behind, "Whether the store lacks rows that the log has.")
         for source, (task, _) in self._streams.items():
@@ -382,41 +321,17 @@ class IngestProcess:
 
     async def _measure_for_ever(self) -> None:
         while True:
-            self.measures.set("flyball_ingest_pushes", self.pushes, "Pushes since this ingest process began.")
-            for name, behind in (await self._write(self._late)).items():
-                self.measures.set("flyball_refresh_late_seconds", behind, "Time since a view's refresh fell due.",
-                                  view=name)  # fmt: skip
-            self.measures.set("flyball_ingest_queue", len(self._queue), "Pushes that wait for a commit.")
+            try:
+                late = await self._write(self._late)
+            except Exception as error:
+                failed("lateness of refreshes not measured", error)
+            else:
+                for name, behind in late.items():
+                    self.measures.set("flyball_refresh_late_seconds", behind, "Time since a view's refresh fell due.",
+                                      view=name)  # fmt: skip
             self._show()
             self.measures.write()
             await asyncio.sleep(_MEASURE_EVERY)
-
-    def _commit(self, group: list[_Push]) -> list[Any]:
-        """Commit a group; a bad push comes back as its own error and never fails its neighbours."""
-        try:
-            return list(self._ingest.push_many([p.batch for p in group]))
-        except Exception as error:
-            failed("group not committed", error)
-            return [error] * len(group)
-
-
-def _rows(push: _Push) -> int:
-    return len(push.batch.rows) if isinstance(push.batch.rows, list) else 0
-
-
-def _settle(answer: asyncio.Future[dict[str, Any]], result: Any) -> None:
-    if answer.done():
-        return
-    if isinstance(result, FlyballError):
-        answer.set_exception(result)
-    elif isinstance(result, BaseException):
-        answer.set_exception(Unavailable(f"the rows could not be stored: {result}"))
-    else:
-        answer.set_result(dict(_plain(result)))
-
-
-def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
 
 
 async def run(process: IngestProcess, socket: Path) -> None:
