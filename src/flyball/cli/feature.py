@@ -61,7 +61,7 @@ def _quarantine(project: Project, source: str, *, limit: int, show: Callable[...
         note(f"{document['rows']:,} rows of {source} are in quarantine")
         plain = [k for k in (rows[0] if rows else {}) if not k.startswith("__")]
         names = [k for k in plain if not any(isinstance(row[k], list) for row in rows)]  # a vector fills the screen
-        shown = [[*(row[k] for k in names), row["__reason"]] for row in rows]
+        shown = [[*(_shown(row[k]) for k in names), row["__reason"]] for row in rows]
         if rows:
             print_table((*names, "reason"), shown)
 
@@ -81,8 +81,13 @@ def _get(project: Project, names: tuple[str, ...], *, entity: tuple[str, ...], s
 
 
 def _print_values(document: dict[str, Any]) -> None:
-    rows = [(n, v["value"], v["status"]) for n, v in document.items() if isinstance(v, dict)]
+    rows = [(n, _shown(v["value"]), v["status"]) for n, v in document.items() if isinstance(v, dict)]
     print_table(("feature", "value", "status"), rows)
+
+
+def _shown(value: Any) -> Any:
+    """Return a float as text of ten digits, as amounts of money need more than the four of other tables."""
+    return f"{value:.10g}" if isinstance(value, float) else value
 
 
 def _key(text: str, types: Mapping[str, str]) -> tuple[str, Any]:
