@@ -18,6 +18,7 @@ PAGE = DOCS / "tutorial" / "features.md"
 DATA = ROOT / "examples" / "online_retail" / "online_retail.parquet"
 
 
+@pytest.mark.timeout(450)  # some 70 s of work for the processor, which other tests may share
 def test_the_features_tutorial_runs_and_prints_what_it_shows(tmp_path, monkeypatch):
     monkeypatch.setenv("CLONE", str(ROOT))
     said = run_session(blocks(PAGE, "shell", "python", "toml"), tmp_path, seconds=400)
