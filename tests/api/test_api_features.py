@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
@@ -20,6 +19,15 @@ from flyball.api.features import _finite
 from flyball.project import Project
 from flyball.serving.access import AccessFile
 
+OTHERS = """\
+open_too = fb.FeatureView("online", entity=zone, source=trips, features=[
+    fb.last("last_minutes", of="minutes", window="24h"),
+])
+both = fb.FeatureService("both", features=[traffic.select("trips_1h"), open_too])
+
+
+def train("""
+
 
 class Control:
     def __init__(self, project):
@@ -32,9 +40,7 @@ class Control:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     folder = kit.write_project(tmp_path_factory.mktemp("api") / "small")
-    kit.edit(folder, ('ttl="7d", features=[', 'ttl="7d", readers=["serving"], features=['),
-             ("def train(", 'open_too = fb.FeatureView("online", entity=zone, source=trips, features=[fb.last("last_minutes", of="minutes", window="24h")])\n'
-              'both = fb.FeatureService("both", features=[traffic.select("trips_1h"), open_too])\n\n\ndef train('))  # fmt: skip
+    kit.edit(folder, ('ttl="7d", features=[', 'ttl="7d", readers=["serving"], features=['), ("def train(", OTHERS))
     with Project.open(folder) as opened:
         opened.apply()
         yield opened
