@@ -120,6 +120,19 @@ def test_materialize_takes_newer_rows_of_new_files_in(small):
         assert project.features.materialize("traffic").rows == 0
 
 
+def test_rows_of_a_file_whose_time_is_still_to_come_land_when_it_has_come(small):
+    with Project.open(small) as project:
+        project.apply()
+        write_trip(small, 88, kit.NOW + timedelta(minutes=5))
+        project.features.materialize("traffic")
+        before = project.features.online([{"zone": 88}], NAMES).to_dicts()[0]["trips_1h"]
+        project.clock.set(kit.NOW + timedelta(minutes=20))
+        project.features.materialize("traffic")
+        assert (before, project.features.online([{"zone": 88}], NAMES).to_dicts()[0]["trips_1h"]) == (0, 1)
+        asked = pa.table({"zone": [88, 88], "T": [kit.NOW + timedelta(minutes=m) for m in (4, 20)]})
+        assert project.features.history(asked, NAMES, at="T").to_arrow().column("trips_1h").to_pylist() == [0, 1]
+
+
 def test_late_rows_of_new_files_land_and_history_knows_them_from_their_publication_on(small):
     with Project.open(small) as project:
         project.apply()

@@ -96,7 +96,8 @@ def search(views: Iterable[ViewSpec], words: str) -> list[Hit]:
 def _match(view: ViewSpec, wanted: Sequence[str]) -> Hit | None:
     if not wanted:
         return None
-    score, places = 0, {}
+    score = 0
+    places: dict[str, None] = {}
     for word in wanted:
         found = [(kind, where) for kind, where, text in _texts(view) if word in text.lower()]
         if not found:

@@ -57,7 +57,7 @@ def missed(spec: str, last: datetime | None, now: datetime) -> timedelta | None:
 
 def retry_at(spec: str, failed: datetime, tries: int) -> datetime:
     """Return when to try again after the n-th failure in a row, n >= 1: 10 s, doubling, at most the period."""
-    return failed + min(_FIRST_RETRY * 2 ** min(tries - 1, 20), _period(spec, failed))
+    return failed + min(_FIRST_RETRY * (1 << min(tries - 1, 20)), _period(spec, failed))
 
 
 def _after(spec: str, moment: datetime) -> datetime:

@@ -229,7 +229,7 @@ class ViewSpec:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """A feature service as the user named it: "view:feature" names in order; a model's compiled one is FeatureService."""
+    """A feature service as the user named it, "view:feature" in order; what a model compiles is FeatureService."""
 
     name: str
     features: tuple[str, ...]
