@@ -244,19 +244,20 @@ class DuckDBEngine:
 
     def count(self, source: SourceSpec) -> int:
         """Return about how many rows a source has, without reading them."""
-        pushed = self._pushed(source, listing.file_types(self._root, source, self._state)) if self._log else None
+        pushed = 0 if self._log is None else self._log.rows(source.name)
         rows = [self._shape(source, f).rows for f in self._files(source)]
         if source.kind in {"table", "query"}:
             rows = [_GUESSED_ROWS]
         guessed = sum(listing.stamp(f)[0] // 30 for f, n in zip(self._files(source), rows, strict=False) if n < 0)
-        return sum(n for n in rows if n > 0) + guessed + (0 if pushed is None else pushed.table.num_rows)
+        return sum(n for n in rows if n > 0) + guessed + pushed
 
     def _published_of(self, view: ViewSpec) -> Published | None:
         return None if self._published is None else self._published(view)
 
     # -------------------------------------------------------------------------------------------- opening
 
-    def _open(self, source: SourceSpec, *, fresh: bool = False) -> _Opened:
+    def _open(self, source: SourceSpec, *, fresh: bool = False, hold: bool = True) -> _Opened:
+        """Look at a source; without `hold` its pushed rows are left in the log, if their types are known without."""
         files = self._files(source)
         shapes = {f.name: self._shape(source, f) for f in files}
         if source.kind in {"table", "query"}:
@@ -267,10 +268,12 @@ class DuckDBEngine:
             ref = parts.csv_times(source, ref)
         if pin is None and not fresh and shapes and source.kind in {"csv", "table", "query"}:
             listing.write_pin(self._root, source, ref.types, state=self._state)
-        pushed = self._pushed(source, ref.types or None)
-        if ref.types and (shapes or pushed is not None or source.kind in {"push", "stream"}):
+        held = hold or not ref.types
+        pushed = self._pushed(source, ref.types or None) if held else None
+        some = pushed is not None if held else self._log is not None and self._log.rows(source.name) > 0
+        if ref.types and (shapes or some or source.kind in {"push", "stream"}):
             outputs = output_types(source, ref.types)
-            if pushed is None and files and not any(s.rows for s in shapes.values()):
+            if not some and files and not any(s.rows for s in shapes.values()):
                 raise SourceError(f"source {source.name!r} is empty: the files at {source.path!r} hold no rows")
             return _Opened(ref, outputs, tuple(files), shapes, pushed)
         if pushed is None:
@@ -326,7 +329,7 @@ class DuckDBEngine:
         whole: bool,
     ) -> Iterator[pa.Table]:
         columns = list(dict.fromkeys(columns))
-        opened = self._open(source)
+        opened = self._open(source, hold=whole)
         for name in columns:
             if name not in opened.outputs:
                 raise SourceError(f"source {source.name!r}: {UnknownName.of('column', name, opened.outputs)}")
@@ -338,8 +341,19 @@ class DuckDBEngine:
         if opened.pushed is not None and pushed:
             found = True
             yield parts.between(opened.pushed.table.select(schema.names).cast(schema), start, end)
+        elif pushed and not whole and opened.reference is not None:
+            for table in self._pushed_pieces(source, opened.reference.types):
+                found = True
+                yield parts.between(table.select(schema.names).cast(schema), start, end)
         if not found:
             yield schema.empty_table()
+
+    def _pushed_pieces(self, source: SourceSpec, kinds: Mapping[str, ColumnType]) -> Iterator[pa.Table]:
+        """Accept what was pushed piece by piece; nothing of it stays in memory."""
+        if self._log is None:
+            return
+        for raw in self._log.read_batches(source.name):
+            yield reading.accept(source, raw, kinds)[0]
 
     def _file_pieces(
         self,

@@ -180,6 +180,11 @@ class FileIngestLog:
                 continue
             return
 
+    def rows(self, source: str) -> int:
+        """Return how many rows of a source there are, by the indices of the parts."""
+        self._refresh()
+        return sum(part.spans[source][2] for part in self._cache.values() if source in part.spans)
+
     def revision(self, source: str) -> int:
         """Return a number that changes when rows that may have been read before changed: corrected or erased."""
         self._refresh()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,25 +71,28 @@ def plan(
         if not changed(begun.files, mine):
             return Plan(begun, mine, before.target, first, True, published)
     if bounds is not None:
-        return _range(view, present, before, arrivals, published, bounds)
+        return _range(engine, view, present, before, arrivals, published, bounds)
     why = "" if first else changed(arrivals.files, present)
     new = fresh(arrivals.files, present)
     mode = "full" if full or first or why or (before.target is not None and before.full) else "arrival"
     seen = {f.path: _seen(f, arrivals, published) for f in present}
-    run = Run(mode, why, seen, () if first else new, _count(present, mode, arrivals.files), clean=clean and first)
+    pushed = 0 if mode == "arrival" else _pushed_rows(engine, view, present)
+    parts = _count(present, mode, arrivals.files, pushed=pushed)
+    run = Run(mode, why, seen, () if first else new, parts, clean=clean and first)
     return Plan(run, present, until, first, False, published)
 
 
 def _range(
-    view: ViewSpec, present: Sequence[FileInfo], before: Checkpoint, arrivals: Arrivals, published: Mapping[str, int],
-    bounds: tuple[int | None, int | None],
+    engine: OfflineEngine, view: ViewSpec, present: Sequence[FileInfo], before: Checkpoint, arrivals: Arrivals,
+    published: Mapping[str, int], bounds: tuple[int | None, int | None],
 ) -> Plan:  # fmt: skip
     if before.until is None:
         raise InputError(
             f"view {view.name!r} was never materialized, so no range of it can be rebuilt; leave out the range"
         )
     known = tuple(f for f in present if f.path in arrivals.files)
-    run = Run("range", "", dict(arrivals.files), (), _count(known, "range", {}), None, *bounds)
+    parts = _count(known, "range", {}, pushed=_pushed_rows(engine, view, present))
+    run = Run("range", "", dict(arrivals.files), (), parts, None, *bounds)
     return Plan(run, known, before.until, False, False, published)
 
 
@@ -98,9 +102,15 @@ def _seen(file: FileInfo, arrivals: Arrivals, published: Mapping[str, int]) -> S
     return Seen(file.index, file.size, file.mtime_ns, newest, published.get(file.path))
 
 
-def _count(files: Sequence[FileInfo], mode: str, before: Mapping[str, Seen]) -> int:
+def _count(files: Sequence[FileInfo], mode: str, before: Mapping[str, Seen], *, pushed: int) -> int:
     rows = sum(f.rows for f in files if mode != "arrival" or f.path not in before)
-    return max(1, -(-rows // PART_ROWS))
+    return max(1, -(-(rows + (0 if mode == "arrival" else pushed)) // PART_ROWS))
+
+
+def _pushed_rows(engine: OfflineEngine, view: ViewSpec, files: Sequence[FileInfo]) -> int:
+    """Return about how many rows no file has."""
+    count = getattr(engine, "count", None)
+    return 0 if count is None else max(0, count(view.source) - sum(f.rows for f in files))
 
 
 def touched(engine: OfflineEngine, view: ViewSpec, run: Run) -> frozenset[bytes]:
@@ -215,7 +225,7 @@ def _read(
     found.target = planned.target if planned.target is not None else max(found.target, before.until or 0)
     if planned.resumed or planned.run.mode == "range":
         found.watermark = before.sequence
-    _judge_unique(engine, view, judges)
+    _judge_unique(engine, view, planned, judges, keep)
     found.reports = {of: judge.report() for of, judge in judges.items()}
     for of, report in found.reports.items():
         report.require(f"{of} {view.source.name if of == 'source' else view.name!r}")
@@ -369,14 +379,32 @@ def _as_features(view: ViewSpec, table: pa.Table) -> pa.Table:
     return table
 
 
-def _judge_unique(engine: OfflineEngine, view: ViewSpec, judges: Mapping[str, checks.Judge]) -> None:
-    """Judge uniqueness over the whole source, whatever the run takes of it."""
+def _judge_unique(
+    engine: OfflineEngine, view: ViewSpec, planned: Plan, judges: Mapping[str, checks.Judge], keep: Upkeep
+) -> None:
+    """Judge uniqueness over the whole source, whatever the run takes of it; a large one by parts of equal values."""
     for of, judge in judges.items():
         for spec in judge.checks:
             if spec.kind == "unique":
                 names = _columns_of(spec, view, of)
-                table = engine.scan(view.source, columns=names)
-                judge.add(_as_features(view, table) if of == "view" and _has(view, table) else table, only=[spec])
+                for table in _alike(engine, view, planned, names, keep.spill(view)):
+                    judge.add(_as_features(view, table) if of == "view" and _has(view, table) else table, only=[spec])
+
+
+def _alike(
+    engine: OfflineEngine, view: ViewSpec, planned: Plan, names: Sequence[str], folder: Path | None
+) -> Iterator[pa.Table]:
+    """Yield some columns of all rows; rows that agree in them come together."""
+    count = _count(planned.present, "full", {}, pushed=_pushed_rows(engine, view, planned.present))
+    if count == 1 or folder is None:
+        yield engine.scan(view.source, columns=names)
+        return
+    parts = Parts(names, count, folder.with_name(f"{folder.name}-unique"))
+    try:
+        parts.add(engine.batches(view.source, columns=names))
+        yield from (table for table in parts if table is not None)
+    finally:
+        parts.close()
 
 
 def _columns_of(spec: CheckSpec, view: ViewSpec, of: str) -> list[str]:

@@ -218,6 +218,10 @@ class IngestLog(Protocol):
         """Yield what `read` returns in pieces, so that a log of any length is followed in bounded memory."""
         ...
 
+    def rows(self, source: str) -> int:
+        """Return how many rows of a source the log has, without reading them."""
+        ...
+
     def revision(self, source: str) -> int:
         """Return a number that changes when rows that may have been read before changed: corrected or erased."""
         ...
