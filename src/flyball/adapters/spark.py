@@ -293,8 +293,12 @@ class SparkEngine:
         """Return the accepted rows of files, tables and pushes as a frame of blocks."""
         listed = listing.source_files(self._root, source, self._state)
         wanted = [f for f in listed if files is None or f.name in files]
-        native, others = self._divided(source, wanted, listed, cut)
-        frames = [self._taken(source, group, shape, published, cut) for group, shape in native]
+        native: list[tuple[list[SourceFile], Shape]] = []
+        others, kinds = wanted, {}
+        if source.kind in {"parquet", "frame"} and wanted:
+            kinds = self._kinds(source, listed, cut)
+            native, others = self._divided(source, wanted, kinds)
+        frames = [self._taken(source, group, shape, kinds, published, cut) for group, shape in native]
         if others:
             frames.append(self._read(source, others, published, cut))
         if pushed or source.kind in {"table", "query"}:
@@ -310,20 +314,17 @@ class SparkEngine:
         return whole
 
     def _divided(
-        self, source: SourceSpec, files: Sequence[SourceFile], listed: Sequence[SourceFile], cut: Cut
+        self, source: SourceSpec, files: Sequence[SourceFile], kinds: Mapping[str, ColumnType]
     ) -> tuple[list[tuple[list[SourceFile], Shape]], list[SourceFile]]:
         """Group the files that Spark's reader reads as what they are; the others are read file by file."""
-        if source.kind not in {"parquet", "frame"} or not files:
-            return [], list(files)
-        ref, raw = self._reference(source, listed, cut)
         groups: dict[tuple[tuple[str, str], ...], list[SourceFile]] = {}
         others = []
         for file in files:
             fields = listing.parquet_shape(source, file).fields
-            mine = {n: fields[n] for n in sorted(raw) if n in fields}
+            mine = {n: fields[n] for n in sorted(kinds) if n in fields}
             fits = all(_spark_type(kind) is not None for kind in mine.values()) and mine
             same = all(
-                types.from_arrow(k) == ref[n] or (k, ref[n]) == (pa.float32(), "float64") for n, k in mine.items()
+                types.from_arrow(k) == kinds[n] or (k, kinds[n]) == (pa.float32(), "float64") for n, k in mine.items()
             )
             if fits and same and _PLAIN_NAME.fullmatch(file.place) and "_metadata" not in fields:
                 groups.setdefault(tuple((n, str(k)) for n, k in mine.items()), []).append(file)
@@ -331,27 +332,30 @@ class SparkEngine:
                 others.append(file)
         return [(group, listing.parquet_shape(source, group[0])) for group in groups.values()], others
 
-    def _reference(
-        self, source: SourceSpec, listed: Sequence[SourceFile], cut: Cut
-    ) -> tuple[dict[str, ColumnType], set[str]]:
-        """Return the raw types and which of them are read, after holding every file to them."""
+    def _kinds(self, source: SourceSpec, listed: Sequence[SourceFile], cut: Cut) -> dict[str, ColumnType]:
+        """Return the raw columns that are read and their types, after holding every file of the source to them."""
         shapes = {f.name: listing.parquet_shape(source, f) for f in listed}
         ref = listing.reference(source, shapes, listing.read_pin(self._root, source, self._state))
         columns = {n for n in cut.schema.names if not n.startswith("__")}
         _, must = needed_steps(source, columns | quarantine_columns(source))
         for name, shape in shapes.items():
             listing.check_file(source, name, shape, ref, must | {c.name for c in source.schema})
-        return ref.types, (needed(source) | columns) & ref.types.keys()
+        return {n: k for n, k in ref.types.items() if n in needed(source) | columns}
 
     def _taken(
-        self, source: SourceSpec, files: Sequence[SourceFile], shape: Shape, published: Mapping[str, int], cut: Cut
+        self,
+        source: SourceSpec,
+        files: Sequence[SourceFile],
+        shape: Shape,
+        kinds: Mapping[str, ColumnType],
+        published: Mapping[str, int],
+        cut: Cut,
     ) -> Any:
         """Read Parquet files with Spark: raw columns, the file and the row's number in it."""
         from pyspark.sql import functions
         from pyspark.sql.types import StructField, StructType
 
-        ref, raw = self._reference(source, files, cut)
-        mine = [n for n in sorted(raw) if n in shape.fields]
+        mine = [n for n in sorted(kinds) if n in shape.fields]
         schema = StructType([StructField(n, _spark_type(shape.fields[n]), True) for n in mine])
         frame = self.session.read.schema(schema).parquet(*(f"file://{f.place}" for f in files))
         at = shape.fields.get(source.event_time)
@@ -371,7 +375,7 @@ class SparkEngine:
             functions.col("_metadata.file_path").alias(FILE), functions.col("_metadata.row_index").alias(ROW),
         )  # fmt: skip
         places = {local_path(f.place): (f.index, published.get(f.name)) for f in files}
-        work = TakeRows(source, {n: k for n, k in ref.items() if n in raw}, places, cut, self._prepare)
+        work = TakeRows(source, dict(kinds), places, cut, self._prepare)
         return frame.mapInArrow(in_tasks(work), _BLOCK)
 
     def _read(self, source: SourceSpec, files: Sequence[SourceFile], published: Mapping[str, int], cut: Cut) -> Any:

@@ -305,6 +305,21 @@ class OfflineEngineLaws:
         assert some.column("__sequence").to_pylist() == [numbers[20], numbers[21]]
         assert set(some.column("__known").to_pylist()) == {T0 + 10**9}
 
+    def test_a_column_that_came_later_is_null_in_older_files(self, engine: Any, tmp_path: Path) -> None:
+        """Show that files of one source may differ in added columns, and in float32 for float64."""
+        kind = pa.list_(pa.float32(), 2)
+        old = pa.table({"at": pa.array([T0]).cast(_UTC), "n": pa.array([0.5])})
+        new = pa.table({
+            "v": pa.array([[1.0, 2.0]], kind), "at": pa.array([T0 + 1]).cast(_UTC),
+            "n": pa.array([0.1], pa.float32()), "later": pa.array(["x"]),
+        })  # fmt: skip
+        self.write(tmp_path, a=old, b=new)
+        found = engine.scan(_plain_source(derive=(("m", "n * 3"),)), columns=["n", "m", "later", "v"])
+        assert found.column("n").to_pylist() == [0.5, float(np.float32(0.1))]
+        assert found.column("m").to_pylist() == [1.5, float(np.float32(0.1)) * 3]
+        assert found.column("later").to_pylist() == [None, "x"]
+        assert found.column("v").to_pylist() == [None, [1.0, 2.0]]
+
     def test_a_scan_is_cut_by_event_and_batches_are_the_scan(self, engine: Any, log: IngestLog, tmp_path: Path) -> None:
         """Show that start counts, end does not, and that pieces hold the same rows."""
         self.world(self.seeds[0], tmp_path, log)
