@@ -174,3 +174,17 @@ def test_equal_keys_share_a_bucket_and_buckets_are_even() -> None:
     ):  # fmt: skip
         found = bucket_of([pa.chunked_array([pa.array(values, kind)])], 1000)
         assert found[0] == found[2]
+
+
+def test_a_key_of_another_type_is_named_through_buckets_as_in_memory(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = _views()[1]
+    asked = pa.table({"user": pa.array([1.5, 2.0]), "__at": pa.array([T0, T0])})
+    said = []
+    for rows in (chunks.ROWS, 200):
+        monkeypatch.setattr(chunks, "ROWS", rows)
+        with pytest.raises(InputError, match="'user'") as caught:
+            DuckDBEngine(project).answer(asked, view, view.features, join="as_known")
+        said.append(str(caught.value))
+    assert said[0] == said[1]

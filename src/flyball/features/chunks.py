@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from flyball.features.answers import answer_rows
+from flyball.features.answers import answer_rows, request_keys
 from flyball.features.kernel.buckets import bucket_of
 from flyball.features.spec import FeatureSpec, Join, ViewSpec
 
@@ -49,7 +49,7 @@ def answer_in_buckets(
 
     Args:
         rows: Accepted rows as `answer_rows` takes them, in pieces.
-        requests: Key columns (of the keys' types) and `__at` (int64 µs), in pieces.
+        requests: Key columns and `__at` (int64 µs), in pieces.
         view: The view.
         features: Which of its features.
         join: "as_known" or "as_corrected".
@@ -60,9 +60,12 @@ def answer_in_buckets(
 
     Returns:
         What `answer_rows` returns, in pieces, in the requests' order.
+
+    Raises:
+        InputError: a key has a wrong type, or `join` is neither.
     """
     names = [k.name for k in view.entity.keys]
-    count = _spill(_numbered(requests), names, buckets, folder, "requests")
+    count = _spill(_numbered(requests, view), names, buckets, folder, "requests")
     _spill(rows, names, buckets, folder, "rows")
     no_rows = _load(folder / "rows-schema")
 
@@ -84,10 +87,14 @@ def answer_in_buckets(
     yield from _in_order([folder / f"answers-{b}" for b in range(buckets)], count)
 
 
-def _numbered(requests: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def _numbered(requests: Iterable[pa.Table], view: ViewSpec) -> Iterator[pa.Table]:
+    """Number the requests; their keys get the keys' types, as another type would land in another bucket."""
     begin = 0
     for table in requests:
-        yield table.append_column(_POSITION, pa.array(np.arange(begin, begin + table.num_rows)))
+        keyed = table
+        for key, column in zip(view.entity.keys, request_keys(table, view.entity), strict=True):
+            keyed = keyed.set_column(keyed.schema.get_field_index(key.name), key.name, column)
+        yield keyed.append_column(_POSITION, pa.array(np.arange(begin, begin + table.num_rows)))
         begin += table.num_rows
 
 
