@@ -92,6 +92,24 @@ class EventIdIndex:
         if full:
             self._begin_flush(arrival)
 
+    def remove(self, keys: Sequence[bytes]) -> int:
+        """Forget ids for good; return how many were known. Whoever sends such an event again sends a new one.
+
+        Raises:
+            Unavailable: the index cannot be written.
+        """
+        self._wait()
+        with self._guard:
+            gone = {key for key in keys if self._fresh.pop(key, None) is not None}
+            for env in self._envs:
+                try:
+                    with env.begin(write=True) as txn:
+                        gone |= {key for key in keys if txn.delete(key)}
+                except lmdb.Error as error:
+                    raise Unavailable(f"the index of event ids cannot be written: {error}; make room") from error
+                env.sync(True)
+        return len(gone)
+
     def __len__(self) -> int:
         """Return how many ids are known."""
         return len(self._fresh) + len(self._flushing) + sum(int(env.stat()["entries"]) for env in self._envs)

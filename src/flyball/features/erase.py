@@ -2,14 +2,15 @@
 
 The surprise: a subject is key values by name, {"user": 42}, and concerns every view whose entity has all these keys,
 whatever other keys it has beside them; so one person's carts in every shop go with the person. Types count: "42" is
-another subject than 42.
+another subject than 42. Keys go before rows: a key too long to be stored as it is can only be told from its rows, so an
+erasure that was killed must find them still.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +21,7 @@ from flyball.errors import InputError, UnknownName
 from flyball.features.keys import entity_key
 from flyball.features.packing import namespace
 from flyball.features.ports import OnlineStore
+from flyball.features.pushes import id_key
 from flyball.features.spec import EntitySpec, SourceSpec, ViewSpec
 from flyball.features.values import exact
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "RewritableLog", "Stored", "Subject", "concerns", "erase_stored", "mask", "matching_keys", "raw_mask", "subject_of",
+    "RewritableLog", "Stored", "Subject", "concerns", "erase_stored", "long_keys", "mask", "matching_keys", "raw_mask",
+    "subject_of",
 ]  # fmt: skip
 
 Subject = dict[str, Any]
@@ -115,15 +118,28 @@ def matching_keys(store: OnlineStore, view: ViewSpec, subject: Subject, rows: pa
         for place, key in enumerate(view.entity.keys)
         if key.name in subject
     }
-    known = {prefix + key for key in _long_keys(view.entity, rows)}
+    known = {prefix + key for key in long_keys(view.entity, rows)}
     return [k for k in store.keys(prefix) if k in known or _is_mine(k[len(prefix) :], wanted)]
+
+
+class Ids(Protocol):
+    """What erasing needs of the index of event ids."""
+
+    def remove(self, keys: Sequence[bytes]) -> int:
+        """Forget ids; return how many were known."""
+        ...
 
 
 class RewritableLog(Protocol):
     """What erasing needs of an ingest log."""
 
-    def read(self, source: str, *, after: int = 0) -> pa.Table:
-        """Return rows of a source."""
+    @property
+    def event_ids(self) -> Ids:
+        """The index of event ids."""
+        ...
+
+    def read_batches(self, source: str, *, after: int = 0, rows: int = ...) -> Iterator[pa.Table]:
+        """Yield rows of a source in bounded pieces."""
         ...
 
     def rewrite(
@@ -135,10 +151,11 @@ class RewritableLog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What was found (and, unless it was a dry run, removed): rows by source, keys by view digest."""
+    """What was found (and, unless it was a dry run, removed): rows and event ids by source, keys by view digest."""
 
     log: dict[str, int] = field(default_factory=dict)
     online: dict[str, int] = field(default_factory=dict)
+    ids: dict[str, int] = field(default_factory=dict)
 
 
 def erase_stored(
@@ -151,7 +168,7 @@ def erase_stored(
     known: Mapping[str, Sequence[bytes]],
     dry_run: bool = False,
 ) -> Stored:
-    """Take a subject's rows out of the ingest log, then its keys out of the store; the writer's lock must be held.
+    """Take a subject's keys out of the store, then its rows out of the ingest log; the writer's lock must be held.
 
     Args:
         store: The online store; writable unless `dry_run`.
@@ -162,9 +179,6 @@ def erase_stored(
         known: By view digest, keys of the subject that do not show their parts.
         dry_run: Only count.
     """
-    rows = {}
-    for source in sources:
-        rows[source.name] = _count_log(log, source, subject) if dry_run else _erase_log(log, source, subject)
     keys = {}
     for view in views:
         if concerns(view.entity, subject):
@@ -172,12 +186,29 @@ def erase_stored(
                 dict.fromkeys([*matching_keys(store, view, subject), *_there(store, known.get(view.digest, ()))])
             )
             keys[view.digest] = len(mine) if dry_run else _remove_keys(store, mine)
-    return Stored(rows, keys)
+    rows, ids = {}, {}
+    for source in sources:
+        found = list(_logged(log, source, subject))
+        known_ids = [id_key(source.name, v) for table in found for v in _ids(source, table)]
+        if source.event_id:  # before the rows, which tell them
+            ids[source.name] = len(known_ids) if dry_run else log.event_ids.remove(known_ids)
+        rows[source.name] = sum(t.num_rows for t in found) if dry_run else _erase_log(log, source, subject)
+    return Stored(rows, keys, ids)
 
 
-def _count_log(log: RewritableLog, source: SourceSpec, subject: Subject) -> int:
-    raw = log.read(source.name)
-    return int(raw_mask(source, raw.drop_columns(["__sequence", "__arrival"]), subject).sum()) if raw.num_rows else 0
+def _logged(log: RewritableLog, source: SourceSpec, subject: Subject) -> Iterator[pa.Table]:
+    """Yield the subject's raw rows of the log."""
+    import pyarrow as pa
+
+    for raw in log.read_batches(source.name):
+        mine = raw_mask(source, raw.drop_columns(["__sequence", "__arrival"]), subject)
+        if mine.any():
+            yield raw.filter(pa.array(mine))
+
+
+def _ids(source: SourceSpec, rows: pa.Table) -> list[Any]:
+    name = source.event_id
+    return [v for v in rows.column(name).to_pylist() if v is not None] if name in rows.column_names else []
 
 
 def _erase_log(log: RewritableLog, source: SourceSpec, subject: Subject) -> int:
@@ -241,7 +272,7 @@ def _whole_key(entity: EntitySpec, subject: Subject) -> bytes | None:
     return entity_key(entity, [subject[n] for n in names]) if subject.keys() == set(names) else None
 
 
-def _long_keys(entity: EntitySpec, rows: pa.Table | None) -> set[bytes]:
+def long_keys(entity: EntitySpec, rows: pa.Table | None) -> set[bytes]:
     """Return the keys of rows that are stored as a digest, and so do not show their parts."""
     from flyball.features.keys import entity_keys
 

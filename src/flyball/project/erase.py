@@ -1,8 +1,9 @@
 """`project.features.erase`: take a subject out of everything flyball keeps, and prove it.
 
 Order matters. Training sets go first, because their rows are found by way of the source's; then the prediction log, the
-ingest log and the online rows, quarantine and frames, at last the user's own files when that is asked for. Each step
-does nothing the second time, so an erasure that was killed is simply given again. The surprise: the proof and the audit
+online rows and the ingest log, quarantine and frames, at last the user's own files when that is asked for. Each step
+does nothing the second time, so an erasure that was killed is simply given again. Meanwhile every view is claimed as a
+build claims it, so that no build which read the rows before writes them after. The surprise: the proof and the audit
 trail name the subject by a keyed hash only; a list of everyone who was erased would undo the erasing.
 """
 
@@ -11,7 +12,10 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -24,8 +28,9 @@ import numpy as np
 
 from flyball.datasets.erase import ExampleRefs, erased_copy
 from flyball.datasets.types import DatasetManifest
-from flyball.errors import FlyballError
-from flyball.features.erase import Subject, concerns, mask, matching_keys, raw_mask, subject_of
+from flyball.errors import ConflictError, FlyballError
+from flyball.features.erase import Subject, concerns, long_keys, mask, matching_keys, raw_mask, subject_of
+from flyball.features.packing import namespace
 from flyball.features.spec import SourceSpec, ViewSpec
 from flyball.features.values import to_plain
 from flyball.project.readers import service_of
@@ -38,6 +43,8 @@ if TYPE_CHECKING:
     from flyball.project.root import Project
 
 __all__ = ["Erasure", "Place", "erase"]
+
+_PATIENCE = 60.0  # seconds to wait for builds that run
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +127,14 @@ class _Work:
         number, kept = (0, {}) if self.dry_run else project.database.erasures.begin(self.hash, started)
         notes = msgspec.convert(kept.get("notes", {}), _Notes)
         found: list[Place] = []
-        for step in self._steps():
-            some = list(step())
-            if not self.dry_run:
-                some = _added(notes.places, some)
-                notes.places = [p for p in notes.places if not any(_same(p, q) for q in some)] + some
-                project.database.erasures.note(number, {"notes": msgspec.to_builtins(notes)})
-            found += some
+        with nullcontext() if self.dry_run else self._claimed():
+            for step in self._steps():
+                some = list(step())
+                if not self.dry_run:
+                    some = _added(notes.places, some)
+                    notes.places = [p for p in notes.places if not any(_same(p, q) for q in some)] + some
+                    project.database.erasures.note(number, {"notes": msgspec.to_builtins(notes)})
+                found += some
         self._forget()
         rebuilt = () if self.dry_run else tuple(self._rebuild(found))
         found = found if self.dry_run else [self._looked_again(place) for place in notes.places]
@@ -144,10 +152,32 @@ class _Work:
     def _steps(self) -> list[Callable[[], Iterable[Place]]]:
         return [self._datasets, self._predictions, self._stored, self._quarantine, self._files]
 
+    @contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Keep builds of all views away, waiting for those that run; remove what a killed one left."""
+        from flyball.adapters.upkeep import FolderUpkeep
+
+        upkeep, patience = FolderUpkeep(self.project.layout.state), time.monotonic() + _PATIENCE
+        with ExitStack() as held:
+            for view in sorted(self.views, key=lambda v: v.digest):
+                while True:
+                    try:
+                        held.enter_context(upkeep.claim(view))
+                        break
+                    except ConflictError:
+                        if time.monotonic() > patience:
+                            raise
+                        time.sleep(0.05)
+                shutil.rmtree(upkeep.spill(view), ignore_errors=True)
+            yield
+
     def _forget(self) -> None:
-        """Have this process's engine read again what was rewritten."""
+        """Have all engines read again what was rewritten, those of other processes too."""
         for source in self.sources:
             self.project.engine.forget(source.name)
+        if not self.dry_run:
+            self.project.layout.ingest.mkdir(parents=True, exist_ok=True)
+            (self.project.layout.ingest / "erased").touch()
 
     # -- training sets --------------------------------------------------------------------------------------------
 
@@ -265,6 +295,12 @@ class _Work:
         )
         for name, count in found.log.items():
             yield Place("ingest log", name, count)
+        for name, count in found.ids.items():
+            yield Place("event ids", name, count)
+            if count:
+                self._remain(
+                    f"events of source {name}: whoever delivers the subject's events again brings them back; stop it"
+                )
         for digest, count in found.online.items():
             view = next(v for v in self.views if v.digest == digest)
             yield Place("online store", f"{view.name} {digest}", count)
@@ -282,8 +318,15 @@ class _Work:
                 continue
             import pyarrow as pa
 
+            store, prefix = self.project.features._store(), namespace(view.digest)
             mine = rows.filter(pa.array(mask(rows, self.subject)))
-            found[view.digest] = matching_keys(self.project.features._store(), view, self.subject, mine)
+            found[view.digest] = matching_keys(store, view, self.subject, mine)
+            orphans = set(store.keys(prefix + b"h")) - {prefix + key for key in long_keys(view.entity, rows)}
+            if orphans:
+                self._remain(
+                    f"view {view.name} {view.digest}: {len(orphans)} long keys of rows that are no more do not show "
+                    f"whose they are; build it again: flyball materialize {view.name} --full"
+                )
         return found
 
     # -- files ----------------------------------------------------------------------------------------------------
@@ -361,13 +404,19 @@ class _Work:
     # -- afterwards -----------------------------------------------------------------------------------------------
 
     def _rebuild(self, found: Sequence[Place]) -> Iterator[str]:
-        """Build views of other entities again, whose answers still counted the subject's rows."""
+        """Build views again: of other entities, whose answers still counted the subject's rows, and over new files.
+
+        Not those in which the subject would come back, because its rows remain in files of the user's.
+        """
+        from flyball.adapters.local.views import read_views
+
         touched = {p.name for p in found if p.removed and p.kind in {"ingest log", "frames"}}
         files = any(p.removed for p in found if p.kind == "source files")
-        applied = {v.digest for v in self.project.applied.view_specs}
+        attached = {v.digest for v in (*self.project.applied.view_specs, *read_views(self.project.layout))}
         for view in self.views:
             affected = view.source.name in touched or (files and self._has_file(view.source, found))
-            if view.digest in applied and affected and not self._left_in(view.source):
+            returns = concerns(view.entity, self.subject) and self._left_in(view.source)
+            if view.digest in attached and affected and not returns:
                 self.project.features.fill(view, full=True)
                 yield view.name
 
@@ -386,7 +435,7 @@ class _Work:
             again = self._again
             steps = {
                 "training sets": again._datasets, "prediction log": again._predictions, "ingest log": again._stored,
-                "online store": again._stored, "quarantine": again._quarantine,
+                "online store": again._stored, "event ids": again._stored, "quarantine": again._quarantine,
             }  # fmt: skip
             self._seen[place.kind] = list(steps.get(place.kind, again._files)())
         found = self._seen[place.kind]
@@ -415,6 +464,16 @@ class _Work:
                         f"{model} {version.version} learned from a training set that has been superseded; "
                         f"train a new version to replace it: flyball run --model {model}"
                     )
+                    self._remain(
+                        f"{model} {version.version}: sample.npy of its artifact (and of its mirror in MLflow) holds up "
+                        "to 256 feature rows without keys, the subject's may be among them; reference.bin holds counts "
+                        "and sums by bin only. They go with the artifact, once a new version serves"
+                    )
+        online = self.project.settings.online
+        if online.store != "lmdb" and online.stale_limit:
+            self._remain(
+                f"workers may answer with values read before for {online.stale_limit} while {online.store} is away"
+            )
 
     def _remain(self, text: str) -> None:
         if text not in self.remaining:
