@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,7 +75,8 @@ def test_a_refresh_that_fails_alerts_once_backs_off_and_is_resolved(project: Pro
     assert control.step(set_clock(project, NOW + 18 * MINUTE), 1)[0].startswith("Refreshed newest")
     assert project.database.monitors.alerts()[-1].text == "view newest is refreshed again"
     actions = [e.action for e in project.database.audit.list(subject="newest") if e.actor == "refresh"]
-    assert actions == ["refresh failed", "refresh failed", "refreshed"]
+    started = "refresh started"
+    assert actions == [started, "refresh failed", started, "refresh failed", started, "refreshed"]
 
 
 def test_a_refresh_found_later_than_its_own_period_was_missed(project: Project) -> None:
@@ -88,3 +90,71 @@ def test_a_refresh_found_later_than_its_own_period_was_missed(project: Project) 
     assert project.database.deployments.watermark(spec.digest) == NOW + 31 * MINUTE
     assert [a.severity for a in project.database.monitors.alerts()] == ["page", "warn"], "missed, then refreshed again"
     refresher.close()
+
+
+def settle(refresher: Refresher, project: Project) -> list[str]:
+    spec, did = project.applied.view("newest").spec, list[str]()
+    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    while refresher._running and datetime.now(UTC) < deadline:
+        did += refresher.step((spec,), project.clock.now())
+    return did
+
+
+def test_of_two_control_processes_one_refreshes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, gate, calls, fill = project.applied.view("newest").spec, threading.Event(), [], project.features.fill
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        calls.append(given)
+        gate.wait(20)
+        return fill(*given, **named)
+
+    monkeypatch.setattr(project.features, "fill", slowly)
+    now = set_clock(project, NOW + 15 * MINUTE)
+    first, second = (Refresher(project, waits=False, owner=name) for name in ("first", "second"))
+    for _ in range(3):
+        first.step((spec,), now), second.step((spec,), now)
+    holder = project.database.leases.holder(f"refresh/{spec.digest}")
+    assert holder is not None and holder.owner == "first" and not second._running
+    gate.set()
+    settle(first, project)
+    second.step((spec,), now)
+    assert len(calls) == 1 and project.database.leases.holder(f"refresh/{spec.digest}") is None
+    first.close()
+    second.close()
+
+
+def test_who_lost_the_lease_records_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, wall, fill = project.applied.view("newest").spec, [1e9], project.features.fill
+    monkeypatch.setattr(project.database.leases, "_wall", lambda: wall[0])
+    now, gates = set_clock(project, NOW + 15 * MINUTE), [threading.Event(), threading.Event()]
+    waiting = iter(gates)
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        next(waiting).wait(20)
+        return fill(*given, **named)
+
+    monkeypatch.setattr(project.features, "fill", slowly)
+    first, second = (Refresher(project, waits=False, owner=name) for name in ("first", "second"))
+    first.step((spec,), now)
+    wall[0] += 31  # the first one has hung for longer than its lease
+    second.step((spec,), now)
+    assert second._running
+    gates[0].set()
+    settle(first, project)
+    assert [e.details["fence"] for e in project.database.audit.list(subject="newest") if e.actor == "refresh"], (
+        "started"
+    )
+    held = project.database.leases.holder(f"refresh/{spec.digest}")
+    assert held is not None and held.owner == "second"
+    gates[1].set()
+    settle(second, project)
+    assert project.database.leases.holder(f"refresh/{spec.digest}") is None
+    first.close()
+    second.close()
+
+
+def test_a_refresh_says_that_it_began(project: Project) -> None:
+    spec = project.applied.view("newest").spec
+    Refresher(project, waits=True).step((spec,), set_clock(project, NOW + 15 * MINUTE))
+    [started] = [e for e in project.database.audit.list(subject="newest") if e.action == "refresh started"]
+    assert started.details["every"] == "15m" and started.details["fence"] > 0

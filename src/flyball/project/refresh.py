@@ -2,26 +2,35 @@
 
 The surprise: a refresh has no state of its own. It is due by the view's watermark, a killed one goes on where the
 materialization stopped, and an alert is one per stretch without success, so that it ends by itself with the next one.
+Each runs under a lease of its own view: of two control processes one refreshes, and one that lost its lease records
+nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import socket
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from flyball.errors import ConflictError
+from flyball.errors import ConflictError, FenceLost
 from flyball.features.refresh import due, late, missed, next_due, retry_at
 from flyball.monitoring.types import Alert
 
 if TYPE_CHECKING:
+    from flyball.control.types import AuditEntry, Lease
     from flyball.features.materialize import MaterializeResult
     from flyball.features.spec import ViewSpec
     from flyball.project.root import Project
 
 __all__ = ["Refresh", "Refresher", "refreshes"]
+
+_TTL = timedelta(seconds=30)  # of a lease; whoever dies is followed after that
+_OUTCOMES = {"refreshed", "refresh failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +56,17 @@ def refreshes(project: Project) -> list[Refresh]:
 def _stands(project: Project, view: ViewSpec, now: datetime) -> Refresh:
     every = view.about.refresh or ""
     last = project.database.deployments.watermark(view.digest)
-    entries = [e for e in project.database.audit.list(subject=view.name, limit=100) if e.actor == "refresh"]
+    entries = _outcomes(project, view)
     failed = entries and entries[-1].action == "refresh failed"
     error = str(entries[-1].details.get("error", "")) if failed else ""
     behind = late(every, last, now).total_seconds()
     return Refresh(view.name, view.digest, every, last, next_due(every, last, now), behind, error)
+
+
+def _outcomes(project: Project, view: ViewSpec) -> list[AuditEntry]:
+    """Return how the last refreshes of a view ended, oldest first."""
+    entries = project.database.audit.list(subject=view.name, limit=100)
+    return [e for e in entries if e.actor == "refresh" and e.action in _OUTCOMES]
 
 
 @dataclass(slots=True)
@@ -62,24 +77,39 @@ class _Trouble:
     again: datetime
 
 
+@dataclass(slots=True)
+class _Running:
+    """A refresh under way, and its lease, renewed until it ends."""
+
+    view: ViewSpec
+    began: datetime
+    lease: Lease
+    renewed: float
+    future: Future[MaterializeResult]
+
+
 class Refresher:
     """Run due refreshes, one at a time.
 
     Args:
         project: The project.
         waits: Whether a step returns only when what was due is done (simulated time); else it runs beside the passes.
+        owner: Who holds the leases; another one for each process.
     """
 
-    def __init__(self, project: Project, *, waits: bool) -> None:
+    def __init__(self, project: Project, *, waits: bool, owner: str | None = None) -> None:
+        self._owner = owner or f"{socket.gethostname()}:{os.getpid()}"
         self._project = project
         self._waits = waits
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="refresh")
-        self._running: dict[str, tuple[ViewSpec, datetime, Future[MaterializeResult]]] = {}  # by digest
+        self._running: dict[str, _Running] = {}  # by digest
         self._trouble: dict[str, _Trouble] = {}  # by digest
         self._missed: set[str] = set()  # digests whose refresh was found late
 
     def step(self, views: tuple[ViewSpec, ...], now: datetime) -> list[str]:
         """Collect what ended, start what is due; return what was done, in words."""
+        for running in self._running.values():
+            self._renew(running)
         did = self._settle(now)
         for view in views:
             if view.about.refresh and view.digest not in self._running:
@@ -97,34 +127,58 @@ class Refresher:
         trouble = self._trouble.get(view.digest)
         if due(every, last, now) is None or (trouble is not None and now < trouble.again):
             return []
+        lease = self._project.database.leases.acquire(f"refresh/{view.digest}", self._owner, _TTL)
+        if lease is None:  # another process refreshes it
+            return []
         did = []
         behind = missed(every, last, now)
         if behind is not None and not self._waits and trouble is None:
             self._missed.add(view.digest)
             did += self._alert(view, last, now, f"the refresh of view {view.name} (every {every}) is {behind} late")
-        run: Callable[[], MaterializeResult] = lambda: self._project.features.fill(view, until=now)  # noqa: E731
-        future: Future[MaterializeResult]
+        facts = {"every": every, "fence": lease.fence, "fresh until": None if last is None else last.isoformat()}
+        self._project.database.audit.record(now, "refresh", "refresh started", view.name, facts)
+        running = _Running(view, now, lease, time.monotonic(), Future())
+        self._running[view.digest] = running
         if self._waits:
-            future = Future()
-            try:
-                future.set_result(run())
-            except Exception as error:
-                future.set_exception(error)
+            self._run(running, view, now)
         else:
-            future = self._pool.submit(run)
-        self._running[view.digest] = view, now, future
+            self._pool.submit(self._run, running, view, now)
         return did
+
+    def _run(self, running: _Running, view: ViewSpec, until: datetime) -> None:
+        def detail(_: object) -> None:
+            self._renew(running)
+
+        try:
+            running.future.set_result(self._project.features.fill(view, until=until, detail=detail))
+        except Exception as error:
+            running.future.set_exception(error)
+
+    def _renew(self, running: _Running) -> None:
+        """Keep the lease; one that is lost shows when the refresh ends."""
+        if time.monotonic() - running.renewed < _TTL.total_seconds() / 4:
+            return
+        running.renewed = time.monotonic()
+        with contextlib.suppress(FenceLost):
+            running.lease = self._project.database.leases.renew(running.lease)
 
     def _settle(self, now: datetime) -> list[str]:
         did = []
-        for digest, (view, began, future) in list(self._running.items()):
-            if future.done():
-                del self._running[digest]
-                error = future.exception()
-                if error is None:
-                    did += self._succeeded(view, future.result(), now)
-                elif not isinstance(error, ConflictError):  # someone else is at it
-                    did += self._failed(view, began, error, now)
+        for digest, running in list(self._running.items()):
+            if not running.future.done():
+                continue
+            del self._running[digest]
+            leases = self._project.database.leases
+            try:
+                leases.renew(running.lease)
+            except FenceLost:  # whoever took it records how it went
+                continue
+            error = running.future.exception()
+            if error is None:
+                did += self._succeeded(running.view, running.future.result(), now)
+            elif not isinstance(error, ConflictError):  # someone else is at it
+                did += self._failed(running.view, running.began, error, now)
+            leases.release(running.lease)
         return did
 
     def _succeeded(self, view: ViewSpec, result: MaterializeResult, now: datetime) -> list[str]:
@@ -149,8 +203,7 @@ class Refresher:
 
     def _was_failing(self, view: ViewSpec) -> bool:
         """Whether the last thing recorded is a failure, of a former process perhaps."""
-        entries = self._project.database.audit.list(subject=view.name, limit=20)
-        mine = [e for e in entries if e.actor == "refresh"]
+        mine = _outcomes(self._project, view)
         return bool(mine) and mine[-1].action == "refresh failed"
 
     def _alert(self, view: ViewSpec, last: datetime | None, now: datetime, text: str) -> list[str]:
