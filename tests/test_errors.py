@@ -6,7 +6,7 @@ import re
 import pytest
 
 from flyball import errors
-from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, MissingExtra, UnknownName, nearest
+from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, MissingExtra, UnknownName, first_line, nearest
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, FlyballError)]
 
@@ -64,3 +64,9 @@ def test_an_error_without_a_message_prints_nothing() -> None:
 def test_nearest_gives_best_first_and_nothing_far() -> None:
     assert nearest("prot", ["port", "host", "part"])[0] in {"port", "part"}
     assert nearest("zzz", ["port"]) == []
+
+
+def test_the_first_line_of_a_foreign_error_is_the_first_that_says_something() -> None:
+    assert first_line(ValueError("\n  no such column\nLINE 1: select")) == "no such column"
+    assert first_line(ValueError("x" * 999), most=5) == "xxxxx"
+    assert first_line(KeyError()) == "KeyError"

@@ -186,3 +186,15 @@ class MissingExtra(FlyballError, ImportError):
 def nearest(name: str, known: Iterable[str], *, n: int = 2) -> list[str]:
     """Return up to `n` known names that look like `name`, best first."""
     return difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)
+
+
+def first_line(error: object, *, most: int = 300) -> str:
+    """Return the first line of what a foreign error says, at most `most` characters; its type's name if nothing.
+
+    Example:
+        >>> first_line(ValueError("no such column, see LINE 1"))
+        'no such column, see LINE 1'
+        >>> first_line(KeyError())
+        'KeyError'
+    """
+    return next((line.strip()[:most] for line in str(error).splitlines() if line.strip()), type(error).__name__)

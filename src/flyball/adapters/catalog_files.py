@@ -18,7 +18,7 @@ import fsspec
 import msgspec
 
 from flyball.disk import write_atomically
-from flyball.errors import IntegrityError, Unavailable
+from flyball.errors import IntegrityError, Unavailable, first_line
 from flyball.features.shared import Entry, entry_from, taken
 
 __all__ = ["FilesCatalog"]
@@ -164,7 +164,7 @@ class FilesCatalog:
         except (OSError, ImportError, ValueError) as error:
             if isinstance(error, Unavailable | IntegrityError):
                 raise
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            said = first_line(error)
             raise Unavailable(f"the catalog {self._place} cannot be used ({said}); is [catalog] url right?") from error
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flyball.errors import MissingExtra, Unavailable
+from flyball.errors import MissingExtra, Unavailable, first_line
 from flyball.features.shared import Entry, entry_from, taken
 
 try:
@@ -104,5 +104,5 @@ class PostgresCatalog:
             with psycopg.connect(self._url, connect_timeout=_CONNECT) as db:
                 yield db
         except psycopg.Error as error:
-            said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            said = first_line(error)
             raise Unavailable(f"the catalog {self._place} cannot be used ({said}); is the server up?") from error

@@ -28,7 +28,7 @@ from flyball.adapters import duckdb_parts as parts
 from flyball.adapters import duckdb_raw as raw_rows
 from flyball.adapters.duckdb_parts import Published
 from flyball.adapters.duckdb_sql import FIRST_SEQUENCE, Part, Query, is_local
-from flyball.errors import SourceError, UnknownName
+from flyball.errors import SourceError, UnknownName, first_line
 from flyball.features import reading, types
 from flyball.features.answers import answer_rows, row_columns
 from flyball.features.chunks import answer_in_buckets, buckets_for
@@ -477,7 +477,7 @@ class DuckDBEngine:
             except (duckdb.Error, OSError, pa.ArrowException) as error:
                 raise SourceError(
                     f"source {source.name!r} cannot be read: {self._culprit(source, sql, part)}"
-                    f"{raw_rows.said(error)}; write that file again, or take it away"
+                    f"{first_line(error)}; write that file again, or take it away"
                 ) from error
 
     def _culprit(self, source: SourceSpec, sql: str, part: Part) -> str:

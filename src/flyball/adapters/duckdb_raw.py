@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flyball.adapters.duckdb_sql import quoted
-from flyball.errors import SourceError
+from flyball.errors import SourceError, first_line
 from flyball.features import types
 from flyball.features.reading.files import Shape, SourceFile, open_address, stamp
 from flyball.features.reading.values import nulls, refuse_naive, typed, vectors
 from flyball.features.spec import ColumnType, SourceSpec
 
-__all__ = ["ROWS", "connect", "csv_rows", "csv_shape", "parquet_rows", "relation_rows", "relation_shape", "said"]
+__all__ = ["ROWS", "connect", "csv_rows", "csv_shape", "parquet_rows", "relation_rows", "relation_shape"]
 
 ROWS = 1 << 18  # rows of one piece
 _CSV = {"int64": "BIGINT", "float64": "DOUBLE", "float32": "FLOAT", "bool": "BOOLEAN"}
@@ -50,12 +50,9 @@ def connect(
     except (duckdb.Error, OSError, pa.ArrowException) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(f"source {source.name!r} cannot be read from {_shown(source)}: {said(error)}") from error
-
-
-def said(error: Exception) -> str:
-    """Return the first line of what DuckDB said."""
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise SourceError(
+            f"source {source.name!r} cannot be read from {_shown(source)}: {first_line(error)}"
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------ CSV
@@ -104,7 +101,7 @@ def _csv_error(text: str, kinds: Mapping[str, ColumnType]) -> str:
     line, value = re.search(r"Line: (\d+)", text), re.search(r'string "(.*?)" to', text)
     column = re.search(r'column "(.*?)"', text)
     if line is None or value is None or column is None:
-        return f"{text.splitlines()[0][:200]}; correct the file, or take it away"
+        return f"{first_line(text, most=200)}; correct the file, or take it away"
     was = kinds.get(column[1], "another type")
     return (
         f"line {line[1]} has {column[1]} = {value[1]!r:.60}, but the column is {was}; correct the file, or declare "
@@ -188,7 +185,7 @@ def parquet_rows(source: SourceSpec, file: SourceFile, kinds: Mapping[str, Colum
             yield _converted(source, table, kinds, f"{file.name}: ", row)
             row += table.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"source {source.name!r}: {file.name} cannot be read: {said(error)}") from error
+        raise SourceError(f"source {source.name!r}: {file.name} cannot be read: {first_line(error)}") from error
     finally:
         opened.close()
 

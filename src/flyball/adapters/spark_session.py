@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flyball import errors
-from flyball.errors import ConfigError, FlyballError, MissingExtra, SourceError, Unavailable
+from flyball.errors import ConfigError, FlyballError, MissingExtra, SourceError, Unavailable, first_line
 
 __all__ = ["need_java", "parse_options", "start", "translated"]
 
@@ -95,8 +95,8 @@ def start(master: str, options: Mapping[str, str]) -> Any:
             session = shared.newSession()
         except (PySparkException, OSError, RuntimeError) as error:
             raise Unavailable(
-                f"Spark does not start at {master} ({_first(error)}); look at what it printed, at spark.master and "
-                'spark.options, or set [offline] engine = "duckdb"'
+                f"Spark does not start at {master} ({first_line(error)}); look at what it printed, at "
+                'spark.master and spark.options, or set [offline] engine = "duckdb"'
             ) from error
         if running is None:
             session.sparkContext.setLogLevel("ERROR")
@@ -135,9 +135,4 @@ def translated(error: Exception, source: str) -> FlyballError:
 def _cause(text: str) -> str:
     """Return the line that says most: the innermost cause, else the first."""
     causes = re.findall(r"^(?:Caused by: )?([A-Za-z_][\w.$]*\.\w+: \S.*)$", text, re.MULTILINE)
-    return (causes[-1] if causes else _first(text))[:300]
-
-
-def _first(error: Exception | str) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return (causes[-1] if causes else first_line(text))[:300]

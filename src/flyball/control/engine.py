@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from flyball.errors import ConfigError, MissingExtra, Unavailable
+from flyball.errors import ConfigError, MissingExtra, Unavailable, first_line
 
 __all__ = ["Gate", "engine_for"]
 
@@ -60,7 +60,7 @@ class Gate:
         try:
             yield
         except DBAPIError as error:
-            cause = str(error.orig).strip().splitlines()[0]
+            cause = first_line(error.orig)
             raise Unavailable(
                 f"the control database {self.name} failed: {cause}; is it up, and its disk not full?"
             ) from error

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from flyball.control.tables import HEAD
-from flyball.errors import SchemaTooNew, Unavailable
+from flyball.errors import SchemaTooNew, Unavailable, first_line
 
 __all__ = ["ensure_schema", "schema_version"]
 
@@ -90,6 +90,6 @@ def _only_one(engine: Engine) -> Iterator[None]:
 
 
 def _unavailable(engine: Engine, error: DBAPIError) -> Unavailable:
-    cause = str(error.orig).strip().splitlines()[0]
+    cause = first_line(error.orig)
     name = engine.url.render_as_string(hide_password=True)
     return Unavailable(f"the control database {name} cannot be opened: {cause}; check control.database in flyball.toml")

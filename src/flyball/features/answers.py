@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flyball.errors import InputError, UnknownName
+from flyball.errors import InputError, UnknownName, first_line
 from flyball.features import types, values
 from flyball.features.kernel import slots
 from flyball.features.kernel.asof import newest_rows
@@ -199,7 +199,7 @@ def _typed(column: pa.ChunkedArray, feature: FeatureSpec, view: ViewSpec) -> pa.
         except pa.ArrowInvalid as error:
             raise InputError(
                 f"feature {feature.name!r} of view {view.name!r} is declared {feature.type}, but a value of column "
-                f"{feature.of!r} of source {view.source.name!r} does not fit: {str(error).splitlines()[0]}"
+                f"{feature.of!r} of source {view.source.name!r} does not fit: {first_line(error)}"
             ) from error
     raise InputError(
         f"feature {feature.name!r} of view {view.name!r} is declared {feature.type}, but column {feature.of!r} of "

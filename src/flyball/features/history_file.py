@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flyball.errors import InputError
+from flyball.errors import InputError, first_line
 from flyball.features.answers import STATUS, keys_and_times
 from flyball.features.offline import Progress, check_clashes, picked_features, request_times
 from flyball.features.ports import OfflineEngine
@@ -93,7 +93,7 @@ class _Requests:
                 self.rows = sum(pq.read_metadata(f).num_rows for f in self._files)
                 return
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"the requests cannot be read: {str(error).splitlines()[0]}") from error
+            raise InputError(f"the requests cannot be read: {first_line(error)}") from error
         self._table = to_requests(requests)
         self.schema, self.rows = self._table.schema, self._table.num_rows
 

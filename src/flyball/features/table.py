@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from flyball.errors import InputError, MissingExtra, UnknownName
+from flyball.errors import InputError, MissingExtra, UnknownName, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,7 +140,7 @@ def to_requests(requests: Any) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"the requests cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"the requests cannot be read: {first_line(error)}") from error
 
 
 def _read(path: Path) -> pa.Table:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flyball.disk import write_atomically
-from flyball.errors import SourceError
+from flyball.errors import SourceError, first_line
 from flyball.features import types
 from flyball.features.spec import ColumnType, SourceSpec, digest_of
 
@@ -188,8 +188,8 @@ def parquet_shape(spec: SourceSpec, file: SourceFile) -> Shape:
             read.close()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(
-            f"source {spec.name!r}: {file.name} is no readable Parquet file ({_first(error)}); write it again, under "
-            "another name first and then renamed, or take it away"
+            f"source {spec.name!r}: {file.name} is no readable Parquet file ({first_line(error)}); write it "
+            "again, under another name first and then renamed, or take it away"
         ) from error
     if len(_shapes) > _MOST_SHAPES:
         _shapes.clear()
@@ -233,7 +233,7 @@ def open_address(spec: SourceSpec, address: str) -> tuple[Any, str]:
         scheme = address.partition("://")[0]
         extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "az": "azure"}.get(scheme)
         todo = f"pip install 'flyball[{extra}]'" if extra else "check the address"
-        raise SourceError(f"source {spec.name!r}: {address} cannot be opened ({_first(error)}); {todo}") from error
+        raise SourceError(f"source {spec.name!r}: {address} cannot be opened ({first_line(error)}); {todo}") from error
     return filesystem, str(path)
 
 
@@ -300,9 +300,5 @@ def _addresses(spec: SourceSpec, pattern: str) -> dict[str, str]:
         else:
             paths = [path] if filesystem.exists(path) else []
     except OSError as error:
-        raise SourceError(f"source {spec.name!r}: {pattern} cannot be listed ({_first(error)})") from error
+        raise SourceError(f"source {spec.name!r}: {pattern} cannot be listed ({first_line(error)})") from error
     return {filesystem.unstrip_protocol(p): filesystem.unstrip_protocol(p) for p in paths}
-
-
-def _first(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
