@@ -107,7 +107,9 @@ def _heads(
 
 def _looked_up(plan: _Plan, words: np.ndarray, base: np.ndarray, counts: np.ndarray, first: np.ndarray) -> list[Cells]:
     """Return what the cell at each range's old edge holds, nothing where there is none."""
-    counts = np.stack((counts & _LOW, counts >> 32), 1).reshape(-1, len(base))[: plan.groups]
+    halves = np.empty((2 * len(counts), len(base)), np.int64)  # two groups a word
+    halves[0::2], halves[1::2] = counts & _LOW, counts >> 32
+    counts = halves[: plan.groups]
     ends = counts.cumsum(0)
     starts = ends - counts
     total = np.add.reduceat(counts, plan.first_group)

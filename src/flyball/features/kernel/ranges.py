@@ -60,16 +60,22 @@ class Vectors:
         self._values, self._nulls = values, nulls
         self.count, self.sums = np.zeros(n, np.int64), np.zeros((n, values.shape[1]))
 
-    def add(self, rows: Ints, begin: Ints, end: Ints) -> None:
-        """Add what lies in each range [begin, end) of some rows, some parts of the vectors at a time."""
+    def add(self, rows: Ints, begin: Ints, end: Ints, moved: Ints, size: int) -> None:
+        """Add what lies in each range [begin, end) of some rows, some parts of the vectors at a time.
+
+        Each row is laid `moved` further in a tree of `size`, so that the order of adding is its entity's own affair.
+        """
+        if not len(rows):
+            return
         valid = ~self._nulls[rows]
         self.count += _between(valid, begin, end)
         width = self.sums.shape[1]
-        step = max(1, _ROOM // max(len(rows), len(begin), 1))
+        step = max(1, _ROOM // max(size, len(begin)))
+        place, shift = np.arange(len(rows)) + moved, moved[np.minimum(begin, len(rows) - 1)]
         for k in range(0, width, step):
-            part = self._values[rows, k : k + step].astype(np.float64)
-            part[~valid] = 0.0
-            self.sums[:, k : k + step] += _folded(np.add, part, begin, end, 0.0)
+            part = np.zeros((size, min(step, width - k)))
+            part[place[valid]] = self._values[rows[valid], k : k + step]
+            self.sums[:, k : k + step] += _folded(np.add, part, begin + shift, end + shift, 0.0)
 
     def add_pairs(self, request: Ints, place: Ints, rows: Ints) -> None:
         """Add (request, row) pairs, sorted by request."""

@@ -35,7 +35,7 @@ _PARTS = 48
 _PAIRS = 2_000_000  # request-row pairs looked at together: bounds memory at about 100 MB
 _CHAINS, _MANY_CHAINS = 3, 24
 _EXACT = {"wholes", "first", "last"}
-_MANY_PAIRS = 8_000_000  # from here on a tree of vectors, or a wavelet matrix, is cheaper than looking at each pair
+_MANY_PAIRS = 8_000_000  # from here on a wavelet matrix is cheaper than looking at each pair
 
 
 def hop_for(window: int) -> int:
@@ -111,7 +111,11 @@ def evaluate(
     plain = [(f, s) for f, (kind, s) in plans if kind in {"rows", "moments"}]
     folded = _moments(rows, columns, plain, asked)
     others = [(f, k, s) for f, (k, s) in plans if k not in {"rows", "moments"}]
-    many = {f.name for f, k, _ in others if k in _EXACT or (k != "hll" and _pairs_of(rows, asked, f) > _MANY_PAIRS)}
+    many = {
+        f.name
+        for f, k, _ in others
+        if k in _EXACT or is_vector(k) or (k == "kll" and _pairs_of(rows, asked, f) > _MANY_PAIRS)
+    }
     ranged = _ranged(rows, columns, [(f, k, s) for f, k, s in others if f.name in many and k != "kll"], asked)
     ranked = _ranked(rows, columns, [(f, k, s) for f, k, s in others if f.name in many and k == "kll"], asked)
     rest = [(f, k, s) for f, k, s in others if f.name not in many]
@@ -138,13 +142,14 @@ def _moments(
     """Fold what merges as moments, by slot and window, through chains and trees."""
     folded = {(_name(s), f.window, f.hop): empty(len(asked.at)) for f, s in plain}
     deep = {_name(s) for f, s in plain if f.stat is not Stat.COUNT}
+    spread = any(f.stat in {Stat.STD, Stat.VAR} for f, _ in plain)
     for chain in _chains(rows) if folded else ():
         ranges = chain.ranges(rows, asked)
         for name in dict.fromkeys(_name(s) for _, s in plain):
             column = None if name is None else columns[name][0][rows.rows[chain.picked]]
             mine = {key: ranges[key[1:]] for key in folded if key[0] == name}
-            for key, found in chain.fold(asked, column, mine, deep=name in deep):
-                folded[key] = combine(folded[key], found)
+            for key, found in chain.fold(asked, column, mine, deep=name in deep, spread=spread):
+                folded[key] = combine(folded[key], found, deviations=spread)
     return folded
 
 
@@ -170,6 +175,8 @@ def _ranged(
             if isinstance(chain, _Rest):
                 for some, request, at in chain.pairs(asked, begin, end):
                     held.add_pairs(some.start + request, chain.picked[at], picked[at])
+            elif isinstance(held, Vectors):
+                held.add(picked, begin, end, *_aligned(chain.entities, len(picked)))
             elif isinstance(held, Ends):
                 held.add(picked, begin, end, chain.picked)
             else:
@@ -292,10 +299,10 @@ class _Chain:
         }
 
     def fold(
-        self, _: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool
+        self, _: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool, spread: bool
     ) -> Iterator[tuple[_Key, Partials]]:
         """Fold each range; a tree answers all windows over one column."""
-        tree = None if column is None else _Tree(column, self.entities, deep=deep)
+        tree = None if column is None else _Tree(column, self.entities, deep=deep, spread=spread)
         for key, (begin, end) in ranges.items():
             yield key, _counts(end - begin) if tree is None else tree.query(begin, end)
 
@@ -317,10 +324,10 @@ class _Rest:
         }
 
     def fold(
-        self, asked: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool
+        self, asked: _Requests, column: Floats | None, ranges: Mapping[_Key, _Range], *, deep: bool, spread: bool
     ) -> Iterator[tuple[_Key, Partials]]:
-        """Fold what was known of each range; `deep` makes no difference here."""
-        del deep
+        """Fold what was known of each range; `deep` and `spread` make no difference here."""
+        del deep, spread
         values = np.ones(len(self.picked)) if column is None else column
         for key, (begin, end) in ranges.items():
             folded = [self._fold(values, begin[p], end[p], asked.at[p]) for p in slices(end - begin, _PAIRS)]
@@ -351,7 +358,8 @@ class _Tree:
     entity's own rows only, and neither on who else is there nor on how entities were dealt into buckets.
     """
 
-    def __init__(self, values: Floats, entities: Ints, *, deep: bool) -> None:
+    def __init__(self, values: Floats, entities: Ints, *, deep: bool, spread: bool) -> None:
+        self._spread = spread
         self._counts = None if deep else np.concatenate(([0], np.cumsum(~np.isnan(values))))
         self._moved, size = _aligned(entities, len(values)) if deep else (entities[:0], 0)
         self._levels: list[Partials] = []
@@ -362,7 +370,7 @@ class _Tree:
         while deep and len(self._levels[-1]) > 1:
             below = self._levels[-1]
             half = len(below) // 2 * 2
-            self._levels.append(combine(below[0:half:2], below[1:half:2]))
+            self._levels.append(combine(below[0:half:2], below[1:half:2], deviations=spread))
 
     def query(self, begin: Ints, end: Ints) -> Partials:
         """Return the partial of each range [begin, end) of one entity's rows."""
@@ -373,16 +381,16 @@ class _Tree:
         low, high = begin + moved, end + moved
         for level in self._levels:
             odd = np.flatnonzero((low < high) & (low & 1 == 1))
-            left[odd] = combine(left[odd], level[low[odd]])
+            left[odd] = combine(left[odd], level[low[odd]], deviations=self._spread)
             low[odd] += 1
             odd = np.flatnonzero((low < high) & (high & 1 == 1))
             high[odd] -= 1
-            right[odd] = combine(level[high[odd]], right[odd])
+            right[odd] = combine(level[high[odd]], right[odd], deviations=self._spread)
             low >>= 1
             high >>= 1
             if not (low < high).any():
                 break
-        return combine(left, right)
+        return combine(left, right, deviations=self._spread)
 
 
 def _aligned(entities: Ints, n: int) -> tuple[Ints, int]:
