@@ -1,0 +1,17 @@
+"""The map of a room that has many modules names each of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import flyball.features
+
+
+def test_the_map_of_features_names_every_module_and_no_other() -> None:
+    folder = Path(flyball.features.__file__).parent
+    there = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
+    entries = re.sub(r"\([^()]*\)", "", flyball.features.__doc__ or "")
+    lines = [line[18:] for line in entries.splitlines() if line.startswith("    ")]
+    named = set(re.findall(r"[a-z_]+", " ".join(lines))) - {"and"}
+    assert named == there - {"__init__"}
