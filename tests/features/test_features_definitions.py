@@ -128,3 +128,14 @@ def test_a_matrix_holds_null_as_nan() -> None:
         to_matrix(table, ["s"])
     with pytest.raises(UnknownName):
         to_matrix(table, ["q"])
+
+
+def test_what_a_source_derives_for_others_leaves_a_views_digest_alone():
+    def view(of: str, **derive: str) -> str:
+        trips = fb.ParquetSource("trips", "t.parquet", event_time="at", derive=derive, where="ok and speed > 0")
+        return fb.FeatureView("v", entity=zones, source=trips, features=[fb.sum("s", of=of, window="1h")]).spec.digest
+
+    base = {"speed": "miles / hours", "double": "2 * miles"}
+    assert view("miles", **base) == view("miles", **base, triple="3 * miles") == view("miles", **base | {"double": "0"})
+    assert view("miles", **base) != view("miles", **base | {"speed": "miles"})  # where reads it
+    assert view("double", **base) != view("double", **base | {"double": "0"})

@@ -221,8 +221,11 @@ class ViewSpec:
 
     @property
     def digest(self) -> str:
-        """The 16 hex digits that name this definition's namespace; what is only for people is left out of it."""
-        source = replace(self.source, about=About())
+        """The 16 hex digits that name this definition's namespace.
+
+        Left out of it is what is only for people, and what the source derives for other views.
+        """
+        source = replace(self.source, about=About(), derive=_derived_for(self))
         features = tuple(replace(f, about=FeatureAbout()) for f in self.features)
         return digest_of(replace(self, source=source, features=features, about=About()))[:16]
 
@@ -300,6 +303,27 @@ def columns_of(entity: EntitySpec, features: Iterable[FeatureSpec]) -> list[str]
         if feature.where is not None:
             names += sorted(expressions.columns(expressions.parse(feature.where)))
     return list(dict.fromkeys(names))
+
+
+def _derived_for(view: ViewSpec) -> tuple[tuple[str, str | TransformSpec], ...]:
+    """Return the derive steps that a view's rows rest on; all of them where a check sees the whole row."""
+    from flyball.features import expressions
+
+    def read(step: str | TransformSpec) -> frozenset[str]:
+        return frozenset(step.args) if isinstance(step, TransformSpec) else expressions.columns(expressions.parse(step))
+
+    source = view.source
+    checks = [c for c in source.checks if c.policy == "quarantine"]
+    if any(c.column is None or {"of", "columns"} & dict(c.params).keys() for c in checks):
+        return source.derive
+    wanted = {*view.columns, *(c.column for c in checks), source.event_time, source.created_time, source.event_id}
+    wanted |= read(source.where) if source.where is not None else set()
+    steps = []
+    for name, step in reversed(source.derive):
+        if name in wanted:
+            steps.append((name, step))
+            wanted = (wanted - {name}) | read(step)
+    return tuple(reversed(steps))
 
 
 def digest_of(spec: object) -> str:
