@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +33,15 @@ def tap(name: str, **values: Any) -> dict[str, Any]:
     return {"at": "2024-03-01T10:00:00Z", "id": name, "user": 1} | values
 
 
-def play(folder: Path, story: Callable[[IngestProcess, Client], Awaitable[Any]]) -> Any:
+def play(
+    folder: Path, story: Callable[[IngestProcess, Client], Awaitable[Any]], *, view: ViewSpec = VIEW, store: Any = None
+) -> Any:
     layout = Layout(folder, folder)
-    write_views(layout, [VIEW])
+    write_views(layout, [view])
 
     async def main() -> Any:
-        store = LMDBStore(folder / "online")
+        nonlocal store
+        store = store or LMDBStore(folder / "online")
         process = IngestProcess(
             layout, engine=object,
             open_ingest=lambda views: Ingest(store, FileIngestLog(folder / "log"), views, clock=SystemClock()),
@@ -104,3 +110,39 @@ def test_dead_letters_are_none_where_nothing_streams(tmp_path: Path) -> None:
         return await client.call("dead", None), (await client.call("info"))["streams"]
 
     assert play(tmp_path, story) == ([], {})
+
+
+class SlowReads:
+    """A store that is asked for checkpoints by a slow line, but for its writer."""
+
+    def __init__(self, store: LMDBStore) -> None:
+        self._store = store
+        self.open, self.asked = threading.Event(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def get_many(self, keys: Any) -> Any:
+        if threading.current_thread().name.startswith("late"):
+            self.asked.set()
+            self.open.wait(20)
+        return self._store.get_many(keys)
+
+
+def test_a_slow_store_delays_the_measure_of_lateness_and_no_push(tmp_path: Path) -> None:
+    view = replace(VIEW, about=replace(VIEW.about, refresh="15m"))
+    slow = SlowReads(LMDBStore(tmp_path / "online"))
+    name = 'flyball_refresh_late_seconds{view="taps_1d"}'
+
+    async def story(process: IngestProcess, client: Client) -> Any:
+        await asyncio.to_thread(slow.asked.wait, 20)
+        answer = await asyncio.wait_for(client.call("events", ["taps", [tap("a")]]), 20)
+        before = process.measures.render()
+        slow.open.set()
+        deadline = time.monotonic() + 20
+        while name not in process.measures.render() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return answer, before, process.measures.render()
+
+    answer, before, after = play(tmp_path, story, view=view, store=slow)
+    assert answer["accepted"] == 1 and name not in before and name in after

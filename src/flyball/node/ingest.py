@@ -78,6 +78,7 @@ class IngestProcess:
         self._now = now
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._filler = ThreadPoolExecutor(1, thread_name_prefix="materialize")  # its chunks let pushes in between
+        self._looker = ThreadPoolExecutor(1, thread_name_prefix="late")  # a slow store must not hold the writer up
         self._views: dict[str, ViewSpec] = {}  # by digest, the applied one of a name last
         self._commits = Commits(self._commit, now=now, measures=self.measures)
         self._open_stream = stream
@@ -90,7 +91,7 @@ class IngestProcess:
         self._ingest = await self._write(self._open, views)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._commits.run()), loop.create_task(self._compact_for_ever()),
-                       loop.create_task(self._measure_for_ever()),
+                       loop.create_task(self._measure_for_ever()), loop.create_task(self._look_for_ever()),
                        loop.create_task(self._recover_for_ever())]  # fmt: skip
         self._follow_streams()
 
@@ -308,7 +309,7 @@ class IngestProcess:
         from flyball.features.refresh import late
 
         now, found = from_micros(self._now()), dict[str, float]()
-        for view in self._views.values():
+        for view in list(self._views.values()):
             if view.about.refresh:
                 try:
                     until = self._ingest.checkpoint(view).until
@@ -319,16 +320,21 @@ class IngestProcess:
                 found[view.name] = max(behind, found.get(view.name, 0.0))
         return found
 
-    async def _measure_for_ever(self) -> None:
+    async def _look_for_ever(self) -> None:
+        """Measure lateness on a thread of its own: a slow store delays this number and nothing else."""
         while True:
             try:
-                late = await self._write(self._late)
+                late = await asyncio.get_running_loop().run_in_executor(self._looker, self._late)
             except Exception as error:
                 failed("lateness of refreshes not measured", error)
             else:
                 for name, behind in late.items():
                     self.measures.set("flyball_refresh_late_seconds", behind, "Time since a view's refresh fell due.",
                                       view=name)  # fmt: skip
+            await asyncio.sleep(_MEASURE_EVERY)
+
+    async def _measure_for_ever(self) -> None:
+        while True:
             self._show()
             self.measures.write()
             await asyncio.sleep(_MEASURE_EVERY)
