@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flyball.adapters.duckdb import DuckDBEngine
+from flyball.adapters.ingest_files import FileIngestLog
 from flyball.adapters.lmdb import LMDBStore
 from flyball.adapters.upkeep import FolderUpkeep, quarantined
 from flyball.clock import ManualClock
@@ -412,3 +414,56 @@ def test_views_that_quarantine_one_row_fill_in_each_others_columns(tmp_path: Pat
     kept = quarantined(tmp_path / ".flyball", "trips")
     assert kept is not None and kept.column("zone").to_pylist() == ["b", "a"], "newest first, and each row once"
     assert kept.column("v").to_pylist()[1] == 1.0
+
+
+def test_pushed_rows_of_a_large_source_are_streamed_and_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = fb.Entity("user", keys={"user": int})
+    taps = fb.PushSource("taps", schema={"user": int, "v": float, "at": datetime}, event_time="at")
+    view = fb.FeatureView("newest", entity=user, source=taps, features=[fb.Feature("v", float)]).spec
+    log = FileIngestLog(tmp_path / "log")
+    log.acquire()
+    for k in range(30):
+        at = from_micros(START + k)
+        log.append_many([("taps", [{"user": u, "v": float(k), "at": at} for u in range(k % 9)], START + k, ())])
+    dumps = []
+    for size in (2_000_000, 7):
+        monkeypatch.setattr("flyball.features.history_rows.PART_ROWS", size)
+        store, engine = LMDBStore(tmp_path / f"online{size}"), DuckDBEngine(tmp_path, log)
+        assert engine.count(view.source) == log.rows("taps") == sum(k % 9 for k in range(30))
+        materialize(engine, store, view, until=None, upkeep=FolderUpkeep(tmp_path / f"state{size}"))
+        keys = store.keys(namespace(view.digest))
+        dumps.append(dict(zip(keys, store.get_many(keys), strict=True)))
+        assert bool(engine._accepted) is (size > 7), "only a small log is kept in memory"
+        store.close()
+    assert dumps[0] == dumps[1] and len(dumps[0]) == 8
+    log.close()
+
+
+@pytest.mark.parametrize("size", [2_000_000, 40])
+def test_what_is_no_longer_there_goes_also_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("flyball.features.history_rows.PART_ROWS", size)
+    place = Place(tmp_path)
+    place.write("a", some_rows(1, 300, zones=200))
+    place.all()
+    place.write("a", some_rows(2, 300, zones=90, span=DAY // 2))
+    kept = {zone for _, zone, _, _ in some_rows(2, 300, zones=90, span=DAY // 2)}
+    assert [r.mode for r in place.all()] == ["full", "full"]
+    assert [len(place.dump(view)) for view in place.views] == [len(kept)] * 2
+    assert not list((tmp_path / ".flyball").glob("spill/*")), "nothing spilled is left"
+
+
+@pytest.mark.parametrize("size", [2_000_000, 40])
+def test_uniqueness_is_judged_in_parts_as_in_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("flyball.features.history_rows.PART_ROWS", size)
+    place = Place(tmp_path, views((check.unique("at", "zone", policy="stop"),)))
+    rows = list({(at, zone): (at, zone, v, n) for at, zone, v, n in some_rows(1, 300, span=DAY // 2)}.values())
+    place.write("a", rows)
+    assert place.all()[0].rows == len(rows)
+    place.write("b", [rows[7], rows[100], (START + 5, 1, 1.0, 1)])
+    with pytest.raises(CheckFailed, match="2 "):
+        place.all()
+    assert not list((tmp_path / ".flyball").glob("spill/*")), "nothing spilled is left"

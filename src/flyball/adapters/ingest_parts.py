@@ -118,7 +118,12 @@ def load(folder: Path) -> Part:
 
 
 def pack(part: Part, marks: Callable[[str, pa.Table], pa.Table]) -> Path:
-    """Turn a closed segment into a folder, which appears whole; return it. The segment is left to the caller."""
+    """Turn a closed segment into a folder, which appears whole; return it. The segment is left to the caller.
+
+    Its files stay in the order of their sequences and `index.json` is their manifest: who reads the log follows it by
+    sequence, and corrections name sequences. A manifest by event time (`features.manifest`) would help nobody, because
+    a pushed row's event time is raw here, a text perhaps, and counts only once its source has accepted it.
+    """
     folder, making = part.path.with_suffix(".parts"), part.path.with_suffix(".making")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
