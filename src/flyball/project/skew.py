@@ -91,8 +91,9 @@ def skew(
     if model is not None and model not in (known := project.database.versions.models()):
         raise UnknownName.of("model with versions", model, known)
     groups: dict[tuple[str, str], list[Prediction]] = {}
+    keys: dict[tuple[str, str], frozenset[str]] = {}
     for record in _served(project, model, None if since is None else to_micros(since)):
-        if _drawn(record, sample):
+        if _drawn(project, record, sample, keys):
             groups.setdefault((record.model, _assigned(project, record)), []).append(record)
     found = [_version(project, name, version, records, view) for (name, version), records in sorted(groups.items())]
     if view is not None and not any(v.columns or v.skipped for v in found):
@@ -115,11 +116,24 @@ def _served(project: Project, model: str | None, since: int | None) -> Iterator[
                 yield record
 
 
-def _drawn(record: Prediction, sample: float) -> bool:
+def _drawn(project: Project, record: Prediction, sample: float, keys: dict[tuple[str, str], frozenset[str]]) -> bool:
+    """Whether a record's entities are in the sample: all of their requests are, or none."""
     if sample == 1:
         return True
-    text = repr(sorted(record.inputs.items()))
+    version = record.model, record.version
+    if version not in keys:
+        keys[version] = _keys_of(project, *version)
+    text = repr(sorted((n, v) for n, v in record.inputs.items() if n in keys[version] or not keys[version]))
     return xxhash.xxh3_64_intdigest(text.encode()) >> 32 < sample * _BUCKETS
+
+
+def _keys_of(project: Project, model: str, version: str) -> frozenset[str]:
+    try:
+        service = service_of(project, project.database.versions.get(model, version))
+    except UnknownName:
+        service = None
+    views = () if service is None else service.views
+    return frozenset(key.name for view in views for key in view.entity.keys)
 
 
 def _assigned(project: Project, record: Prediction) -> str:
