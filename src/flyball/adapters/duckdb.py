@@ -20,21 +20,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from flyball.adapters import duckdb_parts as parts
 from flyball.adapters import duckdb_raw as raw_rows
 from flyball.adapters.duckdb_parts import Published
-from flyball.adapters.duckdb_sql import FIRST_SEQUENCE, Part, Query, is_local
-from flyball.errors import SourceError, UnknownName, first_line
+from flyball.adapters.duckdb_run import Runner
+from flyball.adapters.duckdb_sql import FIRST_SEQUENCE, Query, is_local
+from flyball.errors import SourceError, UnknownName
 from flyball.features import reading, types
 from flyball.features.answers import answer_rows, row_columns
 from flyball.features.chunks import answer_in_buckets, buckets_for
 from flyball.features.frames import freeze
 from flyball.features.kernel.timeline import row_order
-from flyball.features.manifest import read_manifest
 from flyball.features.ports import FileInfo, IngestLog
 from flyball.features.reading import files as listing
 from flyball.features.reading.files import Reference, Shape, SourceFile
@@ -42,7 +41,6 @@ from flyball.features.reading.rows import derived, finish, not_quarantined
 from flyball.features.reading.schema import columns_of_step, needed, needed_steps, output_types, quarantine_columns
 from flyball.features.spec import ColumnType, FeatureSpec, Join, SourceSpec, ViewSpec
 from flyball.features.zones import zone
-from flyball.units import to_micros
 
 __all__ = ["DuckDBEngine", "SourceReport"]
 
@@ -107,6 +105,7 @@ class DuckDBEngine:
         self._root = Path(root)
         self._log = log
         self._threads = threads
+        self._runner = Runner(self._root, threads)
         self._state = self._root / ".flyball" if state is None else Path(state)
         self._published = published
         self._lock = threading.Lock()  # two threads may scan; a log is read by one
@@ -185,7 +184,7 @@ class DuckDBEngine:
         """
         found = list(self._pieces(source, columns, start, end, files, pushed, published, whole=True))
         table = pa.concat_tables(found) if len(found) > 1 else found[0]
-        if len(found) == 1 and self._is_sorted(source):
+        if len(found) == 1 and parts.is_sorted(source, self._state):
             return table
         order = row_order(*(table.column(n).to_numpy() for n in ("__event", "__created", "__sequence")))
         return table if order is None else table.take(pa.array(order))
@@ -292,7 +291,9 @@ class DuckDBEngine:
         return listing.parquet_shape(source, file)
 
     def _csv_count(self, source: SourceSpec, file: SourceFile) -> int:
-        kinds = dict(list(self._open(source).reference.types.items())[:1])  # type: ignore[union-attr]
+        reference = self._open(source).reference
+        assert reference is not None  # a CSV file has columns
+        kinds = dict(list(reference.types.items())[:1])
         return sum(t.num_rows for t in raw_rows.csv_rows(source, self._root, file, kinds, self._threads))
 
     def _pushed(self, source: SourceSpec, kinds: Mapping[str, ColumnType] | None) -> _Pushed | None:
@@ -371,7 +372,7 @@ class DuckDBEngine:
         if ref is None or not opened.shapes:
             return
         wanted = [f for f in opened.files if files is None or f.name in files]
-        wanted = self._overlapping(source, wanted, start, end)
+        wanted = parts.overlapping(source, wanted, start, end)
         steps, raw = needed_steps(source, {*columns, *quarantine_columns(source)})
         for name, shape in opened.shapes.items():
             listing.check_file(source, name, shape, ref, raw | {c.name for c in source.schema})
@@ -384,15 +385,15 @@ class DuckDBEngine:
         late = {name for name, _ in rest}
         where = None if source.where and columns_of_step(source.where) & late else source.where
         for part in parts.group(wanted, opened.shapes, raw, published):
-            self._refuse_naive(source, part, ref, raw)
+            self._runner.refuse_naive(source, part, ref, raw)
             query = Query(source, ref.types, sql_steps, raw, part, where)
             if not rest:
                 asked = list(dict.fromkeys([*columns, *sorted(quarantine_columns(source))]))
-                for table in self._run(source, query.rows(asked, start, end), part, whole=whole):
+                for table in self._runner.run(source, query.rows(asked, start, end), part, whole=whole):
                     yield not_quarantined(source, parts.typed_like(table, query.types))
                 continue
             carried = parts.carried(source, columns, rest, where is None)
-            for table in self._run(source, query.unfinished(carried), part, whole=whole):
+            for table in self._runner.run(source, query.unfinished(carried), part, whole=whole):
                 made = derived(parts.typed_like(table, query.types), rest)
                 kept, _ = finish(source, made, where=source.where if where is None else None)
                 yield parts.between(parts.published_at(kept, part), start, end)
@@ -452,7 +453,7 @@ class DuckDBEngine:
             listing.check_file(source, name, shape, ref, raw)
         for part in parts.group(opened.files, opened.shapes, raw, {}):
             query = Query(source, ref.types, parts.split(steps)[0], raw, part, source.where)
-            counted = next(self._run(source, query.counts(), part, whole=True)).to_pylist()[0]
+            counted = next(self._runner.run(source, query.counts(), part, whole=True)).to_pylist()[0]
             yield counted["n"], counted["kept"]
 
     def _local_events(self, source: SourceSpec, opened: _Opened) -> Any:
@@ -462,69 +463,5 @@ class DuckDBEngine:
                 kind = part.fields.get(source.event_time)
                 if kind is not None and pa.types.is_timestamp(kind) and is_local(kind):
                     sql = Query(source, ref.types, (), {source.event_time}, part, None).local_events()
-                    found.append(next(self._run(source, sql, part, whole=True)).column("e").to_numpy())
+                    found.append(next(self._runner.run(source, sql, part, whole=True)).column("e").to_numpy())
         return np.concatenate(found)
-
-    def _run(self, source: SourceSpec, sql: str, part: Part, *, whole: bool) -> Iterator[pa.Table]:
-        addresses = [p for p in part.places if "://" in p]
-        with raw_rows.connect(source, self._root, self._threads, addresses=addresses) as connection:
-            try:
-                if whole:
-                    yield connection.sql(sql).to_arrow_table()
-                    return
-                for batch in connection.sql(sql).to_arrow_reader(raw_rows.ROWS):
-                    yield pa.Table.from_batches([batch])
-            except (duckdb.Error, OSError, pa.ArrowException) as error:
-                raise SourceError(
-                    f"source {source.name!r} cannot be read: {self._culprit(source, sql, part)}"
-                    f"{first_line(error)}; write that file again, or take it away"
-                ) from error
-
-    def _culprit(self, source: SourceSpec, sql: str, part: Part) -> str:
-        """Find the file that cannot be read, by reading each alone."""
-        import pyarrow.parquet as pq
-
-        for place in part.places:
-            try:
-                if "://" in place:
-                    filesystem, path = listing.open_address(source, place)
-                    with filesystem.open(path, "rb") as opened:
-                        pq.read_table(opened)
-                else:
-                    for _ in pq.ParquetFile(place).iter_batches(raw_rows.ROWS):
-                        pass
-            except (pa.ArrowException, OSError, ValueError):
-                return f"{place.rsplit('/', 1)[-1]} is damaged: "
-        return ""
-
-    def _refuse_naive(self, source: SourceSpec, part: Part, ref: Reference, raw: set[str]) -> None:
-        if not source.strict:
-            return
-        from flyball.features.reading.values import refuse_naive
-
-        for name in sorted(raw):
-            kind = part.fields.get(name)
-            if ref.types.get(name) != "timestamp" or kind is None or not is_local(kind):
-                continue
-            for place in part.places:
-                column = next(self._run(source, parts.first_times(name, place), part, whole=True)).column(0)
-                refuse_naive(source.name, name, column, where=f"{place.rsplit('/', 1)[-1]}: ")
-
-    def _overlapping(
-        self, source: SourceSpec, files: Sequence[SourceFile], start: datetime | None, end: datetime | None
-    ) -> list[SourceFile]:
-        """Leave out the files that flyball wrote and that hold no event of the asked time."""
-        if source.kind != "frame" or (start is None and end is None):
-            return list(files)
-        first = None if start is None else to_micros(start)
-        last = None if end is None else to_micros(end)
-        return [f for f in files if parts.may_hold(Path(f.place), first, last)]
-
-    def _is_sorted(self, source: SourceSpec) -> bool:
-        """Whether a manifest says that the only file's rows lie in the order of a scan."""
-        if source.kind != "frame" or source.created_time is not None:
-            return False
-        path = self._state / "frames" / f"{source.path}.parquet"
-        entry = read_manifest(path.parent).entry(path)
-        derived_times = {name for name, _ in source.derive} & {source.event_time}
-        return entry is not None and entry.sorted == (source.event_time,) and not derived_times

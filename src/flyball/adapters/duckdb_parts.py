@@ -30,9 +30,11 @@ __all__ = [
     "first_times",
     "group",
     "is_plain",
+    "is_sorted",
     "known_from",
     "may_hold",
     "nothing",
+    "overlapping",
     "published_at",
     "revision",
     "schema",
@@ -186,3 +188,24 @@ def first_times(name: str, place: str) -> str:
     """Return the SQL for the first values of a file's time column."""
     column, file = name.replace('"', '""'), place.replace("'", "''")
     return f"SELECT \"{column}\" FROM read_parquet('{file}') LIMIT 1000"
+
+
+def overlapping(
+    source: SourceSpec, files: Sequence[SourceFile], start: datetime | None, end: datetime | None
+) -> list[SourceFile]:
+    """Leave out the files that flyball wrote and that hold no event of the asked time."""
+    if source.kind != "frame" or (start is None and end is None):
+        return list(files)
+    first = None if start is None else to_micros(start)
+    last = None if end is None else to_micros(end)
+    return [f for f in files if may_hold(Path(f.place), first, last)]
+
+
+def is_sorted(source: SourceSpec, state: Path) -> bool:
+    """Whether a manifest says that the only file's rows lie in the order of a scan."""
+    if source.kind != "frame" or source.created_time is not None:
+        return False
+    path = state / "frames" / f"{source.path}.parquet"
+    entry = read_manifest(path.parent).entry(path)
+    derived_times = {name for name, _ in source.derive} & {source.event_time}
+    return entry is not None and entry.sorted == (source.event_time,) and not derived_times
