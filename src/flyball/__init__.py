@@ -142,7 +142,6 @@ if TYPE_CHECKING:
     from flyball.features.definitions import geohash as geohash
     from flyball.features.definitions import h3_cell as h3_cell
     from flyball.features.definitions import hour_of_day as hour_of_day
-    from flyball.features.definitions.imported import imported as imported
     from flyball.features.definitions import is_weekend as is_weekend
     from flyball.features.definitions import last as last
     from flyball.features.definitions import log1p as log1p
@@ -158,6 +157,7 @@ if TYPE_CHECKING:
     from flyball.features.definitions import trend as trend
     from flyball.features.definitions import var as var
     from flyball.features.definitions import week as week
+    from flyball.features.definitions.imported import imported as imported
     from flyball.features.definitions.windows import windows as windows
     from flyball.gates.checks import gate as gate
     from flyball.loop.policy import Retrain as Retrain

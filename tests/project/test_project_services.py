@@ -36,8 +36,8 @@ def test_a_service_is_asked_for_by_name_online_and_in_history(project):
     assert past.to_arrow()["trips_1h"].to_pylist() == [row["trips_1h"] for row in online.to_dicts()]
     waited = asyncio.run(project.features.aonline(rows, ["busy"], at=kit.NOW))
     assert waited.to_dicts() == online.to_dicts()
-    with pytest.raises(UnknownName, match="feature view or service named 'bussy'; did you mean busy"):
-        project.features.online(rows, ["bussy"])
+    with pytest.raises(UnknownName, match="feature view or service named 'buisy'; did you mean busy"):
+        project.features.online(rows, ["buisy"])
 
 
 def test_a_model_reads_its_service_in_the_service_s_order(project):
