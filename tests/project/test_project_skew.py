@@ -77,6 +77,17 @@ def test_serving_while_rows_come_in_has_no_skew(served_template):
         assert report.broken == ()
 
 
+def test_a_sample_takes_all_requests_of_an_entity_or_none(served_template):
+    from flyball.project.skew import _drawn, _served
+
+    with Project.open(served_template) as project:
+        taken: dict[int, set[bool]] = {}
+        for record in _served(project, None, None):
+            taken.setdefault(record.inputs["zone"], set()).add(_drawn(project, record, 0.5, {}))
+        assert {len(v) for v in taken.values()} == {1}
+        assert set.union(*taken.values()) == {True, False}
+
+
 def test_only_one_view_one_model_some_entities_or_a_time_can_be_asked_for(served_template):
     with Project.open(served_template) as project:
         skew = project.features.skew
