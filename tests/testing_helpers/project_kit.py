@@ -110,7 +110,9 @@ def write_project(
     (folder / "definitions.py").write_text(definitions)
     if table is None:  # what has ended by now: a file holds no rows of the future
         table = trips()
-        table = table.filter(pc.less_equal(table["dropoff_at"], pa.scalar(NOW.replace(tzinfo=None), pa.timestamp("us"))))
+        table = table.filter(
+            pc.less_equal(table["dropoff_at"], pa.scalar(NOW.replace(tzinfo=None), pa.timestamp("us")))
+        )
     pq.write_table(table, folder / "data" / "trips.parquet")
     return folder
 
