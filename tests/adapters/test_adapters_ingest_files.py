@@ -9,6 +9,7 @@ import pytest
 
 from flyball.adapters.ingest_files import FileIngestLog
 from flyball.errors import ConflictError
+from flyball.features.raw import MARK
 
 
 def rows(*values: int) -> list[dict[str, object]]:
@@ -99,7 +100,7 @@ def test_values_of_mixed_types_are_kept_as_text(tmp_path: Path) -> None:
     log.append("a", [{"v": 1}, {"v": "x"}, {"w": True}], arrival=0)
     log.append("a", [{"v": 2.5}], arrival=0)
     table = log.read("a")
-    assert table["v"].to_pylist() == ["1", "x", None, "2.5"]
+    assert table["v"].to_pylist() == [f"{MARK}1", "x", None, f"{MARK}2.5"]
     assert table["w"].to_pylist() == [None, None, True, None]
 
 

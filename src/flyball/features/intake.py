@@ -82,8 +82,7 @@ class Intake:
         spec = views[-1].source
         if not isinstance(batch.rows, list):
             raise BadRequest(f"rows pushed to {spec.name!r} are {type(batch.rows).__name__}; send a list of objects")
-        self._check_rows(spec, batch.rows)
-        rows, seen, duplicates = batch.rows, 0, 0
+        rows, seen, duplicates = self._check_rows(spec, batch.rows), 0, 0
         keys: list[bytes] = []
         if spec.event_id:
             rows, keys, seen = self._fresh(spec, rows, taken)
@@ -99,9 +98,9 @@ class Intake:
         wrong: dict[int, str] = {}
         for k, row in enumerate(rows):
             try:
-                self._check_rows(spec, [row])
+                checked = self._check_rows(spec, [row])
                 if spec.event_id:
-                    id_keys(spec, [row])
+                    id_keys(spec, checked)
             except InputError as error:
                 wrong[k] = str(error).removeprefix("row 0 ")
         return wrong or self._unreadable(views, rows)
@@ -152,16 +151,18 @@ class Intake:
                 wrong[k] = str(error)
         return wrong
 
-    def _check_rows(self, spec: SourceSpec, rows: list[Row]) -> None:
+    def _check_rows(self, spec: SourceSpec, rows: list[Row]) -> list[Row]:
+        """Return the rows as the log will give them back: what is applied now is what a replay applies."""
         check_pushed(spec, rows, self._types_of(spec))
         names = dict.fromkeys(name for keys in {tuple(row) for row in rows} for name in keys)
         reserved = next((name for name in names if not isinstance(name, str) or name[:2] == "__"), None)
         if reserved is not None:
             raise BadRequest(f"a row pushed to {spec.name!r} has a column {reserved!r}; such names are flyball's own")
         try:
-            msgspec.msgpack.encode(rows)
+            logged: list[Row] = msgspec.msgpack.decode(msgspec.msgpack.encode(rows))
         except (TypeError, OverflowError, ValueError) as error:
             raise BadRequest(f"rows pushed to {spec.name!r} hold a value that cannot be logged: {error}") from error
+        return logged
 
     def _fresh(self, spec: SourceSpec, rows: list[Row], taken: dict[bytes, int]) -> tuple[list[Row], list[bytes], int]:
         """Return the rows whose event id is new, their ids' digests, and where the first other one was taken."""

@@ -46,7 +46,7 @@ def check_rows(spec: SourceSpec, rows: Sequence[Mapping[str, object]], kinds: Ma
             raise InputError(f"row {k} {pushed} is {row!r:.60}; a row must be an object of columns")
         if not must <= row.keys():
             missing = ", ".join(sorted(must - row.keys()))
-            raise InputError(f"row {k} {pushed} has no column {missing}; it has {', '.join(sorted(row))}")
+            raise InputError(f"row {k} {pushed} has no column {missing}; it has {', '.join(sorted(map(str, row)))}")
         if row[spec.event_time] is None:
             raise InputError(f"row {k} {pushed} has no {spec.event_time}; every row needs its event time")
         for name, value in row.items():

@@ -6,6 +6,7 @@ ragged lists) is gone through value by value, with the same rules as the request
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 from flyball.errors import InputError, SourceError
 from flyball.features import types
 from flyball.features.kernel.partials import Ints
+from flyball.features.raw import MARK
 from flyball.features.spec import ColumnType
 from flyball.features.values import exact
 from flyball.features.zones import zone
@@ -72,6 +74,8 @@ def typed(column: pa.ChunkedArray, kind: ColumnType, timezone: str = "UTC") -> p
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     want = types.to_arrow(kind)
+    if _is_mixed(column):
+        return _of_mixed(column, kind, timezone)
     if kind == "timestamp":
         return _timestamps(column, timezone)
     if column.type == want:
@@ -91,6 +95,31 @@ def typed(column: pa.ChunkedArray, kind: ColumnType, timezone: str = "UTC") -> p
     else:
         values = [None if v is None else one(v, kind) for v in column.to_pylist()]
     return pa.array(values, want)
+
+
+def _is_mixed(column: pa.ChunkedArray) -> bool:
+    """Whether pushed values of several types lie in a column as text; see `features/raw.py`."""
+    return _is_text(column.type) and pc.any(pc.starts_with(column, MARK)).as_py() is True
+
+
+def _of_mixed(column: pa.ChunkedArray, kind: ColumnType, timezone: str) -> pa.Array:
+    size = len(MARK)
+    if kind == "string":
+        return pa.array(
+            [t[size:] if t is not None and t.startswith(MARK) else t for t in column.to_pylist()], pa.string()
+        )
+    values = [json.loads(t[size:]) if t is not None and t.startswith(MARK) else t for t in column.to_pylist()]
+    if kind == "timestamp":
+        values = [moment(v, timezone) if isinstance(v, str) else v for v in values]
+        fit = [v if v is not None and fits(v, "int64") else None for v in values]
+        return pa.array(fit, pa.int64()).cast(types.to_arrow(kind))
+    if kind in _PYTHON:
+        values = [v if v is not None and fits(v, kind) else None for v in values]
+    else:
+        values = [None if v is None else one(v, kind) for v in values]
+    if kind in {"float64", "float32"}:
+        values = [None if v is None else float(v) for v in values]
+    return pa.array(values, types.to_arrow(kind))
 
 
 def vectors(column: pa.ChunkedArray | pa.Array, size: int) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -137,6 +166,7 @@ def refuse_naive(source: str, name: str, column: pa.ChunkedArray, *, first_row: 
         naive = ~nulls(column)
     elif _is_text(kind):
         found = pc.fill_null(pc.match_substring_regex(column, _OFFSET), True)
+        found = pc.or_(found, pc.fill_null(pc.starts_with(column, MARK), True))  # an int says UTC
         naive = ~np.asarray(found.to_numpy(), dtype=bool)
     else:
         return
