@@ -206,3 +206,21 @@ def test_corrections_survive_compaction_and_move_only_their_rows(tmp_path: Path)
     assert again.read("a")["__arrival"].to_pylist() == expected
     assert [s for t in again.read_batches("a", rows=3) for s in t["__arrival"].to_pylist()] == expected
     assert again.revision("a") == 2
+
+
+def test_threads_that_follow_one_log_neither_miss_nor_double_rows(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Barrier
+
+    writer, reader = FileIngestLog(tmp_path / "log"), FileIngestLog(tmp_path / "log")
+    together = Barrier(4)
+
+    def look(turn: int) -> int:
+        together.wait()
+        return reader.rows("a") if turn % 2 else len(values(reader))
+
+    with ThreadPoolExecutor(4) as pool:
+        for k in range(40):
+            fill(writer, k, k + 1)
+            assert list(pool.map(look, range(4))) == [10 * (k + 1)] * 4
+    assert values(reader) == list(range(400))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,6 +67,7 @@ class FileIngestLog:
         self._lock = -1
         self._writer: SegmentWriter | None = None
         self._cache: dict[str, Part] = {}
+        self._looking = threading.RLock()  # two threads that follow a segment would take its rows twice
         self._stamps: dict[str, int] = {}  # when a folder's index was written, as of the last look
         self._next = 0
         self._positions: dict[tuple[str, str], str] = {}
@@ -164,7 +166,7 @@ class FileIngestLog:
         """
         self._refresh()
         marks = self._marks(source)
-        for name in sorted(self._cache):
+        for name in sorted([*self._cache]):
             for table in self._read_part(name, source, after, rows):
                 yield _corrected(table, marks)
                 after = table.column("__sequence")[-1].as_py()
@@ -183,29 +185,29 @@ class FileIngestLog:
     def rows(self, source: str) -> int:
         """Return how many rows of a source there are, by the indices of the parts."""
         self._refresh()
-        return sum(part.spans[source][2] for part in self._cache.values() if source in part.spans)
+        return sum(part.spans[source][2] for part in list(self._cache.values()) if source in part.spans)
 
     def revision(self, source: str) -> int:
         """Return a number that changes when rows that may have been read before changed: corrected or erased."""
         self._refresh()
-        return sum(p.generation + sum(m.source == source for m in p.published) for p in self._cache.values())
+        return sum(p.generation + sum(m.source == source for m in p.published) for p in list(self._cache.values()))
 
     def last(self) -> int:
         """Return the highest sequence in the log, 0 when it is empty."""
         if self._writer is not None:
             return self._next - 1
         self._refresh()
-        return max((part.last for part in self._cache.values()), default=0)
+        return max((part.last for part in list(self._cache.values())), default=0)
 
     def count(self, source: str) -> int:
         """Return how many rows a source has in the log."""
         self._refresh()
-        return sum(part.spans[source][2] for part in self._cache.values() if source in part.spans)
+        return sum(part.spans[source][2] for part in list(self._cache.values()) if source in part.spans)
 
     def sources(self) -> list[str]:
         """Return the names of the sources that have rows."""
         self._refresh()
-        return sorted({source for part in self._cache.values() for source in part.spans})
+        return sorted({source for part in list(self._cache.values()) for source in part.spans})
 
     def positions(self, stream: str) -> dict[str, str]:
         """Return, by partition, where the consumer of a stream stands; no partition when it never read."""
@@ -224,7 +226,7 @@ class FileIngestLog:
     def dead_count(self) -> int:
         """Return how many messages were no rows."""
         self._refresh()
-        return sum(part.dead for part in self._cache.values())
+        return sum(part.dead for part in list(self._cache.values()))
 
     def compact(self) -> int:
         """Turn closed segments into Parquet; return how many. Only the writer does it."""
@@ -296,23 +298,24 @@ class FileIngestLog:
         return [self._cache[name] for name in sorted(self._cache)]
 
     def _marks(self, source: str) -> list[Published]:
-        return [m for part in self._cache.values() for m in part.published if m.source == source]
+        return [m for part in list(self._cache.values()) for m in part.published if m.source == source]
 
     def _refresh(self) -> None:
-        folders = {p.stem for p in self._folder.glob("*.parts")}
-        for stem in folders:
-            path = self._folder / f"{stem}.parts"
-            known = self._cache.get(stem)
-            if known is None or known.offset >= 0 or _stamp(path) != self._stamps.get(stem):
-                self._stamps[stem] = _stamp(path)
-                self._cache[stem] = parts.load(path)
-        for path in sorted(self._folder.glob("*.seg")):
-            if path.stem in folders:
-                continue
-            try:
-                self._cache[path.stem] = parts.follow(path, self._cache.get(path.stem))
-            except FileNotFoundError:  # compacted since we looked
-                self._cache[path.stem] = parts.load(path.with_suffix(".parts"))
+        with self._looking:
+            folders = {p.stem for p in self._folder.glob("*.parts")}
+            for stem in folders:
+                path = self._folder / f"{stem}.parts"
+                known = self._cache.get(stem)
+                if known is None or known.offset >= 0 or _stamp(path) != self._stamps.get(stem):
+                    self._stamps[stem] = _stamp(path)
+                    self._cache[stem] = parts.load(path)
+            for path in sorted(self._folder.glob("*.seg")):
+                if path.stem in folders:
+                    continue
+                try:
+                    self._cache[path.stem] = parts.follow(path, self._cache.get(path.stem))
+                except FileNotFoundError:  # compacted since we looked
+                    self._cache[path.stem] = parts.load(path.with_suffix(".parts"))
 
 
 def _stamp(folder: Path) -> int:
