@@ -243,7 +243,7 @@ class DuckDBEngine:
 
     def count(self, source: SourceSpec) -> int:
         """Return about how many rows a source has, without reading them."""
-        pushed = 0 if self._log is None else self._log.rows(source.name)
+        pushed = self._logged(source)
         rows = [self._shape(source, f).rows for f in self._files(source)]
         if source.kind in {"table", "query"}:
             rows = [_GUESSED_ROWS]
@@ -269,7 +269,7 @@ class DuckDBEngine:
             listing.write_pin(self._root, source, ref.types, state=self._state)
         held = hold or not ref.types
         pushed = self._pushed(source, ref.types or None) if held else None
-        some = pushed is not None if held else self._log is not None and self._log.rows(source.name) > 0
+        some = pushed is not None if held else self._logged(source) > 0
         if ref.types and (shapes or some or source.kind in {"push", "stream"}):
             outputs = output_types(source, ref.types)
             if not some and files and not any(s.rows for s in shapes.values()):
@@ -351,10 +351,19 @@ class DuckDBEngine:
 
     def _pushed_pieces(self, source: SourceSpec, kinds: Mapping[str, ColumnType]) -> Iterator[pa.Table]:
         """Accept what was pushed piece by piece; nothing of it stays in memory."""
-        if self._log is None:
-            return
-        for raw in self._log.read_batches(source.name):
+        last = 0
+        while True:
+            with self._lock:
+                raw = None if self._log is None else next(self._log.read_batches(source.name, after=last), None)
+            if raw is None:
+                return
+            last = int(raw.column("__sequence").to_numpy().max())
             yield reading.accept(source, raw, kinds)[0]
+
+    def _logged(self, source: SourceSpec) -> int:
+        """Return how many rows of a source the log has."""
+        with self._lock:
+            return 0 if self._log is None else self._log.rows(source.name)
 
     def _file_pieces(
         self,
