@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
 
+from flyball.errors import FlyballError
 from flyball.features import expressions
 from flyball.features.spec import FeatureSpec, Join, Stat, Status, ViewSpec
 
@@ -85,13 +87,20 @@ def _is_value(value: Any) -> bool:
 
 
 def _holds(where: str | None, row: Row) -> bool:
-    """Whether a condition is true of a row; a comparison with null is not."""
+    """Whether a condition is true of a row; what compares with null is not, `x is null` may be."""
     if where is None:
         return True
-    table = pa.table({name: pa.array([row.values[name]]) for name in expressions.columns(expressions.parse(where))})
-    if any(c.null_count for c in table.columns):
-        return False
-    return bool(expressions.evaluate(expressions.parse(where), table).to_pylist()[0])
+    condition = expressions.parse(where)
+    names = sorted(expressions.columns(condition))
+    given = {n: pa.array([row.values[n]]) for n in names if row.values[n] is not None}
+    blank = [n for n in names if n not in given]
+    for kinds in product((pa.float64(), pa.string(), pa.bool_(), pa.timestamp("us", "UTC")), repeat=len(blank)):
+        nulls = {n: pa.nulls(1, kind) for n, kind in zip(blank, kinds, strict=True)}  # of a type that fits
+        try:
+            return expressions.evaluate(condition, pa.table({**given, **nulls})).to_pylist()[0] is True
+        except FlyballError:
+            continue
+    return False
 
 
 def _fold(values: list[Any], feature: FeatureSpec) -> Any:
@@ -112,7 +121,7 @@ def _fold(values: list[Any], feature: FeatureSpec) -> Any:
         case Stat.LAST:
             return values[-1]
         case Stat.DISTINCT:
-            return len({v if isinstance(v, str | bytes) else float(v) if v == float(v) else v for v in values})
+            return len({float(v) if isinstance(v, int) and v == float(v) else v for v in values})
         case Stat.QUANTILE:
             return float(sorted(values)[max(1, math.ceil((feature.q or 0.5) * len(values))) - 1])
         case Stat.MIN | Stat.MAX if feature.type == "int64":
