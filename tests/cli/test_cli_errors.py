@@ -420,3 +420,15 @@ def test_a_mistake_of_flyball_is_one_sentence_too(says, small, monkeypatch):
     monkeypatch.setattr(Project, "open", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("oops")))
     text = says(small, "status", code=3)
     assert "RuntimeError: oops" in text and "--debug" in text
+
+
+def test_feature_get_with_a_key_that_no_feature_has_names_the_keys(says, trained_template):
+    text = says(trained_template, "feature", "get", "traffic", "-e", "zone=1", "-e", "hour=3", code=2)
+    assert "--entity 'hour=3' is no key of these features; their keys are zone" in text
+
+
+def test_history_that_cannot_be_written_says_so(says, trained_template, tmp_path):
+    (tmp_path / "asked.csv").write_text("zone,at\n1,2020-03-01T00:00:00\n")
+    out = str(tmp_path / "missing" / "answers.parquet")
+    asked = ("feature", "history", str(tmp_path / "asked.csv"), "traffic", "--at", "at", "--out", out)
+    assert "cannot be written" in says(trained_template, *asked, code=2)

@@ -13,6 +13,7 @@ from flyball.features.spec import (
     FeatureSpec,
     SourceSpec,
     Stat,
+    TransformSpec,
     ViewSpec,
 )  # fmt: skip
 
@@ -76,3 +77,12 @@ def test_a_view_that_is_removed_takes_all_features_away():
 def test_a_change_that_readers_can_follow_breaks_nothing():
     wider = replace(VIEW, features=(COUNT, replace(MEAN, window=2 * HOUR), FeatureSpec("x", "float64", "b")))
     assert breaks(VIEW, wider) == ()
+
+
+def test_a_transformation_that_changed_is_shown_as_it_was_written():
+    was = FeatureSpec(
+        "size", "int64", None, transform=TransformSpec("cross", ("zone", "hour"), "int64", (("buckets", 64),))
+    )
+    now = replace(was, transform=TransformSpec("cross", ("zone",), "int64", (("buckets", 128),)))
+    found = difference(replace(VIEW, features=(was,)), replace(VIEW, features=(now,)))
+    assert [(c.was, c.now) for c in found] == [("cross(zone, hour, buckets=64)", "cross(zone, buckets=128)")]

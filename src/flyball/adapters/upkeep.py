@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,8 +132,10 @@ class FolderUpkeep:
         write_atomically(path, msgspec.json.encode(value, order="deterministic"), durable=True)
 
 
-def quarantined(state: Path, source: str) -> pa.Table | None:
+def quarantined(state: Path, source: str, pushed: Sequence[pa.Table] = ()) -> pa.Table | None:
     """Return the rows of a source that are in quarantine, once each, newest first; None when there are none.
+
+    `pushed` are those that no materialization met.
 
     Beside their columns: `__reason`, `__at` (when they were found, µs), `__event`, `__sequence`.
     """
@@ -142,7 +144,7 @@ def quarantined(state: Path, source: str) -> pa.Table | None:
     import pyarrow.parquet as pq
 
     files = sorted((Path(state) / "quarantine" / source).glob("*.parquet"))
-    tables = [pq.read_table(path) for path in files]
+    tables = [*(pq.read_table(path) for path in files), *pushed]
     if not tables:
         return None
     rows = pa.concat_tables(tables, promote_options="permissive")

@@ -318,7 +318,14 @@ async def _body(request: Request, kind: type[_T], most: int = _MAX_BODY) -> _T:
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.DecodeError as error:
-        raise BadRequest(f"the body is not what {request.method} {request.url.path} takes: {error}") from error
+        raise BadRequest(
+            f"the body is not what {request.method} {request.url.path} takes: {error}; it takes {_names(kind)}"
+        ) from error
+
+
+def _names(kind: type) -> str:
+    """Say which fields a body has; those that may be left out with a question mark."""
+    return ", ".join(f.name if f.required else f"{f.name}?" for f in msgspec.structs.fields(kind))
 
 
 def _time(text: str) -> datetime:

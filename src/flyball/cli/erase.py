@@ -38,7 +38,10 @@ def _subject(entity: tuple[str, ...]) -> dict[str, str]:
 
 def _print_proof(proof: dict[str, Any]) -> None:
     dry = proof["dry_run"]
-    rows = [(p["kind"], p["name"], p["removed"], p["left"], p["was"][:12], p["now"][:12]) for p in proof["places"]]
+    rows = [
+        (p["kind"], p["name"], p["removed"], "-" if dry else p["left"], p["was"][:12], p["now"][:12])
+        for p in proof["places"]
+    ]
     columns = ("searched", "where", "would go" if dry else "removed", "found afterwards", "digest before", "after")
     print_table(columns, rows, empty="flyball keeps nothing that could be searched")
     if proof["rebuilt"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flyball.cli.output import note, pace_bar, print_table, verb
-from flyball.errors import InputError
+from flyball.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from flyball.project import Project
@@ -71,8 +71,9 @@ def _quarantine(project: Project, source: str, *, limit: int, show: Callable[...
 @click.argument("names", nargs=-1, required=True)
 @click.option("--entity", "-e", multiple=True, required=True, help="KEY=VALUE, several for composite keys.")
 def _get(project: Project, names: tuple[str, ...], *, entity: tuple[str, ...], show: Callable[..., None]) -> None:
-    """Look up an entity: `flyball feature get zone_traffic -e pickup_zone=74`."""
-    keys = {k.name: k.type for n in names for k in project.applied.view(n.partition(":")[0]).spec.entity.keys}
+    """Look up an entity in NAMES (views, `view:feature`, services): `flyball feature get zone_traffic -e zone=74`."""
+    views = [project.applied.view(name.partition(":")[0]) for name in project.applied.selected(names)]
+    keys = {key.name: key.type for view in views for key in view.spec.entity.keys}
     row = dict(_key(text, keys) for text in entity)
     vectors = project.features.online([row], list(names))
     values, statuses = vectors.to_dicts()[0], vectors.status()[0]
@@ -94,7 +95,11 @@ def _key(text: str, types: Mapping[str, str]) -> tuple[str, Any]:
     name, sign, value = text.partition("=")
     if not sign:
         raise InputError(f"--entity {text!r} is not KEY=VALUE; write for example --entity {next(iter(types))}=1")
-    if types.get(name) == "int64":
+    if name not in types:
+        raise InputError(f"--entity {text!r} is no key of these features; their keys are {', '.join(types)}")
+    if types[name] == "bool" and value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    if types[name] == "int64":
         try:
             return name, int(value)
         except ValueError as error:
@@ -127,11 +132,16 @@ def _push(project: Project, source: str, file: str, *, show: Callable[..., None]
 def _history(
     project: Project, requests: str, names: tuple[str, ...], *, at: str, join: Any, out: str, show: Callable[..., None]
 ) -> None:
-    """Join past REQUESTS (Parquet) with what was known at each one's time."""
+    """Join past REQUESTS (Parquet or CSV) with what was known at each one's time."""
     import pyarrow.parquet as pq
 
     table = project.features.history(Path(requests), list(names), at=at, join=join).to_arrow()
-    pq.write_table(table, out)
+    try:
+        pq.write_table(table, out)
+    except OSError as error:
+        raise InputError(
+            f"{out!r} cannot be written ({first_line(error)}); give --out a file in a folder that exists"
+        ) from error
     show({"rows": table.num_rows, "out": out}, lambda d: note(f"{d['rows']:,} rows written to {d['out']}"))
 
 

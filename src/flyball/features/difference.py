@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from flyball.features.spec import FeatureSpec, SourceSpec, ViewSpec
+from flyball.features.spec import FeatureSpec, SourceSpec, TransformSpec, ViewSpec
 from flyball.units import spoken
 
 __all__ = ["Break", "FieldChange", "breaks", "difference", "feature_text"]
@@ -177,7 +177,16 @@ def _text(name: str, value: object) -> str | None:
         return spoken(timedelta(microseconds=value))
     if isinstance(value, str):
         return value
+    if isinstance(value, TransformSpec):
+        return _transform_text(value)
     return msgspec.json.encode(value, enc_hook=str).decode()
+
+
+def _transform_text(transform: TransformSpec) -> str:
+    """Say a transformation as it was written, with the digest of a function's code: "cross(zone, hour, buckets=64)"."""
+    params = [f"{name}={msgspec.json.encode(value, enc_hook=str).decode()}" for name, value in transform.params]
+    code = "" if transform.code is None else f" of {transform.code.name} {transform.code.digest[:8]}"
+    return f"{transform.function}({', '.join([*transform.args, *params])}){code}"
 
 
 def feature_text(feature: FeatureSpec) -> str:

@@ -27,7 +27,7 @@ from flyball.units import from_micros
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Collected", "Plan", "collect", "plan", "touched"]
+__all__ = ["Collected", "Plan", "collect", "plan", "pushed_rejects", "touched"]
 
 PART_ROWS = 2_000_000  # rows of one part
 _NEVER = -(2**63)
@@ -434,3 +434,30 @@ def source_report(
     columns = sorted(checks.columns_needed(source.checks)) or [source.event_time]
     table = engine.scan(replace(source, checks=()), columns=columns)
     return checks.run(source.checks, table, now, previous, schema=source.schema)
+
+
+def pushed_rejects(engine: OfflineEngine, source: SourceSpec) -> list[pa.Table]:
+    """Return the pushed rows that a source's checks keep out: raw columns, `__reason`, `__at`, `__event`, `__sequence`.
+
+    Ingest leaves them out before any view sees them, so no materialization finds them again; the log has them.
+    """
+    import pyarrow as pa
+
+    if not any(spec.policy == "quarantine" for spec in source.checks):
+        return []
+    derived = {name for name, _ in source.derive}
+    names = [n for n in engine.types(source) if n not in derived] + sorted(
+        checks.columns_needed(source.checks) & derived
+    )
+    found = []
+    for rows in engine.batches(replace(source, checks=()), columns=names, files=(), pushed=True):
+        mask = checks.row_mask(source.checks, rows)
+        if mask is None:
+            continue
+        bad = rows.filter(pa.array(~mask))
+        times = [
+            (n, bad.column(m)) for n, m in (("__at", "__known"), ("__event", "__event"), ("__sequence", "__sequence"))
+        ]
+        columns = {n: bad.column(n) for n in names} | dict(times)
+        found.append(pa.table(columns | {"__reason": pa.array(checks.reasons(source.checks, bad), pa.string())}))
+    return found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-__all__ = ["Table", "to_requests"]
+__all__ = ["Table", "to_requests", "to_rows"]
 
 
 class Table:
@@ -105,6 +105,28 @@ class Table:
         if name not in self._statuses:
             raise UnknownName.of("feature", name, self._statuses)
         return self._statuses[name]
+
+
+def to_rows(rows: Any) -> list[dict[str, Any]]:
+    """Return rows as dictionaries.
+
+    Args:
+        rows: A sequence of mappings, or what `to_requests` takes but paths: a pandas, polars or Arrow table.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(rows, Mapping):
+        raise InputError("rows are one dictionary; give a list of dictionaries, one per row: [row]")
+    if isinstance(rows, str | Path):
+        raise InputError(f"rows are {str(rows)!r}; give a list of dictionaries, one per row, or a frame")
+    if hasattr(rows, "__arrow_c_stream__") or hasattr(rows, "to_arrow"):
+        table: list[dict[str, Any]] = to_requests(rows).to_pylist()
+        return table
+    try:
+        return [dict(row) for row in rows]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"rows are a {type(rows).__name__} of no dictionaries; give one dictionary per row") from error
 
 
 def to_requests(requests: Any) -> pa.Table:

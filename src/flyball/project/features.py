@@ -99,7 +99,7 @@ class FeatureHandle:
         from flyball.features.offline import history
         from flyball.features.table import to_requests
 
-        names = self._project.applied.selected(names)
+        names = self._selected(names)
         views = self._views_of(names)
         engine = self._project.engine
         if out is not None:
@@ -109,19 +109,21 @@ class FeatureHandle:
     def online(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None) -> Vectors:
         """Return the newest values for some entities, as serving sees them now (or at a given time)."""
         from flyball.features.lookup import lookup
+        from flyball.features.table import to_rows
 
-        names = self._project.applied.selected(names)
-        return lookup(self._store(), [dict(row) for row in rows], self._views_of(names), names, self._moment(at))
+        names = self._selected(names)
+        return lookup(self._store(), to_rows(rows), self._views_of(names), names, self._moment(at))
 
     async def aonline(
         self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None
     ) -> Vectors:
         """Return what `online` returns; a remote store is awaited, the embedded one answers without waiting."""
         from flyball.features.lookup import compiled
+        from flyball.features.table import to_rows
 
-        names = self._project.applied.selected(names)
+        names = self._selected(names)
         asked = compiled(self._views_of(names), names)
-        return await asked.aread(self._store(), [dict(row) for row in rows], self._moment(at))
+        return await asked.aread(self._store(), to_rows(rows), self._moment(at))
 
     def _moment(self, at: datetime | None) -> int:
         moment = to_micros(at or self._project.clock.now())
@@ -133,15 +135,20 @@ class FeatureHandle:
     def push(self, source: str, rows: Sequence[Mapping[str, Any]]) -> PushResult:
         """Append rows to a source: logged durably first, then folded into its views.
 
+        Args:
+            source: The source's name.
+            rows: A dictionary per row, or a pandas, polars or Arrow table.
+
         Raises:
             UnknownName: no such source.
             SourceError: a row lacks a column or has a wrong type; nothing of the call is kept.
         """
         from flyball.adapters.local.ipc import call_sync
         from flyball.features.ingest import PushResult
+        from flyball.features.table import to_rows
 
         self._project.applied.source(source)
-        plain = [dict(row) for row in rows]
+        plain = to_rows(rows)
         if self._node_runs():
             answer = call_sync(self._project.layout.socket("ingest"), "push", [source, plain, None])
             return msgspec.convert(answer, PushResult)
@@ -214,13 +221,16 @@ class FeatureHandle:
     def quarantined(self, source: str) -> pa.Table | None:
         """Return the rows of a source that its checks keep out, with `__reason` and `__at` (µs), or None.
 
+        Rows of files as the last materializations found them, and pushed rows as they lie in the log.
+
         Raises:
             UnknownName: no such source.
         """
         from flyball.adapters.upkeep import quarantined
+        from flyball.features.history_rows import pushed_rejects
 
-        self._project.applied.source(source)
-        return quarantined(self._project.layout.state, source)
+        spec = self._project.applied.source(source)
+        return quarantined(self._project.layout.state, source, pushed_rejects(self._project.engine, spec))
 
     def erase(self, subject: Mapping[str, Any], *, dry_run: bool = False, rewrite_sources: bool = False) -> Erasure:
         """Take a subject out of everything that flyball keeps, and return the proof.
@@ -377,6 +387,10 @@ class FeatureHandle:
         views = read_views(project.layout)
         state = project.layout.state
         return Ingest(self._writable, log, views, clock=project.clock, root=project.root, upkeep=upkeep, state=state)
+
+    def _selected(self, names: Sequence[str]) -> list[str]:
+        """Return names with services replaced by what they read; a single text is one name."""
+        return self._project.applied.selected([names] if isinstance(names, str) else names)
 
     def _views_of(self, names: Sequence[str]) -> list[ViewSpec]:
         """Return the views that "view" and "view:feature" name; services are replaced by what they read before."""

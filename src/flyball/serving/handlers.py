@@ -51,7 +51,8 @@ class Handlers:
         if path not in _OPEN:
             self._gateway.check_key(scope)
         if known is None:
-            raise BadRequest(f"there is nothing at {path}; the API is at /v2/models/MODEL/infer and /predict", 404)
+            places = "predictions are at /v2/models/MODEL/infer and /predict, pushes at /v1/sources/SOURCE/events"
+            raise BadRequest(f"there is nothing at {path}; {places}; all else is at the control port", 404)
         handler = known.get("GET" if method == "HEAD" else method)
         if handler is None:
             response = json({"error": f"{method} is not allowed at {path}; use {' or '.join(known)}"}, 405)
