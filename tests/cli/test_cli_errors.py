@@ -432,3 +432,9 @@ def test_history_that_cannot_be_written_says_so(says, trained_template, tmp_path
     out = str(tmp_path / "missing" / "answers.parquet")
     asked = ("feature", "history", str(tmp_path / "asked.csv"), "traffic", "--at", "at", "--out", out)
     assert "cannot be written" in says(trained_template, *asked, code=2)
+
+
+def test_feature_get_before_any_apply_says_why_all_is_missing(capsys, small):
+    assert run(["feature", "get", "traffic", "-e", "zone=1", "--project", str(small)]) == 0
+    text = capsys.readouterr().err
+    assert "traffic has no online rows yet" in text and "flyball apply" in text

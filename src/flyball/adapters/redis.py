@@ -415,5 +415,6 @@ def _unavailable(error: Exception) -> Unavailable:
     if isinstance(error, TimeoutError | redis.exceptions.TimeoutError):
         return Unavailable("Redis, the online store, gave no answer in time; is it overloaded or its network slow?")
     if isinstance(error, redis.exceptions.ConnectionError | OSError):
-        return Unavailable(f"Redis, the online store, cannot be reached ({type(error).__name__}); is it running?")
+        return Unavailable(f"Redis, the online store, cannot be reached ({type(error).__name__}); is it "
+                           "running, and is online.url its address?")  # fmt: skip
     return Unavailable(f"Redis, the online store, failed: {error}")

@@ -77,6 +77,9 @@ def _get(project: Project, names: tuple[str, ...], *, entity: tuple[str, ...], s
     row = dict(_key(text, keys) for text in entity)
     vectors = project.features.online([row], list(names))
     values, statuses = vectors.to_dicts()[0], vectors.status()[0]
+    for view in {view.name: view for view in views}.values():
+        if not project.features.is_filled(view.spec):
+            note(f"{view.name} has no online rows yet, so every entity is MISSING; run: flyball apply")
     document = row | {name: {"value": value, "status": statuses[name].name} for name, value in values.items()}
     show(document, _print_values)
 

@@ -49,9 +49,8 @@ def _print_status(document: dict[str, Any]) -> None:
         (m["model"], m["champion"] or "-", m["rollout"] or "-", m["drift"] or "-", m["frozen"] or "no")
         for m in document["models"]
     ]
-    print_table(
-        ("model", "champion", "rollout", "drift", "frozen"), rows, empty="nothing is applied yet; run: flyball apply"
-    )
+    empty = "no models are applied" if document["applied"] else "nothing is applied yet; run: flyball apply"
+    print_table(("model", "champion", "rollout", "drift", "frozen"), rows, empty=empty)
     for view in document["refresh"]:
         fresh = view["last"] or "never"
         click.echo(f"view {view['view']}: fresh until {fresh}, next refresh {view['next']} (every {view['every']})")
