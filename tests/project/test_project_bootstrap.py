@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import project_kit as kit
 import pytest
 
 from flyball.adapters.local.views import read_views
@@ -39,3 +40,23 @@ def test_a_damaged_list_of_views_is_one_clear_sentence(trained: Path, damage: by
         (project.layout.state / "views.json").write_bytes(damage)
         with pytest.raises(IntegrityError, match="is no list of feature views .*; delete it"):
             read_views(project.layout)
+
+
+def test_a_model_that_cannot_be_trained_stops_nothing_else(small: Path) -> None:
+    kit.edit(small, ("return LinearRegression(**params).fit(data.X, data.y)", "raise ValueError('no luck today')"))
+    said: list[str] = []
+    with Project.open(small) as project:
+        bootstrap(project, say=said.append, progress=lambda *_: None)
+        assert project.features.count_online(project.features.views()[0]) == 6
+    assert any("could not be trained" in s and "no luck today" in s and "flyball run" in s for s in said)
+
+
+def test_a_plan_says_that_online_rows_were_never_built(trained: Path) -> None:
+    with Project.open(trained) as project:
+        view = project.features.views()[0]
+        assert not project.apply(dry_run=True)
+        project.database.deployments.set_watermark(view.digest, None)
+        (change,) = project.apply(dry_run=True).changes
+        assert change.rebuilds and "never built" in change.text
+        assert project.apply().filled == (view.name,)
+        assert not project.apply(dry_run=True)

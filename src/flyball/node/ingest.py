@@ -35,7 +35,7 @@ from flyball.node.streams import StreamTask, open_stream
 from flyball.units import from_micros
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from flyball.config import Config
     from flyball.features.ports import EventStream
@@ -89,6 +89,7 @@ class IngestProcess:
         views = read_views(self._layout)
         self._views = {v.digest: v for v in views}
         self._ingest = await self._write(self._open, views)
+        await self._write(_bring_code, views)
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._commits.run()), loop.create_task(self._compact_for_ever()),
                        loop.create_task(self._measure_for_ever()), loop.create_task(self._look_for_ever()),
@@ -158,6 +159,7 @@ class IngestProcess:
     async def attach(self, body: bytes, _: Call) -> list[str]:
         """Apply exactly these views (JSON) from now on, and drop what is stored for others; return their names."""
         views = msgspec.json.decode(body, type=tuple[ViewSpec, ...])
+        await self._write(_bring_code, views)
         for view in views:
             await self._write(self._ingest.attach, view)
         gone = self._views.keys() - {view.digest for view in views}
@@ -338,6 +340,17 @@ class IngestProcess:
             self._show()
             self.measures.write()
             await asyncio.sleep(_MEASURE_EVERY)
+
+
+def _bring_code(views: Iterable[ViewSpec]) -> None:
+    """Import what the views' Python functions need now, not while the first push waits."""
+    from flyball.features.callables import bring, refs_of
+
+    for ref in refs_of(views):
+        try:
+            bring(ref)
+        except FlyballError as error:
+            failed("functions not imported", error)
 
 
 async def run(process: IngestProcess, socket: Path) -> None:

@@ -77,6 +77,8 @@ def plan(project: Project) -> Plan:
     _require_something(project)
     readers = {} if old is None else readers_of(project, old, new)
     changes = [*_view_changes(project, old, new, readers), *_model_changes(old, new)]
+    if record is not None:
+        changes += _never_built(project, new.view_specs, {c.name for c in changes if c.kind == "view"})
     if record is not None and record.code != code and not changes:
         changes.append(Change("code", "project", "change", "only code changed, in some Python file of the project"))
     return Plan(code, tuple(changes), sharing=sharing(project))
@@ -173,6 +175,15 @@ def _fill(
         project.features.fill(spec, progress=tell)
         filled.append(spec.name)
     return filled
+
+
+def _never_built(project: Project, specs: Sequence[ViewSpec], told: set[str]) -> list[Change]:
+    """Name views that are as they were applied, but whose online rows are not there: an apply builds them."""
+    return [
+        Change("view", v.name, "change", f"view {v.name}: its online rows were never built; they are", rebuilds=True)
+        for v in specs
+        if v.name not in told and not project.features.is_filled(v)
+    ]
 
 
 def _view_changes(

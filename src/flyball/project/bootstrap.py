@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flyball.errors import StageFailed
 from flyball.training.types import RunState
 
 if TYPE_CHECKING:
@@ -37,7 +38,13 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
         if project.models[name].versions:
             continue
         say(f"{name} has no version yet: training one")
-        run = project.train(name, cause="first", progress=lambda r: say(f"  {r.stages[-1].stage} {r.stages[-1].state}"))
+        try:
+            run = project.train(
+                name, cause="first", progress=lambda r: say(f"  {r.stages[-1].stage} {r.stages[-1].state}")
+            )
+        except StageFailed as error:  # features are served and taken in all the same
+            say(f"{name} could not be trained, so it is not served: {error}; try again: flyball run --model {name}")
+            continue
         if run.state is RunState.SUCCEEDED and run.version is not None:
             project.models[name].promote(run.version, reason="first champion")
             say(f"{name} {run.version} is champion")
