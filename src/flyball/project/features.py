@@ -107,7 +107,10 @@ class FeatureHandle:
         return history(engine, to_requests(requests), views, list(names), at=at, join=join, progress=progress)
 
     def online(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], *, at: datetime | None = None) -> Vectors:
-        """Return the newest values for some entities, as serving sees them now (or at a given time)."""
+        """Return the newest values for some entities, as serving sees them now.
+
+        `at` may set T back by a second at most: the store keeps what is newest, so the past is `history`'s to tell.
+        """
         from flyball.features.lookup import lookup
         from flyball.features.table import to_rows
 
