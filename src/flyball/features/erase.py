@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,14 +24,16 @@ from flyball.features.packing import namespace
 from flyball.features.ports import OnlineStore
 from flyball.features.pushes import id_key
 from flyball.features.spec import EntitySpec, SourceSpec, ViewSpec
-from flyball.features.values import exact
+from flyball.features.values import exact, to_plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from flyball.features.spec import ColumnType
+
 __all__ = [
-    "RewritableLog", "Stored", "Subject", "concerns", "erase_stored", "long_keys", "mask", "matching_keys", "raw_mask",
-    "subject_of",
+    "RewritableLog", "Stored", "Subject", "concerns", "erase_stored", "is_value", "long_keys", "mask",
+    "matching_keys", "raw_mask", "subject_of",
 ]  # fmt: skip
 
 Subject = dict[str, Any]
@@ -71,30 +74,53 @@ def concerns(entity: EntitySpec, subject: Subject) -> bool:
     return subject.keys() <= {k.name for k in entity.keys}
 
 
-def mask(table: pa.Table, subject: Subject) -> Mask:
-    """Return which rows of a table are the subject's; none when a key has no column."""
+def mask(table: pa.Table, subject: Subject, timezone: str = "UTC") -> Mask:
+    """Return which rows of a table are the subject's, raw or typed; none when a key has no column.
+
+    Args:
+        table: Rows; a key may lie in them as it was sent: a date or time as ISO text, bytes as base64 text.
+        subject: Typed values by key name.
+        timezone: What a time without an offset is in.
+    """
     if not subject.keys() <= set(table.column_names):
         return np.zeros(table.num_rows, dtype=bool)
     found = np.ones(table.num_rows, dtype=bool)
     for name, value in subject.items():
-        found &= _equal(table.column(name), value)
+        found &= _equal(table.column(name), value, timezone)
     return found
 
 
 def raw_mask(source: SourceSpec, raw: pa.Table, subject: Subject) -> Mask:
     """Return which raw rows of a source are the subject's, where a key may be a column that the source derives."""
+    found = mask(raw, subject, source.timezone)
     derived = {name for name, _ in source.derive}
     if not derived & subject.keys():
-        return mask(raw, subject)
+        return found
     import pyarrow as pa
 
     from flyball.features.reading import accept
 
-    found = mask(raw, subject)
     numbered = raw.append_column("__sequence", pa.array(np.arange(raw.num_rows), pa.int64()))
-    accepted, _ = accept(source, numbered)
+    whole = replace(source, where=None, checks=())  # rows that are left out lie there too
+    accepted, _ = accept(whole, numbered, _kinds(source))
     found[accepted.column("__sequence").to_numpy()[mask(accepted, subject)]] = True
     return found
+
+
+def _kinds(source: SourceSpec) -> dict[str, ColumnType] | None:
+    """Return the raw column types of a source that only its schema tells, None for others."""
+    if source.kind not in {"push", "stream"} or not source.schema:
+        return None
+    times = [name for name in (source.event_time, source.created_time) if name]
+    return {column.name: column.type for column in source.schema} | dict.fromkeys(times, "timestamp")
+
+
+def is_value(found: Any, value: Any) -> bool:
+    """Whether a value as it was sent (plain or JSON) is this value of a subject, by type too."""
+    try:
+        return bool(exact(_kind(value), found, "") == value)
+    except InputError:
+        return False
 
 
 def matching_keys(store: OnlineStore, view: ViewSpec, subject: Subject, rows: pa.Table | None = None) -> list[bytes]:
@@ -207,12 +233,18 @@ def _logged(log: RewritableLog, source: SourceSpec, subject: Subject) -> Iterato
 
 
 def _ids(source: SourceSpec, rows: pa.Table) -> list[Any]:
-    name = source.event_id
-    return [v for v in rows.column(name).to_pylist() if v is not None] if name in rows.column_names else []
+    from flyball.features.raw import MARK
+
+    if source.event_id not in rows.column_names:
+        return []
+    found = [v for v in rows.column(source.event_id).to_pylist() if v is not None]
+    return [v.removeprefix(MARK) if isinstance(v, str) else v for v in found]  # of an id 1 among texts
 
 
 def _erase_log(log: RewritableLog, source: SourceSpec, subject: Subject) -> int:
-    words = [re.compile(rb"(?<!\w)" + re.escape(str(v).encode()) + rb"(?!\w)") for v in subject.values()]
+    words = [
+        re.compile(rb"(?<!\w)(?:" + b"|".join(map(re.escape, _spellings(v))) + rb")(?!\w)") for v in subject.values()
+    ]
 
     def dead(table: pa.Table) -> Mask:  # messages that were no rows: whatever holds all values as whole words
         found = [all(w.search(_bytes(p)) for w in words) for p in table.column("payload").to_pylist()]
@@ -220,6 +252,18 @@ def _erase_log(log: RewritableLog, source: SourceSpec, subject: Subject) -> int:
 
     gone = log.rewrite(source.name, lambda raw: raw_mask(source, raw, subject), dead=dead)
     return int(gone.rows) + int(gone.dead)
+
+
+def _spellings(value: Any) -> list[bytes]:
+    """Return how a value may be written in a message; a time in other offsets than UTC is not among them."""
+    plain = str(to_plain(_kind(value), value)).encode()
+    if isinstance(value, bytes):
+        return [value, plain]
+    if isinstance(value, datetime):
+        iso = value.isoformat()
+        texts = [iso, iso.replace("+00:00", "Z"), iso.replace("+00:00", ""), str(value)]
+        return [plain, *(text.encode() for text in texts)]
+    return [str(value).encode(), plain, json.dumps(value, default=str).strip('"').encode()]
 
 
 def _bytes(payload: Any) -> bytes:
@@ -247,24 +291,29 @@ def _from_text(kind: str, value: Any) -> Any:
     return {"true": True, "false": False}.get(value.lower(), value) if kind == "bool" else value
 
 
-def _equal(column: pa.ChunkedArray, value: Any) -> Mask:
-    """Compare by value and type; where other values made a column of numbers one of JSON texts, by its JSON."""
+def _equal(column: pa.ChunkedArray, value: Any, timezone: str) -> Mask:
+    """Compare with the column typed as reading types it; whole numbers and truths in a file of texts by their JSON."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from flyball.features.reading import typed
+
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind = column.type
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if text and not isinstance(value, str):
-        value = json.dumps(value, default=str)
-    elif isinstance(value, bool) != pa.types.is_boolean(kind) or (isinstance(value, str) and not text):
-        return np.zeros(len(column), dtype=bool)
     try:
-        same = pc.equal(column, pa.scalar(value, type=kind))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        read = typed(column, _kind(value), timezone)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):  # a column of which no value is of this type
         return np.zeros(len(column), dtype=bool)
-    return np.asarray(pc.fill_null(same, False).to_numpy(), dtype=bool)
+    same = pc.fill_null(pc.equal(read, pa.scalar(value, type=read.type)), False)
+    if isinstance(value, int) and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        same = pc.or_(same, pc.fill_null(pc.equal(column, pa.scalar(json.dumps(value), type=column.type)), False))
+    return np.asarray(same.to_numpy(zero_copy_only=False) if isinstance(same, pa.Array) else same.to_numpy(), bool)
+
+
+def _kind(value: Any) -> ColumnType:
+    """Return the column type of a subject's value, which is exact."""
+    kinds = {bool: "bool", int: "int64", str: "string", bytes: "bytes", datetime: "timestamp", date: "date"}
+    return kinds[type(value)]
 
 
 def _whole_key(entity: EntitySpec, subject: Subject) -> bytes | None:

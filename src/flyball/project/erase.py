@@ -29,7 +29,7 @@ import numpy as np
 from flyball.datasets.erase import ExampleRefs, erased_copy
 from flyball.datasets.types import DatasetManifest
 from flyball.errors import ConflictError, FlyballError
-from flyball.features.erase import Subject, concerns, long_keys, mask, matching_keys, raw_mask, subject_of
+from flyball.features.erase import Subject, concerns, is_value, long_keys, mask, matching_keys, raw_mask, subject_of
 from flyball.features.packing import namespace
 from flyball.features.spec import SourceSpec, ViewSpec
 from flyball.features.values import to_plain
@@ -274,13 +274,7 @@ class _Work:
             return False
         if self._unit(record.model) == record.unit:
             return True
-        return all(_same_value(record.inputs.get(name), value) for name, value in self._logged_as.items())
-
-    @cached_property
-    def _logged_as(self) -> dict[str, tuple[Any, Any]]:
-        """The subject's values as they are, and as JSON sends them."""
-        plain = self._plain()
-        return {name: (value, plain[name]) for name, value in self.subject.items()}
+        return all(_same_value(record.inputs.get(name), value) for name, value in self.subject.items())
 
     def _unit(self, model: str) -> str | None:
         known = self.project.applied.models.get(model)
@@ -519,10 +513,9 @@ def _keyed_hash(project: Project, plain: Mapping[str, Any]) -> str:
     return hmac.new(path.read_bytes(), text, sha256).hexdigest()
 
 
-def _same_value(found: Any, wanted: tuple[Any, Any]) -> bool:
-    """Compare a logged input (a value, or a list of one) by value and type."""
-    value = found[0] if isinstance(found, list) and len(found) == 1 else found
-    return any(type(value) is type(w) and value == w for w in wanted)
+def _same_value(found: Any, wanted: Any) -> bool:
+    """Compare a logged input (a value as it was sent, or a list of one) by value and type."""
+    return is_value(found[0] if isinstance(found, list) and len(found) == 1 else found, wanted)
 
 
 def _added(before: Sequence[Place], now: Sequence[Place]) -> list[Place]:
