@@ -174,3 +174,10 @@ def test_a_project_that_is_not_open_is_a_503():
             raise Unavailable("control cannot answer yet: no connection")
 
     assert TestClient(create_app(Closed())).get("/v1/models").status_code == 503
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1/health?", "127.0.0.1/v1/features/online?"])
+def test_a_host_header_does_not_choose_the_path_that_is_guarded(host):
+    control = Control()
+    answer = TestClient(create_app(control, key=b"k")).post("/v1/rollouts/r1/abort", headers={"host": host})
+    assert (answer.status_code, control.given) == (401, [])

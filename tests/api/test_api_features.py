@@ -152,3 +152,18 @@ def test_only_readers_of_every_view_may_read(project):
     finally:
         for key in project.keys.list():
             project.keys.revoke(key.name)
+
+
+@pytest.mark.parametrize("path", ["online", "history"])
+@pytest.mark.parametrize(
+    "body", [b'{"names":["\xff"]}', b'{"names":["traffic"],"rows":[{"zone":' + b"[" * 100_000, b"\xff\xfe{", b"null"]
+)
+def test_a_body_in_a_wrong_encoding_or_without_a_bottom_is_a_bad_request(http, path, body):
+    answer = http.post(f"/v1/features/{path}", content=body)
+    assert (answer.status_code, "the body is not what POST" in answer.json()["error"]) == (400, True)
+
+
+def test_a_time_column_of_a_features_name_is_a_bad_request(http):
+    body = {"names": ["traffic"], "requests": [{"zone": 1, "trips_1h": "2026-01-05"}], "at": "trips_1h"}
+    answer = http.post("/v1/features/history", json=body)
+    assert (answer.status_code, "rename one" in answer.json()["error"]) == (400, True)

@@ -160,3 +160,13 @@ def test_the_command_line_makes_lists_and_revokes(trained, capsys):
     assert (found["name"], found["role"]) == ("app", "serving")
     assert found["revoked"]
     assert key not in json.dumps(found)
+
+
+@pytest.mark.parametrize("damaged", [b'{"keys":{"\xff":"admin"}}', b"{", b"[" * 100_000])
+def test_making_a_key_repairs_a_damaged_access_file_and_closes_it_to_others(guarded, damaged):
+    path = guarded.layout.access
+    path.write_bytes(damaged)
+    path.chmod(0o666)
+    _, key = guarded.keys.create("serving")
+    assert AccessFile(path).current.role(key.encode(), None) == "serving"
+    assert path.stat().st_mode & 0o777 == 0o600

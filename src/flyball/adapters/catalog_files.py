@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 import msgspec
@@ -45,7 +46,8 @@ class FilesCatalog:
     """
 
     def __init__(self, address: str) -> None:
-        self._place = address
+        self._password = _password(address)
+        self._place = self._shown(address)
         with self._named():
             self._fs, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         self._root = str(root).rstrip("/")
@@ -53,7 +55,7 @@ class FilesCatalog:
 
     @property
     def place(self) -> str:
-        """The address."""
+        """The address, without a password."""
         return self._place
 
     def close(self) -> None:
@@ -164,8 +166,19 @@ class FilesCatalog:
         except (OSError, ImportError, ValueError) as error:
             if isinstance(error, Unavailable | IntegrityError):
                 raise
-            said = first_line(error)
-            raise Unavailable(f"the catalog {self._place} cannot be used ({said}); is [catalog] url right?") from error
+            said = self._shown(first_line(error))
+            cause = None if self._password else error  # its text and its calls may show the password
+            raise Unavailable(f"the catalog {self._place} cannot be used ({said}); is [catalog] url right?") from cause
+
+    def _shown(self, text: str) -> str:
+        for hidden in {self._password, unquote(self._password)} - {""}:
+            text = text.replace(hidden, "***")
+        return text
+
+
+def _password(address: str) -> str:
+    """Return the password in an address such as ftp://USER:PASSWORD@HOST/FOLDER, "" when there is none."""
+    return address.partition("://")[2].rpartition("@")[0].partition(":")[2]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from flyball.errors import MissingExtra, Unavailable, first_line
+from flyball.errors import ConfigError, MissingExtra, Unavailable, first_line
 from flyball.features.shared import Entry, entry_from, taken
 
 try:
@@ -47,11 +47,21 @@ ON CONFLICT (name, digest) DO UPDATE SET body = excluded.body
 
 
 class PostgresCatalog:
-    """Share views through a database; a connection lasts for one call."""
+    """Share views through a database; a connection lasts for one call.
+
+    Raises:
+        ConfigError: the address is none.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        parts: dict[str, Any] = conninfo_to_dict(url)
+        try:
+            parts: dict[str, Any] = conninfo_to_dict(url)
+        except psycopg.ProgrammingError:  # it repeats the address, and the password in it
+            raise ConfigError(
+                "catalog.url is no address of PostgreSQL; write postgresql://USER:PASSWORD@HOST:PORT/NAME, with %25 "
+                "for a % of the password and %40 for an @"
+            ) from None
         self._place = f"{parts.get('dbname', 'postgres')} on {parts.get('host', 'localhost')}"
 
     @property

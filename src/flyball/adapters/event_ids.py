@@ -26,6 +26,7 @@ _GATHER = 20_000  # ids in memory before they are written
 _COVERED = b"covered:"
 _BEGAN = b"began"
 _SEQUENCE = struct.Struct("<q")
+_UNREADABLE = (lmdb.Error, OSError, struct.error, UnicodeDecodeError)
 
 
 class EventIdIndex:
@@ -46,7 +47,26 @@ class EventIdIndex:
         self._flush: Future[None] | None = None
         self._guard = threading.Lock()
         self.failed = 0  # flushes that the disk did not take
-        self._envs = self._open_all()  # the older one first
+        self._envs: list[Any] = []  # the older one first
+        self._began: int | None = None
+        try:
+            self._load()
+        except _UNREADABLE:  # one generation without the other would not cover what it says
+            self._empty()
+
+    def clear(self) -> None:
+        """Forget everything; whoever opened it brings it on from the whole log."""
+        self._wait()
+        with self._guard:
+            self._empty()
+
+    def ahead(self, last: int) -> bool:
+        """Whether it covers more than a log that ends at `last`: then the log was put back from an older copy."""
+        return max(self._covered.values(), default=0) > last
+
+    def _load(self) -> None:
+        for name in self._names():
+            self._envs.append(self._open(name))
         self._began = self._get(self._envs[-1], _BEGAN)
         for env in self._envs:
             with env.begin() as txn, txn.cursor() as cursor:
@@ -55,6 +75,21 @@ class EventIdIndex:
                     source = cursor.key()[len(_COVERED) :].decode()
                     self._covered[source] = max(self._covered.get(source, 0), _SEQUENCE.unpack(cursor.value())[0])
                     more = cursor.next()
+
+    def _empty(self) -> None:
+        """Begin with nothing, in a new folder.
+
+        Raises:
+            Unavailable: the disk does not let it.
+        """
+        for env in self._envs:
+            env.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._fresh, self._flushing, self._covered, self._envs, self._began = {}, {}, {}, [], None
+        try:
+            self._envs = [self._open(name) for name in self._names()]
+        except (lmdb.Error, OSError) as error:
+            raise Unavailable(f"the index of event ids cannot be made: {error}; make room") from error
 
     def covered(self, source: str) -> int:
         """Return the highest sequence of a source whose id is in."""
@@ -189,23 +224,15 @@ class EventIdIndex:
             shutil.rmtree(self._folder / name)
         return names[-2:] or ["1"]
 
-    def _open_all(self) -> list[Any]:
-        opened: list[Any] = []
-        try:
-            for name in self._names():
-                opened.append(self._open(name))
-        except lmdb.Error:  # one generation without the other would not cover what it says
-            for env in opened:
-                env.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
-            return [self._open(name) for name in self._names()]
-        return opened
-
     def _open(self, name: str) -> Any:
         path = self._folder / name
         data = path / "data.mdb"
-        size = max(16 << 20, data.stat().st_size if data.exists() else 0)
-        return lmdb.open(str(path), map_size=size, metasync=False, max_spare_txns=2, meminit=False)
+        there = data.stat().st_size if data.exists() else 0
+        env = lmdb.open(str(path), map_size=max(16 << 20, there), metasync=False, max_spare_txns=2, meminit=False)
+        if there and there < (env.info()["last_pgno"] + 1) * env.stat()["psize"]:
+            env.close()
+            raise lmdb.CorruptedError("cut short")  # reading a page that is not there would end the process
+        return env
 
     def _get(self, env: Any, key: bytes) -> int | None:
         with env.begin() as txn:

@@ -78,7 +78,10 @@ class FileIngestLog:
         """The index of event ids beside the log; for the writer."""
         from flyball.adapters.event_ids import EventIdIndex
 
-        return EventIdIndex(self._folder / "ids", horizon=self._dedup)
+        index = EventIdIndex(self._folder / "ids", horizon=self._dedup)
+        if index.ahead(self.last()):
+            index.clear()  # else it would refuse, as sent before, events that this log does not have
+        return index
 
     def acquire(self) -> None:
         """Become the only writer.

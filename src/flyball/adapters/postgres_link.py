@@ -57,6 +57,11 @@ class Link:
         """
         try:
             connection = psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT, prepare_threshold=None)
+        except psycopg.ProgrammingError:  # it repeats the address, and the password in it
+            raise Unavailable(
+                "online.url is no address of PostgreSQL; write postgresql://USER:PASSWORD@HOST:PORT/NAME, with %25 for "
+                "a % of the password and %40 for an @"
+            ) from None
         except psycopg.Error as error:
             raise _away(error) from error
         link = cls(connection)

@@ -238,7 +238,7 @@ def _guarded(
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         try:
-            if request.url.path != "/health":
+            if _path(request) != "/health":
                 if access is not None:
                     _check_role(request, key, access.current)
                 elif key is not None:
@@ -277,15 +277,20 @@ def _check_role(request: Request, key: bytes | None, access: Access) -> None:
     if role in {None, ADMIN}:
         return
     if request.method not in {"GET", "HEAD"}:
-        if request.url.path in READS:
+        if _path(request) in READS:
             return  # a read, of the views that its body names
         raise BadRequest(f"role {role!r} may only read here; a key of role {ADMIN!r} may change things", 403)
-    if request.url.path.startswith("/v1/features/"):
+    if _path(request).startswith("/v1/features/"):
         access.require_read(role, [_view_of(request)])
 
 
 def _view_of(request: Request) -> str:
-    return request.url.path.removeprefix("/v1/features/")
+    return _path(request).removeprefix("/v1/features/")
+
+
+def _path(request: Request) -> str:
+    """Return the path that was routed; older Starlettes make `request.url` of the Host header, which callers choose."""
+    return str(request.scope["path"])
 
 
 def _sent(request: Request) -> bytes:
@@ -317,9 +322,9 @@ async def _body(request: Request, kind: type[_T], most: int = _MAX_BODY) -> _T:
             raise BadRequest(f"the body is larger than {most} bytes", 413)
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(
-            f"the body is not what {request.method} {request.url.path} takes: {error}; it takes {_names(kind)}"
+            f"the body is not what {request.method} {_path(request)} takes: {error}; it takes {_names(kind)}"
         ) from error
 
 
@@ -342,7 +347,7 @@ def _json(body: Any, status: int = 200) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: f"there is nothing at {request.url.path}", 405: f"{request.method} is not allowed here"}
+    words = {404: f"there is nothing at {_path(request)}", 405: f"{request.method} is not allowed here"}
     headers = error.headers if isinstance(error, HTTPException) else None
     response = _json({"error": words.get(status, "the request failed")}, status)
     response.headers.update(headers or {})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flyball.errors import BadRequest, InputError
+from flyball.errors import BadRequest, DefinitionError, InputError
 from flyball.features.spec import Join, Status
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ def answer_history(project: Project, body: HistoryBody) -> dict[str, Any]:
 
     _check_rows(body.requests, "requests")
     views = [project.applied.view(name).spec for name in views_read(project, body.names)]
-    found = project.features.history(_typed(body, views), body.names, at=body.at, join=body.join)
+    try:
+        found = project.features.history(_typed(body, views), body.names, at=body.at, join=body.join)
+    except DefinitionError as error:  # a feature has the name of a key or of the time that was asked for
+        raise BadRequest(str(error)) from error
     table, statuses = found.to_arrow(), found.status()
     kinds = [from_arrow(table.schema.field(name).type) or "string" for name in found.names]
     columns = [_plain(kind, table.column(n).to_pylist()) for kind, n in zip(kinds, found.names, strict=True)]

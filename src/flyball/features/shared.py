@@ -178,6 +178,9 @@ def published_names(entries: Iterable[Entry]) -> Mapping[str, str]:
 
 
 def _check(entry: Entry, digest: str, where: str) -> None:
+    names = (entry.spec.name, entry.spec.source.name, entry.spec.entity.name)
+    if strange := [name for name in names if not name.isidentifier()]:  # they become names of files
+        raise IntegrityError(f"{where}: {strange[0]!r} is no name of a view, source or entity; who wrote this entry?")
     found = entry.spec.digest
     if not found == entry.digest == digest or entry.spec.name != entry.name:
         raise IntegrityError(

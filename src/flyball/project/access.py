@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -72,6 +73,8 @@ def write_access(project: Project) -> None:
     )
     before = os.umask(0o077)
     try:
+        with suppress(FileNotFoundError):
+            path.chmod(0o600)  # a replaced file keeps its mode, and a copy from elsewhere may have been open to all
         write_atomically(path, msgspec.json.encode(access, order="deterministic"), durable=True)
     finally:
         os.umask(before)
@@ -80,5 +83,5 @@ def write_access(project: Project) -> None:
 def _version(project: Project) -> int:
     try:
         return msgspec.json.decode(project.layout.access.read_bytes(), type=Access).version
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return 0

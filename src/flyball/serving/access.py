@@ -94,7 +94,7 @@ class AccessFile:
                     self._stamp = stamp
             except FileNotFoundError:
                 pass
-            except (OSError, msgspec.DecodeError):
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 if self._stamp == (0, 0):
                     self._known = _NOBODY
         return self._known

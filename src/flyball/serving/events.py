@@ -6,6 +6,7 @@ larger than allowed, so that a few kilobytes of gzip never become gigabytes of m
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -23,6 +24,7 @@ Push = Callable[[str, list[Row]], Awaitable[dict[str, Any]]]
 LINE_TYPES = (b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-lines")
 _SHOWN = 100  # bad lines reported
 _PIECE = 1 << 16
+_AT_ONCE = 1 << 18  # bytes decoded on the event loop
 _decode = msgspec.json.Decoder().decode
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -42,7 +44,9 @@ async def take_events(source: str, scope: Scope, receive: Receive, push: Push | 
     429 and 503 carry Retry-After; whether rows were taken is unknown after a 503, so send them again with event ids.
     """
     try:
-        numbered = parse_events(await _body(scope, receive, limit))
+        body = await _body(scope, receive, limit)
+        large = len(body) > _AT_ONCE  # a million lines take seconds, in which nobody else would be answered
+        numbered = await asyncio.to_thread(parse_events, body) if large else parse_events(body)
     except _BadLines as bad:
         return _refused(bad.lines)
     if push is None:

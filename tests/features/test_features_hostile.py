@@ -1,0 +1,91 @@
+"""Hostile surroundings: passwords in addresses, damaged ids and access files, names that are paths; nothing leaks or is lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from test_online_event_ids import World, trip
+
+import flyball as fb
+from flyball.adapters.catalogs import open_catalog
+from flyball.adapters.event_ids import EventIdIndex
+from flyball.adapters.postgres_link import Link
+from flyball.errors import BadRequest, ConfigError, FlyballError, IntegrityError, Unavailable
+from flyball.features.shared import Entry, entry_from
+from flyball.serving.access import AccessFile
+
+PASSWORD = "s3cr3t-pw"
+BROKEN = (
+    f"postgresql://u:{PASSWORD}@[::1/x",
+    f"postgresql://u:{PASSWORD}%zz@h/x",
+    f"postgresql://u:{PASSWORD}@127.0.0.1:1/x",
+)
+FILES = (f"ftp://u:{PASSWORD}@127.0.0.1:1/x", f"nope://u:{PASSWORD}@127.0.0.1/x")
+
+
+@pytest.mark.parametrize("url", BROKEN + FILES)
+def test_no_error_of_the_catalog_shows_the_password_of_its_address(url: str) -> None:
+    with pytest.raises(FlyballError) as caught:
+        open_catalog(url, Path(), str).entries()  # type: ignore[union-attr]
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("url", BROKEN)
+def test_no_error_of_the_online_store_shows_the_password_of_its_address(url: str) -> None:
+    with pytest.raises((Unavailable, ConfigError)) as caught:
+        Link.open(url)
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("part", ["source", "entity"])
+def test_a_published_view_whose_names_are_paths_is_refused(part: str) -> None:
+    import msgspec
+
+    source = fb.ParquetSource("trips", "/data/trips.parquet", event_time="at")
+    zone = fb.Entity("zone", keys={"zone": int})
+    spec = fb.FeatureView("traffic", entity=zone, source=source, features=[fb.count("n", window="1h")]).spec
+    spec = replace(spec, **{part: replace(getattr(spec, part), name="../../evil")})
+    data = msgspec.json.encode(Entry("traffic", spec.digest, "one", 1, spec))
+    with pytest.raises(IntegrityError, match="is no name"):
+        entry_from(data, spec.digest, "traffic")
+
+
+def test_events_that_an_older_copy_of_the_log_lacks_are_taken_again(tmp_path: Path) -> None:
+    """Who puts the log back from a backup and sends everything again has everything again."""
+    world = World(tmp_path)
+    world.ingest.push("trips", [trip(f"e{k}") for k in range(5)])
+    world.close()
+    for path in (tmp_path / "log").glob("*.seg"):
+        path.unlink()
+    world = World(tmp_path)
+    assert world.ingest.push("trips", [trip(f"e{k}") for k in range(5)]).accepted == 5
+    assert world.log.last() == 5
+    world.close()
+
+
+_OPEN = "import sys; from pathlib import Path; from flyball.adapters.event_ids import EventIdIndex as I; {}"
+
+
+def test_an_index_of_event_ids_that_was_cut_short_is_made_anew(tmp_path: Path) -> None:
+    index = EventIdIndex(tmp_path / "ids", horizon=1)
+    index.add("s", [b"%016d" % k for k in range(5_000)], range(1, 5_001), 1)
+    index.close()
+    data = tmp_path / "ids" / "1" / "data.mdb"
+    data.write_bytes(data.read_bytes()[: 3 * 4096])
+    look = f"i = I(Path({str(tmp_path / 'ids')!r}), horizon=1); print(i.find([b'%016d' % 7]), i.covered('s'))"
+    found = subprocess.run([sys.executable, "-c", _OPEN.format(look)], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "[0] 0\n")  # a bus error would end the process
+
+
+@pytest.mark.parametrize("damaged", [b'{"keys":{"\xff":"admin"}}', b"[" * 100_000, b"{", b"null", b""])
+def test_a_damaged_access_file_lets_nobody_in_and_is_no_crash(tmp_path: Path, damaged: bytes) -> None:
+    path = tmp_path / "access.json"
+    path.write_bytes(damaged)
+    with pytest.raises(BadRequest) as caught:
+        AccessFile(path).current.role(b"", None)
+    assert caught.value.status == 401
