@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 import flyball as fb
+from flyball.adapters.lmdb_compact import is_due
 from flyball.features.erase import is_value, mask, raw_mask
 from flyball.project import Project
 
@@ -117,3 +120,61 @@ def test_a_derived_key_is_found_in_rows_that_the_source_leaves_out_too():
     ).spec
     raw = pa.table({"a": [1, 2, 1], "x": [1.0, 1.0, -1.0], "at": [NOON.isoformat()] * 3})
     assert np.flatnonzero(raw_mask(source, raw, {"k": 2})).tolist() == [0, 2]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from flyball.adapters.lmdb import LMDBStore
+store = LMDBStore(Path(sys.argv[1]), readonly=True)
+print("open", flush=True)
+sys.stdin.readline()
+store.close()
+"""
+
+
+def files_with(folder: Path, word: bytes) -> list[str]:
+    return [p.name for p in sorted(folder.rglob("*")) if p.is_file() and word in p.read_bytes()]
+
+
+def zebras(folder: Path) -> Project:
+    project = project_of(folder, "str")
+    at = (kit.NOW - kit.HOUR).isoformat()
+    for i in range(30):
+        name = "zebra-subject" if i % 3 == 0 else f"other-{i}"
+        project.features.push("events", [{"k": name, "x": float(i), "at": at}])
+    project.features.materialize("values")
+    return project
+
+
+def test_no_file_holds_the_subject_afterwards_not_even_free_pages(tmp_path):
+    with zebras(tmp_path / "p") as project:
+        assert "data.mdb" in files_with(tmp_path, b"zebra-subject")
+        proof = project.features.erase({"k": "zebra-subject"})
+        assert proof.clean
+        assert not any("free pages" in text for text in proof.remaining)
+        assert files_with(tmp_path, b"zebra-subject") == []
+        found = project.features.online([{"k": "zebra-subject"}, {"k": "other-28"}], ["values"]).to_dicts()
+        assert [row["x"] for row in found] == [None, 28.0]
+        at = kit.NOW.isoformat()
+        project.features.push("events", [{"k": "other-1", "x": 7.0, "at": at}])  # the store is writable as before
+    assert files_with(tmp_path, b"zebra-subject") == []
+
+
+def test_the_proof_says_that_free_pages_remain_while_another_process_reads(tmp_path):
+    online = tmp_path / "p" / ".flyball" / "online"
+    with zebras(tmp_path / "p") as project:
+        reader = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(online)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert reader.stdout.readline() == "open\n"
+        proof = project.features.erase({"k": "zebra-subject"})
+        assert any("free pages" in text and "flyball down, then flyball up" in text for text in proof.remaining)
+        assert is_due(online)
+        reader.communicate("\n", timeout=30)
+    with Project.open(tmp_path / "p") as project:
+        assert project.features.online([{"k": "zebra-subject"}], ["values"]).to_dicts()[0]["x"] is None
+        assert not is_due(online)
+        assert files_with(tmp_path, b"zebra-subject") == []
+        again = project.features.erase({"k": "zebra-subject"})
+        assert not any("free pages" in text for text in again.remaining)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from flyball.adapters.lmdb_compact import is_due, opening, request
 from flyball.errors import Unavailable
 from flyball.features.cells import merge_windows
 from flyball.features.packing import merge_rows
@@ -44,10 +45,11 @@ class _Environment:
         if not self.readonly:
             self.path.mkdir(parents=True, exist_ok=True)
         try:
-            return lmdb.open(
-                str(self.path), map_size=0 if self.readonly else self._size(), readonly=self.readonly, metasync=False,
-                max_readers=512, max_dbs=0, max_spare_txns=8, meminit=False, create=not self.readonly,
-            )  # fmt: skip
+            with opening(self.path):
+                return lmdb.open(
+                    str(self.path), map_size=0 if self.readonly else self._size(), readonly=self.readonly,
+                    metasync=False, max_readers=512, max_dbs=0, max_spare_txns=8, create=not self.readonly,
+                )  # fmt: skip
         except lmdb.Error as error:
             raise Unavailable(f"the online store {self.path} cannot be opened: {error}; run flyball apply") from error
 
@@ -61,6 +63,16 @@ class _Environment:
                 self.readonly = False
                 self.env.close()
                 self.env = self._open()
+
+    def compact(self) -> bool:
+        """Open it again, compacted when no other process has it open; return whether that was done."""
+        request(self.path)
+        with self.lock, self.reading:
+            if not self.readonly:
+                self.env.sync(True)
+            self.env.close()
+            self.env = self._open()
+        return not is_due(self.path)
 
     def resize(self, size: int) -> None:
         """Change the map's size: 0 takes what another process set. No transaction of this process may be open."""
@@ -177,10 +189,20 @@ class LMDBStore:
                 more = cursor.next()
         return found
 
+    def compact(self) -> bool:
+        """Write the file anew, so that nothing deleted is left in its pages.
+
+        Returns:
+            Whether it was done. Not while another process has the store open; then the first one that opens it alone
+            does it.
+        """
+        return self._shared.compact()
+
     @property
     def map_size(self) -> int:
         """How large the map is now, in bytes."""
-        return int(self._shared.env.info()["map_size"])
+        with self._shared.reading:
+            return int(self._shared.env.info()["map_size"])
 
     def close(self) -> None:
         """Let go of the environment; the last store of a folder closes it."""

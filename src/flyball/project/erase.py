@@ -138,6 +138,7 @@ class _Work:
         self._forget()
         rebuilt = () if self.dry_run else tuple(self._rebuild(found))
         found = found if self.dry_run else [self._looked_again(place) for place in notes.places]
+        self._wipe()
         self._warn()
         proof = Erasure(
             self.hash, started, project.clock.now(), self.dry_run, tuple(found), tuple(self.remaining), rebuilt
@@ -442,6 +443,24 @@ class _Work:
     @cached_property
     def _again(self) -> _Work:
         return _Work(self.project, self._plain(), dry_run=True, rewrite=self.rewrite)
+
+    def _wipe(self) -> None:
+        """Have the online store forget the bytes of what was deleted, or say that they are there still."""
+        kind, path = self.project.settings.online.store, self.project.layout.online
+        if self.dry_run or (kind == "lmdb" and not path.exists()):
+            return
+        if kind == "lmdb":
+            compact = getattr(self.project.features._store(), "compact", None)
+            if compact is not None and not compact():
+                self._remain(
+                    "free pages of the online store may still hold erased keys as bytes that no read returns, because "
+                    "other processes have it open; it is written anew when the first one opens it after all have "
+                    "ended: flyball down, then flyball up"
+                )
+        elif kind == "postgres":
+            self._remain("PostgreSQL keeps erased rows as dead tuples, and in its WAL; run VACUUM FULL on its tables")
+        else:
+            self._remain("Redis may keep erased keys in its append-only file until it is rewritten: BGREWRITEAOF")
 
     def _warn(self) -> None:
         """Say what cannot be taken back: versions that learned from the subject's rows."""
