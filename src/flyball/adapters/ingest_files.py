@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from flyball.adapters import ingest_parts as parts
 from flyball.adapters.ingest_parts import MARKS, Part
-from flyball.errors import ConflictError, Unavailable
+from flyball.errors import ConflictError, IntegrityError, Unavailable
 from flyball.features.raw import concat_raw
 from flyball.records.segment import SegmentWriter, torn_bytes
 from flyball.records.types import DeadLetter, Event, Published, Record, encode
@@ -89,6 +89,7 @@ class FileIngestLog:
         Raises:
             ConflictError: another log object, here or in another process, writes to this folder.
             Unavailable: the disk does not let it.
+            IntegrityError: a file of the log is damaged.
         """
         if self._writer is not None:
             return
@@ -101,7 +102,10 @@ class FileIngestLog:
             for part in self._parts():
                 self._positions |= part.positions
             self._writer = SegmentWriter(self._folder, rotate_bytes=self._rotate)
-        except OSError as error:
+        except (OSError, IntegrityError) as error:
+            self._unlock()
+            if isinstance(error, IntegrityError):
+                raise
             raise Unavailable(f"the ingest log {self._folder} cannot be opened for writing: {error}") from error
 
     def append(self, source: str, rows: list[Row], *, arrival: int) -> int:
@@ -180,8 +184,11 @@ class FileIngestLog:
                 for table in parts.read_part(self._cache[name], source, after, rows):
                     after = table.column("__sequence")[-1].as_py()
                     yield table
-            except FileNotFoundError:  # rewritten since its index was read
-                self._cache[name] = parts.load(self._folder / f"{name}.parts")
+            except FileNotFoundError as error:  # rewritten since its index was read
+                before, now = self._cache[name], parts.load(self._folder / f"{name}.parts")
+                if now.files.get(source) == before.files.get(source) and before.offset < 0:
+                    raise parts.damaged(now.path / now.files[source], "it is gone") from error
+                self._cache[name] = now
                 continue
             return
 
@@ -286,6 +293,10 @@ class FileIngestLog:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 

@@ -18,12 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flyball.disk import replacing, sync, write_atomically
+from flyball.errors import IntegrityError, first_line
 from flyball.features.raw import concat_raw, raw_table
 from flyball.records.segment import read_frames
 from flyball.records.types import DeadLetter, Event, Published, decode
 
 __all__ = [
-    "DEAD", "MARKS", "Part", "clean", "dead_of", "dead_table", "follow", "load", "pack", "read_part", "rewrite_part",
+    "DEAD", "MARKS", "Part", "clean", "damaged", "dead_of", "dead_table", "follow", "load", "pack", "read_part", "rewrite_part",
 ]  # fmt: skip
 
 Span = tuple[int, int, int]  # first and last sequence, rows
@@ -103,8 +104,28 @@ def load(folder: Path) -> Part:
 
     Raises:
         FileNotFoundError: it is gone.
+        IntegrityError: its index cannot be read.
     """
-    index = json.loads((folder / "index.json").read_text())
+    path = folder / "index.json"
+    try:
+        return _part(folder, json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        if folder.exists():
+            raise damaged(path, "it is gone") from error
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, first_line(error)) from error
+
+
+def damaged(path: Path, what: str) -> IntegrityError:
+    """Return the error for a file of the log that somebody else changed."""
+    return IntegrityError(
+        f"{path.parent.name}/{path.name} of the ingest log is damaged ({what}); put it back from a backup. Nothing is "
+        "read or written around it, because rows would be missing in silence"
+    )
+
+
+def _part(folder: Path, index: dict[str, Any]) -> Part:
     files = {source: name for name, source in index["files"].items()}
     spans = {source: tuple(span) for source, span in index.get("spans", {}).items()}
     for source in files.keys() - spans.keys():  # written before spans were kept
@@ -170,9 +191,14 @@ def read_part(part: Part, source: str, after: int, rows: int) -> Iterator[pa.Tab
 
 
 def _batches(path: Path, rows: int) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=rows):
-            yield pa.Table.from_batches([batch])
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=rows):
+                yield pa.Table.from_batches([batch])
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise damaged(path, first_line(error)) from error
 
 
 def dead_table(letters: Sequence[DeadLetter]) -> pa.Table:
