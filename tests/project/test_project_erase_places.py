@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import servers_kit
 
+from flyball.adapters.lmdb_compact import is_due
 from flyball.adapters.upkeep import FolderUpkeep
 from flyball.errors import ConflictError
 from flyball.features.ingest import Batch
@@ -199,6 +200,18 @@ def answers(base: str) -> bool:
         return False
 
 
+def started_again(command: list[str], base: str, folder: Path) -> str:
+    """Start the node until it answers, end it; return its log when it failed."""
+    log = folder / "again.log"
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out) as node:
+        try:
+            until(lambda: answers(base) or node.poll() is not None, 90)
+            return "" if node.poll() is None else log.read_text()
+        finally:
+            node.terminate()
+            node.wait(30)
+
+
 @pytest.mark.slow
 def test_a_node_erases_while_others_push_and_ask(trained_template, tmp_path):
     """Other zones' rows pour in and predictions are asked; the subject goes from every process's view of things."""
@@ -247,6 +260,8 @@ def test_a_node_erases_while_others_push_and_ask(trained_template, tmp_path):
             thread.join()
             assert failures == []
             assert proof.clean, proof
+            assert any("free pages" in text for text in proof.remaining)  # the node has the store open
+            assert is_due(folder / ".flyball" / "online")
             assert {p.kind for p in proof.places if p.removed} >= {
                 "ingest log", "online store", "prediction log", "training sets", "source files"}  # fmt: skip
             after = httpx.post(f"{control}/v1/features/online", json=asked, timeout=30).json()
@@ -261,6 +276,8 @@ def test_a_node_erases_while_others_push_and_ask(trained_template, tmp_path):
             ending.set()
             node.terminate()
             node.wait(30)
+    assert started_again(command, base, tmp_path) == ""
+    assert not is_due(folder / ".flyball" / "online")
     with Project.open(folder) as project:  # restarted: nothing comes back from the log
         project.features.materialize("traffic", full=True)
         assert project.features.erase({"zone": 3}).removed == 0
