@@ -24,7 +24,8 @@ from flyball.records.segment import read_frames
 from flyball.records.types import DeadLetter, Event, Published, decode
 
 __all__ = [
-    "DEAD", "MARKS", "Part", "clean", "damaged", "dead_of", "dead_table", "follow", "load", "pack", "read_part", "rewrite_part",
+    "DEAD", "MARKS", "Part", "clean", "damaged", "dead_of", "dead_table", "follow", "load", "pack", "read_part",
+    "rewrite_part",
 ]  # fmt: skip
 
 Span = tuple[int, int, int]  # first and last sequence, rows
