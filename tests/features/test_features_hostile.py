@@ -14,10 +14,11 @@ from test_online_event_ids import World, trip
 
 import flyball as fb
 from flyball.adapters.catalogs import open_catalog
+from flyball.adapters.duckdb_raw import relation_shape
 from flyball.adapters.event_ids import EventIdIndex
 from flyball.adapters.ingest_files import FileIngestLog
 from flyball.adapters.postgres_link import Link
-from flyball.errors import BadRequest, ConfigError, FlyballError, IntegrityError, Unavailable
+from flyball.errors import BadRequest, ConfigError, FlyballError, IntegrityError, SourceError, Unavailable
 from flyball.features.shared import Entry, entry_from
 from flyball.serving.access import AccessFile
 
@@ -126,3 +127,26 @@ def test_a_damaged_part_of_the_log_stops_the_writer_and_is_named(tmp_path: Path,
         world = World(tmp_path)
         assert world.count() == 50
         world.close()
+
+
+@pytest.mark.parametrize(
+    "query", ["{q}) ; COPY (SELECT 1) TO '{out}'; SELECT * FROM ({q}", "{q}; {q}", "COPY ({q}) TO '{out}'"]
+)
+def test_a_query_that_is_not_one_query_runs_nothing(tmp_path: Path, query: str) -> None:
+    """An imported view's query is another project's text: it reads, and does nothing else."""
+    plain = "SELECT 1 AS zone, TIMESTAMP '2026-01-01' AS moment"
+    out = tmp_path / "out.csv"
+    source = fb.SQLSource("q", query.format(q=plain, out=out), event_time="moment")
+    with pytest.raises(SourceError, match="its query"):
+        relation_shape(source.spec, tmp_path, 1)
+    assert not out.exists()
+    commented = fb.SQLSource("q", plain + " -- of the year", event_time="moment")
+    assert list(relation_shape(commented.spec, tmp_path, 1).fields) == ["zone", "moment"]
+
+
+def test_an_address_to_attach_shows_no_password(tmp_path: Path) -> None:
+    url = f"nosuch:host=h password={PASSWORD}"
+    source = fb.TableSource("t", database=url, event_time="at")
+    with pytest.raises(SourceError) as caught:
+        relation_shape(source.spec, tmp_path, 1)
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))

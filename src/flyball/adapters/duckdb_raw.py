@@ -50,9 +50,12 @@ def connect(
     except (duckdb.Error, OSError, pa.ArrowException) as error:
         if isinstance(error, SourceError):
             raise
-        raise SourceError(
-            f"source {source.name!r} cannot be read from {_shown(source)}: {first_line(error)}"
-        ) from error
+        said, secret = first_line(error), _has_password(source.database or "")
+        if secret:  # it may repeat the address
+            said = f"{type(error).__name__}; try its address in DuckDB itself"
+        raise SourceError(f"source {source.name!r} cannot be read from {_shown(source)}: {said}") from (
+            None if secret else error
+        )
 
 
 # ------------------------------------------------------------------------------------------------ CSV
@@ -152,15 +155,30 @@ def _relation(source: SourceSpec, root: Path, connection: duckdb.DuckDBPyConnect
     if source.kind == "query":
         if source.database is not None:
             connection.execute("USE flyball_source")
-        return f"({source.path.strip().rstrip(';')})"
+        return f"({_one_query(source, connection)}\n)"  # on a line of its own: a query may end with a comment
     name = ".".join(quoted(part) for part in source.path.split("."))
     return f"flyball_source.{name}" if source.database is not None else name
 
 
+def _one_query(source: SourceSpec, connection: duckdb.DuckDBPyConnection) -> str:
+    """Return a source's query; more than one statement would do more than read."""
+    query = source.path.strip().rstrip(";")
+    if len(connection.extract_statements(query)) != 1:
+        raise SourceError(f"source {source.name!r}: its query is several statements; write one SELECT")
+    return query
+
+
 def _database(database: str, root: Path) -> str:
     """Return where to attach from: a path is relative to the project, an address is DuckDB's to understand."""
-    is_address = re.match(r"[A-Za-z][A-Za-z0-9+_]+:", database) is not None
-    return database if is_address else str(root / database)
+    return database if _is_address(database) else str(root / database)
+
+
+def _has_password(database: str) -> bool:
+    return _is_address(database) and re.search(r"passw|@|token|secret", database, re.IGNORECASE) is not None
+
+
+def _is_address(database: str) -> bool:
+    return re.match(r"[A-Za-z][A-Za-z0-9+_]+:", database) is not None
 
 
 # ------------------------------------------------------------------------------------------------ Parquet
@@ -217,7 +235,10 @@ def _converted(
 def _shown(source: SourceSpec) -> str:
     if source.kind == "query":
         return "its query"
-    return repr(source.path) if source.database is None else f"{source.path!r} of {source.database!r}"
+    if source.database is None:
+        return repr(source.path)
+    scheme, colon, _ = source.database.partition(":")
+    return f"{source.path!r} of {f'{scheme}{colon}...' if _has_password(source.database) else source.database!r}"
 
 
 def _text(value: str) -> str:
