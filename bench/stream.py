@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -64,31 +64,37 @@ def groups(events: int, cards: int, rng: random.Random) -> list[list[dict[str, A
 
 
 class Reads:
-    """Time fifteen-feature reads of one entity on a thread, about two hundred a second."""
+    """Time fifteen-feature reads of one entity in a process of their own, as a worker's: about a thousand a second."""
 
-    def __init__(self, store: LMDBStore, gate: LocalGate, cards: int) -> None:
-        declared, source = view()
-        self._reader = OnlineReader(store, compile_service("bench", "at", [declared], source.spec))
-        self._gate, self._cards = gate, cards
-        self._ending = threading.Event()
-        self.spent: list[int] = []
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        rng = random.Random(2)
-        while not self._ending.wait(0.005):
-            inputs = {"card": [rng.randrange(self._cards)]}
-            at = self._gate.limit(time.time_ns() // 1000)
-            begin = time.thread_time_ns()
-            self._reader.read(inputs, 1, at)
-            self.spent.append(time.thread_time_ns() - begin)
+    def __init__(self, folder: Path, cards: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_read, args=(str(folder), cards, there))
+        self._process.start()
+        self._here.recv()
 
     def end(self) -> np.ndarray:
         """Stop and return microseconds, sorted."""
-        self._ending.set()
-        self._thread.join()
-        return np.sort(np.array(self.spent)) / 1000
+        self._here.send(None)
+        spent = self._here.recv()
+        self._process.join()
+        return np.sort(np.array(spent)) / 1000
+
+
+def _read(folder: str, cards: int, pipe: Any) -> None:
+    declared, source = view()
+    store = LMDBStore(Path(folder), readonly=True)
+    reader = OnlineReader(store, compile_service("bench", "at", [declared], source.spec))
+    rng, spent = random.Random(2), []
+    pipe.send(None)
+    while not pipe.poll(0.001):
+        inputs = {"card": [rng.randrange(cards)]}
+        at = time.time_ns() // 1000
+        begin = time.perf_counter_ns()
+        reader.read(inputs, 1, at)
+        spent.append(time.perf_counter_ns() - begin)
+    pipe.send(spent)
+    store.close()
 
 
 def ours(folder: Path, batches: list[list[dict[str, Any]]], cards: int, *, ids: bool) -> dict[str, float]:
@@ -102,7 +108,7 @@ def ours(folder: Path, batches: list[list[dict[str, Any]]], cards: int, *, ids: 
     warm = max(1, len(batches) // 10)
     for rows in batches[:warm]:
         ingest.push_many([Batch("payments", rows)])
-    reads = None if ids else Reads(store, gate, cards)
+    reads = None if ids else Reads(folder / "online", cards)
     lags = []
     began = time.perf_counter()
     for rows in batches[warm:]:
@@ -212,7 +218,7 @@ def main() -> None:
         peer = figures["feast_rows_per_s"]
         shown = f"{peer:>12,.0f} rows/s" if isinstance(peer, float) else f"  none: {peer}"
         print(f"{'Feast 0.67 write_to_online_store, no windows':<44}{shown}")
-    print(f"{'read of 15 features meanwhile (own CPU time)':<44}{figures['read_p50_us']:>9.1f} µs p50"
+    print(f"{'read of 15 features meanwhile, other process':<44}{figures['read_p50_us']:>9.1f} µs p50"
           f"{figures['read_p99_us']:>9.1f} µs p99")  # fmt: skip
     print(f"{'sent to readable':<44}{figures['lag_p50_ms']:>9.2f} ms p50{figures['lag_p99_ms']:>9.2f} ms p99")
     met = {"events_per_s": figures["events_per_s"] >= TARGETS["events_per_s"],
