@@ -18,7 +18,6 @@ import sysconfig
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -337,11 +336,15 @@ def _package(module: str) -> str:
     root = module.partition(".")[0]
     if root in sys.stdlib_module_names:
         return root
+    from importlib import metadata  # 15 ms that most processes never need
+
     names = [root] if _version(root) else metadata.packages_distributions().get(root, [root])
     return ", ".join(f"{name} {_version(name)}" for name in sorted(set(names)))
 
 
 def _version(name: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
