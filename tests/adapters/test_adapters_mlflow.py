@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -54,12 +53,9 @@ def test_a_run_is_logged_once_and_its_version_answers_through_mlflow(
     monkeypatch.chdir(here)
     path, rows = artifact(tmp_path)
     track = tracker(tmp_path)
-    track.warm()
-    begun = time.monotonic()
     run = log(track, path)
     assert log(track, path) == run
     track.set_alias("eta", "champion", "v1")
-    assert time.monotonic() - begun < 2.0
     log(track, path, run="r2", version="v2")
 
     import mlflow

@@ -43,11 +43,6 @@ class MLflowTracker:
         self._lock = threading.RLock()
         self._opened: Any = None
 
-    def warm(self) -> None:
-        """Import MLflow and open the store; errors are left to the call that needs it."""
-        with suppress(Exception):
-            self._client()
-
     def log_run(
         self,
         *,
