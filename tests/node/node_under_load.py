@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +41,7 @@ from flyball.registry.code import install_code, snapshot_code
 from flyball.registry.formats import ensure_signing_key, sign
 from flyball.registry.types import Manifest
 from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef
+from flyball.serving.access import Access
 
 TOML = """
 [project]
@@ -103,6 +105,7 @@ class Node:
         self.layout = load(root / "flyball.toml").layout
         self.layout.state.mkdir()
         write_views(self.layout, [VIEW])
+        self.layout.access.write_bytes(msgspec.json.encode(Access()))  # as apply leaves it where no key was made
         self.database = connect(f"sqlite:///{self.layout.state / 'control.db'}")
         self.code = snapshot_code(root, self.layout)
         self.module = importlib.import_module(f"{install_code(self.layout.code / self.code)}.definitions")

@@ -11,6 +11,7 @@ import pytest
 from flyball.cli.app import run
 from flyball.errors import BadRequest, DuplicateName, InputError, UnknownName
 from flyball.project import Project
+from flyball.project.bootstrap import bootstrap
 from flyball.serving.access import Access, AccessFile, hash_of
 from flyball.testing.in_process import client
 
@@ -135,6 +136,26 @@ def test_a_configured_key_is_admin_and_a_half_written_file_changes_nothing(tmp_p
     assert file.current.version == 3
     with pytest.raises(BadRequest):
         AccessFile(path).current.role(b"", None)  # damaged from the start: the door stays closed
+
+
+def test_revoking_the_last_key_leaves_the_door_closed(guarded):
+    guarded.keys.create("serving", name="only")
+    guarded.keys.revoke("only")
+    with client(guarded) as http:
+        assert send(http, "/predict", {"model": "eta", "rows": [ROW]}, None).status_code == 401
+
+
+def test_a_lost_file_changes_nothing_and_lets_nobody_in_at_a_start(guarded):
+    _, key = guarded.keys.create("serving")
+    file = AccessFile(guarded.layout.access)
+    assert file.current.role(key.encode(), None) == "serving"
+    guarded.layout.access.unlink()
+    file._next = 0
+    assert file.current.role(key.encode(), None) == "serving"
+    with pytest.raises(BadRequest):
+        AccessFile(guarded.layout.access).current.role(b"", None)
+    bootstrap(guarded, say=lambda _: None, progress=lambda *_: None)
+    assert AccessFile(guarded.layout.access).current.role(key.encode(), None) == "serving"
 
 
 def test_wrong_use_is_told(guarded):

@@ -65,11 +65,13 @@ def write_access(project: Project) -> None:
         name: (source.about.writers, *(v.about.writers for v in views if v.source.name == name))
         for name, source in definitions.sources.items()
     }
+    keys = project.database.keys.list()
     access = Access(
         version=_version(project) + 1,
-        keys={key.hash: key.role for key in project.database.keys.list() if key.revoked is None},
+        keys={key.hash: key.role for key in keys if key.revoked is None},
         readers={view.name: view.about.readers for view in views if view.about.readers},
         writers={name: lists for name, lists in writers.items() if any(lists)},
+        closed=bool(keys),
     )
     before = os.umask(0o077)
     try:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flyball.errors import StageFailed
+from flyball.project.access import write_access
 from flyball.training.types import RunState
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
     else:
         _restore_views(project, say)
         _refill_store(project, say, progress)
+        write_access(project)  # should it be lost, nobody would get in
     if _edited(project):
         say("Python files here differ from what was applied; to make an edit live: flyball apply")
     for name in project.models:

@@ -1,8 +1,8 @@
 """Who may read which view and write which source: roles of keys, as a file of hashes that every process follows.
 
 Workers never ask the control database; whoever makes or revokes a key, or applies definitions, writes the file anew,
-and a change is in force within a second. The surprise: no file, or one without keys, means that everybody may; the
-first key that is made closes the door.
+and a change is in force within a second. The surprise: where no key was ever made, everybody may; the first one closes
+the door for good. Revoking the last key leaves it closed, and so does a file that is gone; `flyball up` writes it anew.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _LOOK_EVERY = 0.25  # seconds
 class Access:
     """Roles by a key's SHA-256 (hex); which roles may read a view (none named: all); who may write a source.
 
+    `closed` says that a key was made once, so that a caller needs one even where all are revoked.
     A push to a source changes every view over it, so `writers` of a source are several lists, and a role must be in
     each that names any.
     """
@@ -36,6 +38,7 @@ class Access:
     keys: dict[str, str] = field(default_factory=dict)
     readers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     writers: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    closed: bool = False
 
     def role(self, given: bytes, admin: bytes | None) -> str | None:
         """Return the role of what a caller sent, None when every caller may do everything.
@@ -43,7 +46,7 @@ class Access:
         Raises:
             BadRequest: 401, the key is missing, unknown or revoked.
         """
-        if admin is None and not self.keys:
+        if admin is None and not self.keys and not self.closed:
             return None
         if admin is not None and hmac.compare_digest(given, admin):
             return ADMIN
@@ -68,35 +71,33 @@ class Access:
                 )
 
 
-_NOBODY = Access(keys={"": ""})
+_NOBODY = Access(closed=True)
 
 
 class AccessFile:
-    """Follow the file; looking costs one `stat` every quarter of a second."""
+    """Follow the file; looking costs one `stat` every quarter of a second.
+
+    Where there is none, or none that can be read, what was in force stays; at the start that is nobody.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = 0.0
         self._stamp: tuple[int, int] = (0, 0)
-        self._known = Access()
+        self._known = _NOBODY
 
     @property
     def current(self) -> Access:
-        """What is in force; a file that cannot be read changes nothing, and lets nobody in when it is the first."""
+        """What is in force."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _LOOK_EVERY
-            try:
+            with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 found = self._path.stat()
                 stamp = found.st_mtime_ns, found.st_ino
                 if stamp != self._stamp:
                     self._known = msgspec.json.decode(self._path.read_bytes(), type=Access)
                     self._stamp = stamp
-            except FileNotFoundError:
-                pass
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                if self._stamp == (0, 0):
-                    self._known = _NOBODY
         return self._known
 
 

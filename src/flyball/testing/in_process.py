@@ -169,7 +169,7 @@ def project_gateway(project: Project) -> Gateway:
         store=project.features.serving_store(),
         log=LogWriter(layout.log / "w0"),
         push=push,
-        access=AccessFile(layout.access),
+        access=None if project.is_temporary else AccessFile(layout.access),
         store_name=project.settings.online.store,
         max_body=project.settings.server.max_body,
     )
