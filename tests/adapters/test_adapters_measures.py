@@ -55,7 +55,7 @@ class Broken:
 def test_writes_are_timed_also_when_they_fail() -> None:
     seen: list[tuple[str, bool]] = []
     store = MeteredStore(Broken(), lambda operation, seconds, failed: seen.append((operation, failed)))
-    assert store.put_newer([]) == 7
+    assert store.write(newer=[]) == 7
     with pytest.raises(OSError, match="full"):
         store.write(puts=[(b"a", b"b")])
     assert store.get_many([b"x"]) == [None]

@@ -124,14 +124,6 @@ class LMDBStore:
             shared.resize(0)
             return self.get_many(keys)
 
-    def put_newer(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> int:
-        """Write each row value whose header is larger than the stored one; return how many changed something."""
-        return self.write(newer=items, puts=() if checkpoint is None else (checkpoint,))
-
-    def merge_cells(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> None:
-        """Merge window values into stored ones and write the checkpoint, all in one transaction."""
-        self.write(cells=items, puts=() if checkpoint is None else (checkpoint,))
-
     def write(
         self,
         *,

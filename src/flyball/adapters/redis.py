@@ -216,14 +216,6 @@ class RedisStore:
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
-    def put_newer(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> int:
-        """Write each row value whose header is larger than the stored one; return how many changed something."""
-        return self.write(newer=items, puts=() if checkpoint is None else (checkpoint,))
-
-    def merge_cells(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> None:
-        """Merge window values into stored ones and write the checkpoint, all in one step."""
-        self.write(cells=items, puts=() if checkpoint is None else (checkpoint,))
-
     def write(
         self,
         *,

@@ -159,16 +159,6 @@ class GuardedStore:
         """Write through."""
         return int(self._store.write(**given))
 
-    def put_newer(self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None) -> int:
-        """Write through."""
-        return int(self._store.put_newer(items, checkpoint=checkpoint))
-
-    def merge_cells(
-        self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None
-    ) -> None:
-        """Write through."""
-        self._store.merge_cells(items, checkpoint=checkpoint)
-
     def keys(self, prefix: bytes, *, limit: int | None = None) -> list[bytes]:
         """Ask the store, without a budget: nobody serves from this."""
         return list(self._store.keys(prefix, limit=limit))

@@ -37,14 +37,6 @@ class MeteredStore:
         """Write, timed."""
         return int(self._timed("write", lambda: self._store.write(newer=newer, cells=cells, puts=puts)))
 
-    def put_newer(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> int:
-        """Write rows, timed."""
-        return self.write(newer=items, puts=() if checkpoint is None else (checkpoint,))
-
-    def merge_cells(self, items: Sequence[Item], *, checkpoint: Item | None = None) -> None:
-        """Merge windows, timed."""
-        self.write(cells=items, puts=() if checkpoint is None else (checkpoint,))
-
     def pages(self, prefix: bytes) -> Iterator[list[bytes]]:
         """Ask the store."""
         return iter(self._store.pages(prefix))

@@ -125,16 +125,6 @@ class OnlineStore(Protocol):
         """Return the value of each key, None where there is none, in one round trip."""
         ...
 
-    def put_newer(self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None) -> int:
-        """Write each row value whose header is larger than the stored one; return how many changed something."""
-        ...
-
-    def merge_cells(
-        self, items: Sequence[tuple[bytes, bytes]], *, checkpoint: tuple[bytes, bytes] | None = None
-    ) -> None:
-        """Merge window-cell values into stored ones and write the checkpoint, all in one transaction."""
-        ...
-
     def write(
         self,
         *,

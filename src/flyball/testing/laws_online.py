@@ -99,27 +99,27 @@ class OnlineStoreLaws:
         old, new = _record(5, 1.0), _record(9, 2.0)
         for key, order in ((b"x", [old, new]), (b"y", [new, old])):
             for value in order:
-                store.put_newer([(key, value)])
+                store.write(newer=[(key, value)])
         assert [self.value(v) for v in store.get_many([b"x", b"y"])] == [2.0, 2.0]
 
     def test_times_before_1970_are_older(self, store: OnlineStore) -> None:
         """Show that times before 1970 are older."""
-        store.put_newer([(b"x", _record(3, 1.0)), (b"x", _record(-3, 2.0))])
+        store.write(newer=[(b"x", _record(3, 1.0)), (b"x", _record(-3, 2.0))])
         assert self.value(store.get_many([b"x"])[0]) == 1.0
 
     def test_the_same_row_again_changes_nothing(self, store: OnlineStore) -> None:
         """Show that the same row again changes nothing."""
-        assert store.put_newer([(b"x", _record(5, 1.0))]) == 1
-        assert store.put_newer([(b"x", _record(5, 1.0))]) == 0
+        assert store.write(newer=[(b"x", _record(5, 1.0))]) == 1
+        assert store.write(newer=[(b"x", _record(5, 1.0))]) == 0
 
     def test_a_tie_in_event_goes_to_the_higher_sequence(self, store: OnlineStore) -> None:
         """Show that a tie in event goes to the higher sequence."""
-        store.put_newer([(b"x", _record(5, 2.0, sequence=8)), (b"x", _record(5, 1.0, sequence=7))])
+        store.write(newer=[(b"x", _record(5, 2.0, sequence=8)), (b"x", _record(5, 1.0, sequence=7))])
         assert self.value(store.get_many([b"x"])[0]) == 2.0
 
     def test_a_row_not_yet_known_keeps_its_predecessor(self, store: OnlineStore) -> None:
         """Show that a row not yet known keeps its predecessor."""
-        store.put_newer([(b"x", _record(5, 1.0, floor=10)), (b"x", _record(9, 2.0, known=100, floor=10))])
+        store.write(newer=[(b"x", _record(5, 1.0, floor=10)), (b"x", _record(9, 2.0, known=100, floor=10))])
         chain = store.get_many([b"x"])[0]
         assert (self.value(chain, 99), self.value(chain, 100)) == (1.0, 2.0)
 
@@ -128,14 +128,14 @@ class OnlineStoreLaws:
         first = _events((10, 10, 1.0), (20, 20, 2.0), floor=50)
         late = _events((15, 90, 4.0), floor=95, sequence=3)
         for value in (first, first, late, late, first):
-            store.merge_cells([(b"w", value)], checkpoint=None)
+            store.write(cells=[(b"w", value)])
         held = store.get_many([b"w"])[0]
         assert held is not None
         assert answer(WindowLayout(_WINDOW), [held], 100)[0].tolist() == [[3.0, 7.0]]
 
     def test_raw_events_count_only_when_known(self, store: OnlineStore) -> None:
         """Show that raw events count only when known."""
-        store.merge_cells([(b"w", _events((10, 10, 1.0), (20, 200, 2.0), floor=50))], checkpoint=None)
+        store.write(cells=[(b"w", _events((10, 10, 1.0), (20, 200, 2.0), floor=50))])
         held = store.get_many([b"w"])[0]
         assert held is not None
         counts = [answer(WindowLayout(_WINDOW), [held], at)[0][0, 0] for at in (199, 200)]
@@ -143,7 +143,7 @@ class OnlineStoreLaws:
 
     def test_checkpoint_and_values_are_written_together(self, store: OnlineStore) -> None:
         """Show that checkpoint and values are written together."""
-        store.merge_cells([(b"w", _events((10, 10, 1.0), floor=50))], checkpoint=(b"c", b"7"))
+        store.write(cells=[(b"w", _events((10, 10, 1.0), floor=50))], puts=[(b"c", b"7")])
         with pytest.raises(Exception):  # noqa: B017 which error is the store's choice
             store.write(puts=[(b"c", b"8")], cells=[(b"c", b"no window value")])
         assert store.get_many([b"c"]) == [b"7"]
@@ -197,7 +197,7 @@ class OnlineStoreLaws:
         for thread in threads:
             thread.start()
         for i in range(1, 300):
-            store.put_newer([(b"a", _record(i, float(i))), (b"b", _record(i, float(i)))])
+            store.write(newer=[(b"a", _record(i, float(i))), (b"b", _record(i, float(i)))])
         done.set()
         for thread in threads:
             thread.join()
@@ -234,7 +234,7 @@ class OnlineStoreLaws:
         """Show that ten thousand keys are written, read in any order, listed in order and dropped."""
         keys = [b"v" + i.to_bytes(4, "big") for i in range(10_000)]
         value = _record(5, 1.0)
-        assert store.put_newer([(key, value + b"") for key in keys]) == 10_000
+        assert store.write(newer=[(key, value + b"") for key in keys]) == 10_000
         asked = [*keys, b"v", b"absent"]
         random.Random(1).shuffle(asked)
         assert store.get_many(asked) == [value if len(key) == 5 else None for key in asked]
