@@ -9,15 +9,11 @@ trail name the subject by a keyed hash only; a list of everyone who was erased w
 
 from __future__ import annotations
 
-import hmac
-import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -31,9 +27,10 @@ from flyball.datasets.types import DatasetManifest
 from flyball.errors import ConflictError, FlyballError
 from flyball.features.erase import Subject, concerns, is_value, long_keys, mask, matching_keys, raw_mask, subject_of
 from flyball.features.packing import namespace
-from flyball.features.spec import SourceSpec, ViewSpec
+from flyball.features.spec import SourceSpec
 from flyball.features.values import to_plain
-from flyball.project.readers import service_of
+from flyball.project.proof import Erasure, Place, added, keyed_hash, same
+from flyball.project.views import defined_sources, defined_views
 from flyball.records.types import Outcome, Prediction, Record, Shadow
 
 if TYPE_CHECKING:
@@ -45,48 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Erasure", "Place", "erase"]
 
 _PATIENCE = 60.0  # seconds to wait for builds that run
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One place that was searched.
-
-    `removed` counts rows, records or keys that were found and taken out (in a dry run: that would be), `left` those
-    that a second search found afterwards. `was` and `now` are digests where content has one.
-    """
-
-    kind: str
-    name: str
-    removed: int
-    left: int = 0
-    was: str = ""
-    now: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Erasure:
-    """The proof: what was searched, how much was removed where, and what remains for somebody else to do.
-
-    `subject` is a keyed hash (HMAC-SHA256 with the project's own key).
-    """
-
-    subject: str
-    started: datetime
-    finished: datetime
-    dry_run: bool
-    places: tuple[Place, ...]
-    remaining: tuple[str, ...] = ()
-    rebuilt: tuple[str, ...] = ()
-
-    @property
-    def removed(self) -> int:
-        """Everything that was taken out."""
-        return sum(place.removed for place in self.places)
-
-    @property
-    def clean(self) -> bool:
-        """Whether the search afterwards found nothing in what flyball keeps."""
-        return all(place.left == 0 for place in self.places)
 
 
 def erase(
@@ -114,13 +69,13 @@ class _Work:
 
     def __init__(self, project: Project, given: Mapping[str, Any], *, dry_run: bool, rewrite: bool) -> None:
         self.project = project
-        self.views = _views(project)
+        self.views = defined_views(project)
         self.subject: Subject = subject_of(given, self.views)
-        self.sources = _sources(project, self.views)
+        self.sources = defined_sources(project, self.views)
         self.dry_run = dry_run
         self.rewrite = rewrite
         self.remaining: list[str] = []
-        self.hash = _keyed_hash(project, self._plain())
+        self.hash = keyed_hash(project.layout.state / "keys" / "erasure.key", self._plain())
 
     def run(self) -> Erasure:
         project, started = self.project, self.project.clock.now()
@@ -131,8 +86,8 @@ class _Work:
             for step in self._steps():
                 some = list(step())
                 if not self.dry_run:
-                    some = _added(notes.places, some)
-                    notes.places = [p for p in notes.places if not any(_same(p, q) for q in some)] + some
+                    some = added(notes.places, some)
+                    notes.places = [p for p in notes.places if not any(same(p, q) for q in some)] + some
                     project.database.erasures.note(number, {"notes": msgspec.to_builtins(notes)})
                 found += some
         self._forget()
@@ -497,55 +452,9 @@ class _Work:
         return {name: to_plain(kinds[name], value) for name, value in self.subject.items()}
 
 
-def _views(project: Project) -> list[ViewSpec]:
-    """Return every definition that may have rows: applied, attached, read by a version."""
-    from flyball.adapters.local.views import read_views
-
-    found = {view.digest: view for view in (*project.applied.view_specs, *read_views(project.layout))}
-    for model in project.database.versions.models():
-        for version in project.database.versions.list(model):
-            service = service_of(project, version)
-            for view in service.views if service is not None else ():
-                found.setdefault(view.digest, view)
-    return list(found.values())
-
-
-def _sources(project: Project, views: Iterable[ViewSpec]) -> list[SourceSpec]:
-    """Return sources, one of each name: the applied one, else the newest that a view reads."""
-    found = {view.source.name: view.source for view in views}
-    found |= {model.examples.source.spec.name: model.examples.source.spec for model in project.applied.models.values()}
-    return list((found | dict(project.applied.sources)).values())
-
-
-def _keyed_hash(project: Project, plain: Mapping[str, Any]) -> str:
-    path = project.layout.state / "keys" / "erasure.key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:  # another erasure was first
-            pass
-        else:
-            with os.fdopen(fd, "wb") as file:
-                file.write(secrets.token_bytes(32))
-    text = msgspec.json.encode(dict(plain), order="deterministic")
-    return hmac.new(path.read_bytes(), text, sha256).hexdigest()
-
-
 def _same_value(found: Any, wanted: Any) -> bool:
     """Compare a logged input (a value as it was sent, or a list of one) by value and type."""
     return is_value(found[0] if isinstance(found, list) and len(found) == 1 else found, wanted)
-
-
-def _added(before: Sequence[Place], now: Sequence[Place]) -> list[Place]:
-    """Add what an erasure that was killed had removed from the same places."""
-    return [
-        replace(place, removed=place.removed + sum(p.removed for p in before if _same(p, place))) for place in now
-    ] + [p for p in before if p.kind in {q.kind for q in now} and not any(_same(p, q) for q in now)]
-
-
-def _same(one: Place, other: Place) -> bool:
-    return (one.kind, one.name, one.was) == (other.kind, other.name, other.was)
 
 
 def _digest(path: Path) -> str:

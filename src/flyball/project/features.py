@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from flyball.features.spec import Join, SourceSpec, ViewSpec
     from flyball.features.table import Table
     from flyball.project.catalog import Catalog
-    from flyball.project.erase import Erasure
+    from flyball.project.proof import Erasure
     from flyball.project.root import Project
     from flyball.project.skew import SkewReport
 

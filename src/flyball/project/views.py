@@ -6,17 +6,17 @@ when no champion, candidate or warm version reads a digest any more do its rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flyball.errors import FlyballError
-from flyball.features.spec import ViewSpec
+from flyball.features.spec import SourceSpec, ViewSpec
 from flyball.registry.types import Lifecycle, Version
 
 if TYPE_CHECKING:
     from flyball.project.root import Project
 
-__all__ = ["in_use", "live_versions", "restore", "views_of"]
+__all__ = ["defined_sources", "defined_views", "in_use", "live_versions", "restore", "views_of"]
 
 _SERVING = frozenset({Lifecycle.CANDIDATE, Lifecycle.CHAMPION})
 
@@ -45,6 +45,25 @@ def views_of(project: Project, version: Version) -> Sequence[ViewSpec]:
         return read_manifest(project.root / version.path, version.digest).service.views
     except FlyballError:
         return ()
+
+
+def defined_views(project: Project) -> list[ViewSpec]:
+    """Return every definition that may have rows: applied, attached, read by a version."""
+    from flyball.adapters.local.views import read_views
+
+    found = {view.digest: view for view in (*project.applied.view_specs, *read_views(project.layout))}
+    for model in project.database.versions.models():
+        for version in project.database.versions.list(model):
+            for view in views_of(project, version):
+                found.setdefault(view.digest, view)
+    return list(found.values())
+
+
+def defined_sources(project: Project, views: Iterable[ViewSpec]) -> list[SourceSpec]:
+    """Return sources, one of each name: the applied one, else the newest that a view reads."""
+    found = {view.source.name: view.source for view in views}
+    found |= {model.examples.source.spec.name: model.examples.source.spec for model in project.applied.models.values()}
+    return list((found | dict(project.applied.sources)).values())
 
 
 def live_versions(project: Project) -> Iterator[Version]:
