@@ -37,12 +37,24 @@ class Control:
         return await asyncio.to_thread(call)
 
 
+def applied(folder):
+    kit.write_project(folder)
+    kit.edit(folder, ('ttl="7d", features=[', 'ttl="7d", readers=["serving"], features=['), ("def train(", OTHERS))
+    opened = Project.open(folder)
+    opened.apply()
+    return opened
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    folder = kit.write_project(tmp_path_factory.mktemp("api") / "small")
-    kit.edit(folder, ('ttl="7d", features=[', 'ttl="7d", readers=["serving"], features=['), ("def train(", OTHERS))
-    with Project.open(folder) as opened:
-        opened.apply()
+    with applied(tmp_path_factory.mktemp("api") / "small") as opened:
+        yield opened
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A project of its own: the first key closes the door for good."""
+    with applied(tmp_path / "locked") as opened:
         yield opened
 
 
@@ -131,9 +143,9 @@ def test_what_json_has_no_number_for_is_text():
     ]
 
 
-def test_only_readers_of_every_view_may_read(project):
-    made = {role: project.keys.create(role)[1] for role in ("serving", "analyst", "admin")}
-    app = create_app(Control(project), access=AccessFile(project.layout.access))
+def test_only_readers_of_every_view_may_read(locked):
+    made = {role: locked.keys.create(role)[1] for role in ("serving", "analyst", "admin")}
+    app = create_app(Control(locked), access=AccessFile(locked.layout.access))
     http = TestClient(app, base_url="http://127.0.0.1:8081")
     asked = {"asked": kit.NOW.isoformat(), "zone": 1}
 
@@ -144,14 +156,10 @@ def test_only_readers_of_every_view_may_read(project):
         (found,) = {http.post(f"/v1/features/{p}", json=b, headers=headers).status_code for p, b in bodies.items()}
         return found
 
-    try:
-        for names in (["traffic"], ["traffic:trips_1h"], ["both"], ["online", "traffic"]):
-            assert [status(names, r) for r in ("serving", "admin", "analyst", "")] == [200, 200, 403, 401]
-        assert [status(["online"], r) for r in ("serving", "admin", "analyst")] == [200, 200, 200]
-        assert http.post("/v1/rollouts", json={}, headers={"x-api-key": made["serving"]}).status_code == 403
-    finally:
-        for key in project.keys.list():
-            project.keys.revoke(key.name)
+    for names in (["traffic"], ["traffic:trips_1h"], ["both"], ["online", "traffic"]):
+        assert [status(names, r) for r in ("serving", "admin", "analyst", "")] == [200, 200, 403, 401]
+    assert [status(["online"], r) for r in ("serving", "admin", "analyst")] == [200, 200, 200]
+    assert http.post("/v1/rollouts", json={}, headers={"x-api-key": made["serving"]}).status_code == 403
 
 
 @pytest.mark.parametrize("path", ["online", "history"])
