@@ -33,6 +33,7 @@ _HOMES = {
     "Project": "flyball.project",
     "Retrain": "flyball.loop.policy",
     "Rollout": "flyball.rollout.definitions",
+    "Serving": "flyball.serving.definitions",
     "TrainingSet": "flyball.datasets.types",
     "Vector": "flyball.features.definitions",
     "bucket": "flyball.features.definitions",
@@ -167,3 +168,4 @@ if TYPE_CHECKING:
     from flyball.project import Project as Project
     from flyball.rollout.definitions import Rollout as Rollout
     from flyball.rollout.definitions import guard as guard
+    from flyball.serving.definitions import Serving as Serving

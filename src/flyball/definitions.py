@@ -19,6 +19,7 @@ from flyball.features.definitions import FeatureView, Field, Source, Transform, 
 from flyball.features.definitions.services import expand
 from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService, SourceSpec, ViewSpec
+from flyball.rollout.routing import ServingSpec
 from flyball.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Model:
         rollout: How a new version is released; the default is shadow for an hour, then 10 % and 50 %.
         monitors: What is watched while it serves.
         retrain: When the loop trains by itself; None means never.
+        serving: How it is served: deadline, cache, personal fields, retention.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Model:
         rollout: RolloutSpec | None = None,
         monitors: Sequence[MonitorSpec] = (),
         retrain: RetrainSpec | None = None,
+        serving: ServingSpec | None = None,
     ) -> None:
         if not name.isidentifier():
             raise DefinitionError(f"model name {name!r} cannot be part of a URL; use letters, digits and underscores")
@@ -83,6 +86,7 @@ class Model:
         self.rollout = rollout or _default_rollout()
         self.monitors = tuple(monitors)
         self.retrain = retrain
+        self.serving = serving or ServingSpec()
         self._compiled: FeatureService | None = None
         if all(service.is_bound for service in self.services):
             self._compile()

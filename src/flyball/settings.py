@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Literal
 
 __all__ = [
-    "CatalogSettings", "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings", "OfflineSettings",
-    "OnlineSettings", "ProjectSettings", "ServerSettings", "Settings", "SparkSettings", "TrackingSettings",
-    "TrainingSettings",
+    "CacheSettings", "CatalogSettings", "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings",
+    "OfflineSettings", "OnlineSettings", "ProjectSettings", "ServerSettings", "Settings", "SparkSettings",
+    "TrackingSettings", "TrainingSettings",
 ]  # fmt: skip
 
 
@@ -24,7 +24,11 @@ class ProjectSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The gateway. `key` is a reference (env:NAME or file:PATH) to the key callers must send, empty for none."""
+    """The gateway. `key` is a reference (env:NAME or file:PATH) to the key callers must send, empty for none.
+
+    `slow_client` is the time a caller may take to send a request; `rate` are requests a second that a key without a
+    rate of its own may make, 0 for no limit. `origins` lists what browsers may call from, separated by spaces.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -33,6 +37,19 @@ class ServerSettings:
     max_body: int = 8_000_000
     key: str = ""
     host_memory: int = 4_000_000_000  # bytes of private memory of a host process, 0 for no limit
+    max_rows: int = 10_000  # of one request
+    max_depth: int = 32  # of nested JSON
+    max_waiting: int = 4_096  # requests under way in one worker
+    model_memory: int = 0  # bytes that loaded models of one worker may take, 0 for no limit
+    slow_client: timedelta = timedelta(seconds=10)
+    idle_client: timedelta = timedelta(seconds=75)
+    rate: float = 0.0
+    origins: str = ""
+    tls_certificate: str = ""  # PEM files; empty for plain HTTP
+    tls_key: str = ""
+    grpc_port: int = 0  # 0: no gRPC
+    access_log: bool = False
+    encryption_key: str = ""  # reference to the key of fields that the prediction log keeps encrypted
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +107,26 @@ class IngestSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """The prediction log."""
+    """The prediction log, where its segments go as Parquet, and how much of the disk it may take.
+
+    `ship_to` is an address by fsspec, empty for the state folder; segments are kept for `keep_segments` once they are
+    shipped and no rollout reads them. `kafka` is "BROKERS/TOPIC" of a further copy.
+    """
 
     mode: Literal["async", "durable", "sync"] = "durable"
     full: Literal["fail_open", "fail_closed"] = "fail_open"
+    ship_to: str = ""
+    ship_every: timedelta = timedelta(minutes=5)
+    keep_segments: timedelta = timedelta(days=7)
+    budget: int = 0  # bytes of segments and Parquet on this machine's disk, 0 for no limit
+    kafka: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Answers kept by each worker, for models that ask for it."""
+
+    memory: int = 64_000_000  # bytes of one worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +173,7 @@ class Settings:
     spark: SparkSettings = field(default_factory=SparkSettings)
     ingest: IngestSettings = field(default_factory=IngestSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    cache: CacheSettings = field(default_factory=CacheSettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     catalog: CatalogSettings = field(default_factory=CatalogSettings)

@@ -267,7 +267,7 @@ def test_swaps_under_traffic_fail_no_request_and_unload_what_is_old(tmp_path: Pa
             for version in range(2, 22):
                 await gateway.swap(table(version, two if version % 2 else one))
             done = True
-        loaded = list(gateway._models._loaded)
+        loaded = list(gateway.tables._models._loaded)
         await gateway.close()
         return seen, statuses, loaded, two
 

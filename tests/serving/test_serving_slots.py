@@ -12,16 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyball.errors import IntegrityError, Unavailable
-from flyball.serving.slots import (
-    BUCKET_COUNT,
-    MapClock,
-    MapGate,
-    SharedMap,
-    VetoReason,
-    bucket_of,
-    bucket_upper,
-    quantile,
-)
+from flyball.serving.histogram import BUCKET_COUNT, bucket_of, bucket_upper, quantile
+from flyball.serving.mapclock import MapClock, MapGate
+from flyball.serving.slots import SharedMap, VetoReason
 
 
 def test_header_is_seen_by_another_opening(tmp_path: Path) -> None:

@@ -13,8 +13,11 @@ from flyball.settings import Settings
 __all__ = ["ADDRESSES", "FILE", "SECRETS", "SIZES", "ZERO", "Setting", "hint", "schema", "split_key", "types_of"]
 
 FILE = "flyball.toml"
-SIZES = frozenset({"server.max_body", "server.host_memory", "online.map_size", "training.memory"})
-SECRETS = frozenset({"server.key", "control.key"})
+SIZES = frozenset({
+    "server.max_body", "server.host_memory", "server.model_memory", "online.map_size", "training.memory",
+    "cache.memory", "log.budget",
+})  # fmt: skip
+SECRETS = frozenset({"server.key", "server.encryption_key", "control.key"})
 ADDRESSES = frozenset({"control.database", "tracking.uri", "online.url", "catalog.url"})  # a password: by reference
 ZERO = frozenset({"online.stale_limit"})  # durations that may be none
 _DOCS = {
@@ -28,6 +31,19 @@ _DOCS = {
     "server.max_body": "largest request body",
     "server.key": "reference (env:NAME or file:PATH) to the key callers must send; empty for none",
     "server.host_memory": "memory limit of a host process, 0 for none",
+    "server.max_rows": "most rows of one request",
+    "server.max_depth": "deepest nesting of a request's JSON",
+    "server.max_waiting": "most requests under way in one worker; more are answered 503",
+    "server.model_memory": "memory that the loaded models of one worker may take, 0 for no limit; the least used leave",
+    "server.slow_client": "time a caller may take to send one request",
+    "server.idle_client": "how long a connection without a request is kept open",
+    "server.rate": "requests a second of a key that has no rate of its own, 0 for no limit",
+    "server.origins": "web origins that browsers may call from, separated by spaces; empty for none",
+    "server.tls_certificate": "PEM file of the certificate; empty for plain HTTP",
+    "server.tls_key": "PEM file of the certificate's key",
+    "server.grpc_port": "port of gRPC, 0 for none; needs flyball[grpc]",
+    "server.access_log": "whether each request is written to the worker's log, without personal data",
+    "server.encryption_key": "reference to the key of fields that the prediction log keeps encrypted",
     "control.host": "address of the control API and pages",
     "control.port": "port of the control API and pages",
     "control.database": "sqlite:///PATH or postgresql://USER@HOST/NAME; empty for SQLite in the state folder",
@@ -49,6 +65,12 @@ _DOCS = {
     "ingest.dedup": "how long event ids are remembered at least; a redelivery later than that counts as a new row",
     "log.mode": "when a prediction's log record is written: async, durable or sync",
     "log.full": "what happens when the disk is full: fail_open (count drops) or fail_closed (503)",
+    "log.ship_to": "where segments go as Parquet: a folder, s3://..., gs://...; empty for the state folder",
+    "log.ship_every": "time between two shipments",
+    "log.keep_segments": "how long a segment is kept after it was shipped",
+    "log.budget": "most disk space of segments and local Parquet, 0 for no limit",
+    "log.kafka": "BROKERS/TOPIC that gets a copy of each record; empty for none; needs flyball[kafka]",
+    "cache.memory": "memory of one worker for answers that may be used again",
     "tracking.uri": "MLflow's address; empty for SQLite in the state folder",
     "tracking.enabled": "whether runs are tracked in MLflow",
     "training.threads": "threads of a stage",

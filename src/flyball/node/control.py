@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.errors import FenceLost, FlyballError, InputError, Refused, Unavailable
-from flyball.serving.slots import MapClock, SharedMap
+from flyball.serving.mapclock import MapClock
+from flyball.serving.slots import SharedMap
 from flyball.units import to_micros
 
 if TYPE_CHECKING:

@@ -370,7 +370,8 @@ async def run(process: IngestProcess, socket: Path) -> None:
 
 def _compose(config: Config) -> IngestProcess:
     from flyball.adapters.local.snapshots import find_in_snapshots
-    from flyball.serving.slots import MapClock, MapGate, SharedMap
+    from flyball.serving.mapclock import MapClock, MapGate
+    from flyball.serving.slots import SharedMap
 
     layout = config.layout
     find_in_snapshots(layout)

@@ -134,7 +134,8 @@ class Project:
         if self.settings.clock.domain == "system":
             return SystemClock()
         if self.layout.map.exists():
-            from flyball.serving.slots import MapClock, SharedMap
+            from flyball.serving.mapclock import MapClock
+            from flyball.serving.slots import SharedMap
 
             return MapClock(SharedMap.open(self.layout.map))
         return ManualClock(_start(self.settings))

@@ -10,9 +10,12 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["BUCKETS", "ModelRoute", "RoutingTable", "VersionRef", "cut"]
+__all__ = ["BUCKETS", "Condition", "Flag", "ModelRoute", "Protection", "RoutingTable", "Segment", "ServingSpec",
+           "Variant", "VersionRef", "cut"]  # fmt: skip
 
 BUCKETS = 1_000_000
+Protection = Literal["mask", "hash", "encrypt"]
+Scalar = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,75 @@ class VersionRef:
     path: str
     digest: str
     trusted: bool  # True: loaded in the worker; False: served by a host process
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What an attribute of a request must be: it holds when `op` is true of it and any of `values`.
+
+    "not in" and "!=" hold when it is true of none; an absent attribute holds for neither of the others.
+    """
+
+    attribute: str
+    op: Literal["in", "not in", "==", "!=", "<", "<=", ">", ">=", "starts with"]
+    values: tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Requests of which all of `where` hold go to arm `to` with units of bucket < `cut`; the first that fits decides.
+
+    `to` is "champion", "candidate" or a variant's name. Units of the segment above `cut` fall through to the next rule.
+    """
+
+    name: str
+    where: tuple[Condition, ...]
+    to: str
+    cut: int = BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A further arm of an A/B/n comparison: units in buckets [`start`, `end`) of the route's salt."""
+
+    name: str
+    version: VersionRef
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """A feature flag: the first segment that fits decides, else the value whose cut lies above the unit's bucket.
+
+    `values[k]` is given to units with bucket < `cuts[k]` and not below the cut before; above the last, `default`.
+    A segment's `to` is the JSON text of one of the values.
+    """
+
+    name: str
+    salt: str
+    default: Scalar = False
+    values: tuple[Scalar, ...] = ()
+    cuts: tuple[int, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    on: bool = True
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSpec:
+    """How a model is served, whatever its version: what `fb.Serving` says, with times in seconds.
+
+    `personal` names request fields, the unit ("unit") and attributes that the log keeps masked, hashed or encrypted.
+    """
+
+    deadline: float | None = None  # None: the server's
+    cache: float = 0.0  # seconds an answer may be used again, 0 for never
+    cache_in_experiments: bool = False
+    hosted: bool = False  # in a host process, as champion too
+    personal: dict[str, Protection] = field(default_factory=dict)
+    retention: float = 0.0  # seconds that predictions are kept, 0 for ever
+    max_rows: int = 0  # rows of one request, 0 for the server's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +118,13 @@ class ModelRoute:
     rollout: str | None = None
     deadline: float = 1.0  # seconds for a whole request
     warm: tuple[VersionRef, ...] = ()  # kept loaded for an instant return
+    variants: tuple[Variant, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    holdout: int = 0  # units with bucket >= BUCKETS - holdout always get the champion and no shadow
+    testers: bool = False  # whether the header x-flyball-arm may choose an arm
+    serving: ServingSpec = field(default_factory=ServingSpec)
+    control_hosted: bool = False  # the control cohort asks a champion copy in a host, so that both arms pay the hop
+    unloaded: bool = False  # taken out of service by the repository API; requests get 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +135,8 @@ class RoutingTable:
     fence: int
     written: int  # domain time, µs
     models: dict[str, ModelRoute] = field(default_factory=dict)
-    cause: Literal["apply", "promote", "rollout", "rollback", "retire"] = "apply"
+    cause: Literal["apply", "promote", "rollout", "rollback", "retire", "flag", "repository"] = "apply"
+    flags: dict[str, Flag] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """Return canonical JSON."""

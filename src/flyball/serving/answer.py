@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,56 +15,23 @@ import numpy as np
 from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
 from flyball.features.guarded import read_state
 from flyball.features.spec import Status
-from flyball.records.types import Prediction, Record
 from flyball.serving.batcher import Item
 from flyball.serving.ids import IdMaker
 from flyball.serving.log import LogWriter
+from flyball.serving.mapclock import MapClock
 from flyball.serving.plan import Arm, ModelPlan
 from flyball.serving.protocol import Call
-from flyball.serving.router import CANDIDATE, CHAMPION, VETOED, Assignment, assign, mirrored
-from flyball.serving.shadow import ShadowJob, Shadows
-from flyball.serving.slots import MapClock, SharedMap, Slot, VetoReason
+from flyball.serving.recording import Recorder
+from flyball.serving.request import Answer, Request, Value
+from flyball.serving.router import CANDIDATE, CHAMPION, PINNED, VETOED, Assignment, assign
+from flyball.serving.shadow import Shadows
+from flyball.serving.slots import SharedMap, Slot, VetoReason
 
-__all__ = ["Answer", "Answerer"]
+__all__ = ["Answerer"]
 
-PINNED = Assignment("pinned", "version")
 _GRACE = 0.05  # seconds a fallback may take when the candidate used up all the time
 _ns = time.perf_counter_ns
 _monotonic = time.monotonic
-Value = float | list[float] | None
-
-
-@dataclass(slots=True)
-class Answer:
-    """What the caller gets; `jobs` are offered to the shadow queue after the answer is sent."""
-
-    id: str
-    values: list[Any]
-    version: str
-    versions: list[str] | None = None
-    jobs: list[ShadowJob] | None = None
-    features: str = ""  # "stale" or "defaulted" when the online store was away
-
-
-@dataclass(slots=True)
-class _Request:
-    """One request under way; times in ns, `features` by reader so that two arms read once if they can."""
-
-    plan: ModelPlan
-    call: Call
-    id: str
-    at: int
-    deadline: float
-    started: int
-    parsed: int
-    values: list[Value]
-    versions: list[str]
-    records: list[Record]
-    jobs: list[ShadowJob]
-    error: str | None = None
-    features: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
-    read: int = 0  # ns spent on reading features
-    state: str = ""  # "stale" or "defaulted" when a read was answered by policy
 
 
 class Answerer:
@@ -89,6 +55,7 @@ class Answerer:
         self._shared = shared
         self._slot = slot
         self._log = log
+        self._recorder = Recorder(shared, slot)
         self._ids = ids
         self._shadows = shadows
         self._vetoed = vetoed
@@ -122,7 +89,7 @@ class Answerer:
     async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
         n, pid, parsed = call.n, self._ids.next(), _ns()
         deadline = _monotonic() + plan.route.deadline - (parsed - started) / 1e9
-        request = _Request(plan, call, pid, self._micros(), deadline, started, parsed, [None] * n, [""] * n, [], [])
+        request = Request(plan, call, pid, self._micros(), deadline, started, parsed, [None] * n, [""] * n, [], [])
         units = call.units
         if pinned is not None:
             await self._serve(request, PINNED, pinned, None)
@@ -143,21 +110,21 @@ class Answerer:
             return CHAMPION
         return assign(plan.route, unit, veto=plan.vetoed, kill=self._shared.kill_switch)
 
-    async def _serve_many(self, request: _Request, units: list[str]) -> None:
+    async def _serve_many(self, request: Request, units: list[str]) -> None:
         groups: dict[Assignment, list[int]] = {}
         for row, unit in enumerate(units):
             groups.setdefault(self._assign(request.plan, unit), []).append(row)
         for assignment, rows in groups.items():
             await self._serve_one(request, assignment, rows if len(groups) > 1 else None)
 
-    async def _serve_one(self, request: _Request, assignment: Assignment, rows: list[int] | None) -> None:
+    async def _serve_one(self, request: Request, assignment: Assignment, rows: list[int] | None) -> None:
         plan = request.plan
         if assignment is CANDIDATE and plan.candidate is not None:
             await self._serve(request, CANDIDATE, plan.candidate, rows)
         else:
             await self._serve(request, VETOED if assignment is CANDIDATE else assignment, plan.champion, rows)
 
-    async def _serve(self, request: _Request, assignment: Assignment, arm: Arm, rows: list[int] | None) -> None:
+    async def _serve(self, request: Request, assignment: Assignment, arm: Arm, rows: list[int] | None) -> None:
         plan = request.plan
         try:
             if self._remote:
@@ -182,9 +149,9 @@ class Answerer:
                 return
             if item.errors is not None:
                 fallen = await self._fall_back(request, item.errors, rows)
-        self._record(request, assignment, arm, rows, matrix, statuses, item, fallen)
+        self._recorder.record(request, assignment, arm, rows, matrix, statuses, item, fallen)
 
-    def _features(self, request: _Request, arm: Arm, rows: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _features(self, request: Request, arm: Arm, rows: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
         known = request.features
         if known is None:
             known = request.features = {}
@@ -201,7 +168,7 @@ class Answerer:
             matrix, statuses = matrix[:, arm.pick], statuses[:, arm.pick]
         return (matrix, statuses) if rows is None else (matrix[rows], statuses[rows])
 
-    async def _fetch(self, request: _Request, arm: Arm) -> None:
+    async def _fetch(self, request: Request, arm: Arm) -> None:
         """Read an arm's features from a remote store, where `_features` will find them."""
         known = request.features
         if known is None:
@@ -224,7 +191,7 @@ class Answerer:
         if state:
             request.state = state if request.state != "defaulted" else "defaulted"
 
-    async def _features_failed(self, request: _Request, arm: Arm, rows: list[int] | None, error: Exception) -> None:
+    async def _features_failed(self, request: Request, arm: Arm, rows: list[int] | None, error: Exception) -> None:
         """The candidate's own features could not be read: an error of the candidate, the champion answers."""
         width = len(arm.loaded.service.columns)
         n = request.call.n if rows is None else len(rows)
@@ -234,9 +201,9 @@ class Answerer:
         self._judge(request.plan, item)
         fallen = await self._fall_back(request, item.errors, rows)
         statuses = np.full((n, width), Status.MISSING, dtype=np.uint8)
-        self._record(request, CANDIDATE, arm, rows, item.matrix, statuses, item, fallen)
+        self._recorder.record(request, CANDIDATE, arm, rows, item.matrix, statuses, item, fallen)
 
-    async def _fall_back(self, request: _Request, errors: dict[int, str], rows: list[int] | None) -> dict[int, Value]:
+    async def _fall_back(self, request: Request, errors: dict[int, str], rows: list[int] | None) -> dict[int, Value]:
         """Return the champion's answers to the rows (positions in `rows`) that the candidate failed."""
         bad = list(errors)
         wanted = bad if rows is None else [rows[k] for k in bad]
@@ -259,80 +226,8 @@ class Answerer:
         elif plan.breaker.record(failed=item.errors is not None):
             self._vetoed(plan, VetoReason.FAILURES)
 
-    def _record(
-        self,
-        request: _Request,
-        assignment: Assignment,
-        arm: Arm,
-        rows: list[int] | None,
-        matrix: np.ndarray,
-        statuses: np.ndarray,
-        item: Item,
-        fallen: dict[int, Value],
-    ) -> None:
-        call, errors, plan = request.call, item.errors, request.plan
-        features = matrix.tolist()
-        total = (_ns() - request.started) // 1000
-        stages = ((request.parsed - request.started) // 1000, request.read // 1000, item.wait, item.run)
-        width = statuses.shape[1]
-        packed = statuses.tobytes()
-        units = call.units
-        for k in range(len(features)):
-            row = k if rows is None else rows[k]
-            rid = request.id if row == 0 else f"{request.id}#{row}"
-            unit = units[row] if isinstance(units, list) else units or request.id
-            error = errors.get(k) if errors is not None else None
-            value, version = item.values[k], arm.version
-            if k in fallen:
-                value, version = fallen[k], plan.champion.version
-            elif error is not None:
-                request.error = error
-            request.values[row], request.versions[row] = value, version
-            request.records.append(
-                Prediction(
-                    rid,
-                    plan.route.model,
-                    version,
-                    assignment.arm,
-                    plan.table,
-                    unit,
-                    request.at,
-                    {name: column[row] for name, column in call.columns.items()},
-                    features[k],
-                    packed[k * width : (k + 1) * width],
-                    value,
-                    error,
-                    k in fallen and value is not None,
-                    stages,
-                    total,
-                    assignment.control,
-                    assignment.why,
-                    request.state,
-                )
-            )
-            if error is None and plan.candidate is not None and assignment is not PINNED:
-                self._mirror(request, assignment, row, rid, unit)
-        self._slot.count(arm.index, total, len(features), error=errors is not None, fallback=bool(fallen))
 
-    def _mirror(self, request: _Request, assignment: Assignment, row: int, rid: str, unit: str) -> None:
-        plan = request.plan
-        if assignment is CANDIDATE:
-            other = plan.champion if plan.route.pair else None
-        else:
-            wanted = not plan.vetoed and mirrored(plan.route, unit) and not self._shared.kill_switch
-            other = plan.candidate if wanted else None
-        if other is None:
-            return
-        found = (request.features or {}).get(id(other.reader))
-        matrix = None
-        if found is not None:
-            matrix = found[0][row : row + 1]
-            matrix = matrix if other.pick is None else matrix[:, other.pick]
-        inputs = {name: column[row : row + 1] for name, column in request.call.columns.items()}
-        request.jobs.append(ShadowJob(plan, other, rid, unit, request.at, inputs, matrix))
-
-
-def _answer_of(request: _Request) -> Answer:
+def _answer_of(request: Request) -> Answer:
     versions = request.versions
     first = versions[0]
     mixed = None if len(versions) == 1 or versions.count(first) == len(versions) else versions

@@ -1,9 +1,7 @@
 """The gateway: a raw ASGI application that serves one routing table at a time.
 
-`swap` loads and warms what a new table needs, exchanges all plans between two requests, and only then lets go of what
-nobody uses any more; no request sees half a table. The surprise: loading a candidate can fail without stopping the
-swap. The worker then serves the new table without candidate traffic and says so in its slot, because a rollback must
-never wait for the version it takes away.
+The surprise: V2 inference of a known model is one dictionary look-up away from its plan; everything else goes through
+`handlers`.
 """
 
 from __future__ import annotations
@@ -12,37 +10,32 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flyball.errors import BadRequest, FlyballError, Unavailable
 from flyball.features.ports import OnlineStore
 from flyball.features.spec import FeatureService
-from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
+from flyball.rollout.routing import RoutingTable
 from flyball.serving import asgi
 from flyball.serving.access import AccessFile
-from flyball.serving.answer import Answer, Answerer
+from flyball.serving.answer import Answerer
 from flyball.serving.asgi import Receive, Response, Scope, Send, error_response, read_body, send_response
 from flyball.serving.handlers import Handlers
 from flyball.serving.ids import IdMaker
 from flyball.serving.log import LogWriter
-from flyball.serving.models import Loaded, ModelCache
-from flyball.serving.plan import Arm, ModelPlan, Reader, make_plan
+from flyball.serving.mapclock import MapClock
+from flyball.serving.models import ModelCache
+from flyball.serving.plan import Arm, ModelPlan, Reader
 from flyball.serving.protocol import Call, encode_infer, parse_infer
+from flyball.serving.request import Answer
 from flyball.serving.shadow import Shadows
-from flyball.serving.slots import MapClock, SharedMap, VetoReason
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from flyball.serving.slots import SharedMap
+from flyball.serving.swap import Tables
 
 __all__ = ["Gateway", "Push"]
 
 log = logging.getLogger("flyball.serving")
 Push = Callable[[str, list[dict[str, Any]]], Awaitable[dict[str, Any]]]
-_PROBE_EVERY = 0.1  # seconds between two questions to a host that went away; doubled after each return
-_PATIENCE = 20.0  # seconds a host may take to answer for the first time
-_SWAP_AGAIN = 0.5  # seconds before a failed swap is tried again
-_LIFTS = 3  # a host that came back this often is not trusted again by this worker
-_DRAIN = 10.0  # seconds beyond a request's deadline
 
 
 class Gateway:
@@ -85,11 +78,7 @@ class Gateway:
         self.log = log
         self.push = push
         self.measures = measures
-        self.table: RoutingTable | None = None
-        self.plans: dict[str, ModelPlan] = {}
-        self._models = models
         self._store = store
-        self._read_with = read_with or self._online_reader
         self._key = key
         self._access = access
         self.max_body = max_body
@@ -97,6 +86,7 @@ class Gateway:
         self.slot.name_store(store_name)
         if log is not None:
             log.attach(self.slot)
+        self.tables = Tables(models, shared=self.shared, slot=self.slot, read_with=read_with or self._online_reader)
         remote = bool(getattr(store, "remote", False))
         self._shadows = Shadows(self.slot, log, remote=remote)
         self._answerer = Answerer(
@@ -105,14 +95,9 @@ class Gateway:
             log=log,
             ids=IdMaker(slot, self._generation << 10 | time.time_ns() & 1023),
             shadows=self._shadows,
-            vetoed=self._veto,
+            vetoed=self.tables.veto,
             remote=remote,
         )
-        self._infer: dict[str, tuple[ModelPlan, Arm | None]] = {}
-        self._vetoes: dict[tuple[str, str | None, str], VetoReason] = {}
-        self._lifts: dict[tuple[str, str | None, str], int] = {}
-        self._known: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._handlers = Handlers(self)
 
     # -- ASGI ---------------------------------------------------------------------------------------------------------
@@ -125,7 +110,7 @@ class Gateway:
         started = time.perf_counter_ns()
         response: Response
         try:
-            found = self._infer.get(scope["path"])
+            found = self.tables.infer.get(scope["path"])
             if found is not None and scope["method"] == "POST":
                 self.check_key(scope)
                 self.check_read(scope, found[0])
@@ -184,47 +169,23 @@ class Gateway:
 
     # -- tables -------------------------------------------------------------------------------------------------------
 
-    async def swap(self, table: RoutingTable) -> None:
-        """Serve `table` from now on, acknowledge it, and release what only older tables used.
+    @property
+    def table(self) -> RoutingTable | None:
+        """The routing table in force, None before the first."""
+        return self.tables.table
 
-        Raises:
-            FlyballError: a champion cannot be loaded; the table served so far stays.
-        """
-        plans: dict[str, ModelPlan] = {}
-        reasons: dict[str, VetoReason] = {}
-        for route in table.models.values():
-            plans[route.model], reason = await self._plan(route, table.version)
-            if reason is not None:
-                reasons[route.model] = reason
-        old = list(self.plans.values())
-        self._exchange(table, plans, reasons)
-        await self._drained(old)
-        self._models.retain(_refs(table) if self.table is table else _refs(self.table or table))
+    @property
+    def plans(self) -> dict[str, ModelPlan]:
+        """The plans of the table in force, by model."""
+        return self.tables.plans
+
+    async def swap(self, table: RoutingTable) -> None:
+        """Serve `table` from now on; see `Tables.swap`."""
+        await self.tables.swap(table)
 
     async def watch(self, read_table: Callable[[int], RoutingTable], *, interval: float = 0.02) -> None:
-        """Follow the shared map for ever: beat, and swap when another table is wanted; a newer one ends a slow swap."""
-        swapping: asyncio.Task[None] | None = None
-        target, again = 0, 0.0
-        try:
-            while True:
-                self.slot.beat()
-                wanted = self.shared.table_version
-                served = self.table.version if self.table else 0
-                if swapping is not None and swapping.done():
-                    if not swapping.cancelled() and swapping.exception() is not None:
-                        log.error("swap failed", extra={"table": target, "cause": str(swapping.exception())})
-                        again = time.monotonic() + _SWAP_AGAIN
-                    swapping = None
-                if swapping is not None and wanted != target:
-                    swapping.cancel()
-                    swapping = None
-                if swapping is None and wanted not in (0, served) and (wanted != target or time.monotonic() >= again):
-                    target = wanted
-                    swapping = asyncio.create_task(self._follow(read_table, wanted))
-                await asyncio.sleep(interval)
-        finally:
-            if swapping is not None:
-                swapping.cancel()
+        """Follow the shared map for ever; see `Tables.watch`."""
+        await self.tables.watch(read_table, interval=interval)
 
     async def close(self, *, drain: float = 5.0) -> None:
         """Finish shadow rows (for at most `drain` seconds), write the log, unload, leave the slot."""
@@ -233,104 +194,13 @@ class Gateway:
                 await self._shadows.idle()
         except TimeoutError:
             log.warning("shadow rows dropped at the end", extra={"rows": self._shadows.waiting})
-        for task in self._tasks:
-            task.cancel()
-        self._models.close()
+        self.tables.close()
         aclose = getattr(self._store, "aclose", None)
         if aclose is not None:
             await aclose()
         if self.log is not None:
             self.log.close()
         self.slot.release()
-
-    async def _follow(self, read_table: Callable[[int], RoutingTable], version: int) -> None:
-        await self.swap(read_table(version))
-
-    async def _plan(self, route: ModelRoute, version: int) -> tuple[ModelPlan, VetoReason | None]:
-        champion = await self._models.get(route.champion)
-        if not route.champion.trusted and route.champion.digest not in self._known:
-            await champion.probe(patience=_PATIENCE)
-        self._known.add(route.champion.digest)
-        candidate: Loaded | None = None
-        reason: VetoReason | None = None
-        if route.candidate is not None:
-            try:
-                candidate = await self._models.get(route.candidate)
-                if route.candidate.digest not in self._known:
-                    await candidate.probe(patience=_PATIENCE)
-                self._known.add(route.candidate.digest)
-            except FlyballError as error:
-                log.error("candidate not ready", extra={"version": route.candidate.version, "cause": str(error)})
-                reason = VetoReason.LOAD_FAILED if candidate is None else VetoReason.HOST_GONE
-        warm = await self._warm(route)
-        return make_plan(route, version, champion, candidate, warm, self._read_with), reason
-
-    async def _warm(self, route: ModelRoute) -> list[Loaded]:
-        loaded = []
-        for ref in route.warm:
-            try:
-                loaded.append(await self._models.get(ref))
-            except FlyballError as error:
-                log.warning("warm version not loaded", extra={"version": ref.version, "cause": str(error)})
-        return loaded
-
-    def _exchange(self, table: RoutingTable, plans: dict[str, ModelPlan], reasons: dict[str, VetoReason]) -> None:
-        """Put everything new in force; no await in here, so no request is between two tables."""
-        self.table, self.plans = table, plans
-        self._infer = {}
-        for model, plan in plans.items():
-            self._infer[f"/v2/models/{model}/infer"] = plan, None
-            for version, arm in plan.pinned.items():
-                self._infer[f"/v2/models/{model}/versions/{version}/infer"] = plan, arm
-        live = {plan.identity for plan in plans.values() if plan.candidate is not None}
-        self._vetoes = {k: v for k, v in self._vetoes.items() if k in live}
-        self.slot.clear_veto()
-        for model, plan in plans.items():
-            reason = reasons.get(model) or self._vetoes.get(plan.identity)
-            if reason is not None:
-                self._veto(plan, reason)
-        self.slot.acknowledge(table.version)
-
-    async def _drained(self, old: list[ModelPlan]) -> None:
-        until = time.monotonic() + _DRAIN + max((p.route.deadline for p in old), default=0.0)
-        while any(plan.inflight for plan in old) and time.monotonic() < until:
-            await asyncio.sleep(0.005)
-
-    # -- veto ---------------------------------------------------------------------------------------------------------
-
-    def _veto(self, plan: ModelPlan, reason: VetoReason) -> None:
-        """Take candidate traffic away in this worker, now."""
-        if plan.vetoed:
-            return
-        plan.vetoed = True
-        self._vetoes[plan.identity] = reason
-        if self.plans.get(plan.route.model) is plan:
-            self.slot.set_veto(plan.table, reason, plan.route.model)
-        log.warning("candidate vetoed", extra={"model": plan.route.model, "reason": reason.name, "table": plan.table})
-        if reason is VetoReason.HOST_GONE and plan.candidate is not None:
-            task = asyncio.get_running_loop().create_task(self._lift(plan, plan.candidate))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _lift(self, plan: ModelPlan, candidate: Arm) -> None:
-        """Give the traffic back when the candidate's host answers again, a few times at most."""
-        lifts = self._lifts.get(plan.identity, 0)
-        if lifts >= _LIFTS:
-            return
-        while self.plans.get(plan.route.model) is plan:
-            await asyncio.sleep(_PROBE_EVERY * 2**lifts)
-            try:
-                await candidate.loaded.probe(patience=1.0)
-            except (FlyballError, OSError):
-                continue
-            if self.plans.get(plan.route.model) is plan:
-                self._lifts[plan.identity] = lifts + 1
-                self._vetoes.pop(plan.identity, None)
-                plan.breaker.reset()
-                plan.vetoed = False
-                self.slot.clear_veto()
-                log.info("veto lifted", extra={"model": plan.route.model, "table": plan.table})
-            return
 
     def _online_reader(self, service: FeatureService) -> Reader:
         from flyball.features.online import OnlineReader
@@ -340,14 +210,6 @@ class Gateway:
                 f"model {service.model} reads {service.views[0].name}, but the gateway has no online store"
             )
         return OnlineReader(cast("OnlineStore", self._store), service)  # without views it asks no store
-
-
-def _refs(table: RoutingTable) -> Iterable[VersionRef]:
-    for route in table.models.values():
-        yield route.champion
-        if route.candidate is not None:
-            yield route.candidate
-        yield from route.warm
 
 
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flyball.serving.slots import ARMS, ArmTotals, SharedMap, StoreTotals, bucket_upper
+from flyball.serving.histogram import bucket_upper
+from flyball.serving.slots import ARMS, ArmTotals, Counter, SharedMap, Slot, StoreTotals
 
 __all__ = ["render"]
 
@@ -15,12 +16,38 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ArmTotals], int]], ...] = (
     ("flyball_errors_total", "Requests in which the assigned arm failed.", lambda t: t.errors),
     ("flyball_fallbacks_total", "Requests in which the champion answered for the candidate.", lambda t: t.fallbacks),
 )  # fmt: skip
+_ABOUT = {
+    Counter.CACHE_HITS: "Requests answered from the cache.",
+    Counter.CACHE_MISSES: "Requests that the cache did not hold.",
+    Counter.CACHE_EVICTIONS: "Answers pushed out of the cache by newer ones.",
+    Counter.CACHE_BYPASSES: "Requests for which the cache was not asked.",
+    Counter.REFUSED_RATE: "Requests refused because their key was over its rate.",
+    Counter.REFUSED_BUSY: "Requests refused because they would have waited past their deadline.",
+    Counter.REFUSED_KEY: "Requests without a key that opens the model.",
+    Counter.BAD_REQUESTS: "Requests that a caller got wrong.",
+    Counter.SLOW_CLIENTS: "Requests given up because the caller was too slow in sending them.",
+    Counter.DISCONNECTED: "Requests whose caller went away before the answer.",
+    Counter.BATCHES: "Batches that models answered.",
+    Counter.BATCH_ROWS: "Rows in those batches.",
+    Counter.BATCH_SPLITS: "Failed batches that were split to find the row at fault.",
+    Counter.LOOP_RESTARTS: "Batching loops that died and were restarted.",
+    Counter.MODEL_LOADS: "Models brought into memory.",
+    Counter.MODEL_EVICTIONS: "Models put out of memory for others.",
+    Counter.SHADOW_AGREED: "Shadow answers that agreed with what the caller got.",
+    Counter.SHADOW_DIFFERED: "Shadow answers that did not.",
+    Counter.SWAPS: "Routing tables put in force.",
+    Counter.SWAPS_REFUSED: "Routing tables that could not be served.",
+    Counter.FLAGS: "Feature flags decided.",
+    Counter.GRPC_REQUESTS: "Requests that came by gRPC.",
+    Counter.EXPLANATIONS: "Explanations computed.",
+}
 
 
 def render(shared: SharedMap) -> bytes:
     """Return the node's metrics in the Prometheus text format, version 0.0.4."""
     slots = [slot for slot in shared if slot.generation]
     totals = [(slot.index, arm, slot.totals(index)) for slot in slots for index, arm in enumerate(ARMS)]
+    totals = [(worker, arm, t) for worker, arm, t in totals if t.requests or arm in ARMS[:2]]
     lines: list[str] = []
     for name, text, value in _COUNTERS:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
@@ -43,10 +70,20 @@ def render(shared: SharedMap) -> bytes:
     ):  # fmt: skip
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
         lines += [f'{name}{{worker="{w}"}} {number}' for w, number in numbers]
+    lines += _counters(slots)
     lines += ["# HELP flyball_table_version Routing table that is wanted.", "# TYPE flyball_table_version gauge"]
     lines += [f"flyball_table_version {shared.table_version}", "# HELP flyball_kill_switch Candidate traffic is off."]
     lines += ["# TYPE flyball_kill_switch gauge", f"flyball_kill_switch {int(shared.kill_switch)}"]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _counters(slots: list[Slot]) -> list[str]:
+    lines: list[str] = []
+    for counter, text in _ABOUT.items():
+        name = f"flyball_{counter.name.lower()}_total"
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} counter"]
+        lines += [f'{name}{{worker="{slot.index}"}} {slot.total(counter)}' for slot in slots]
+    return lines
 
 
 def _histogram(totals: list[tuple[int, str, ArmTotals]]) -> list[str]:

@@ -13,7 +13,18 @@ import xxhash
 
 from flyball.rollout.routing import BUCKETS, ModelRoute
 
-__all__ = ["CANDIDATE", "CHAMPION", "CONTROL", "KILLED", "VETOED", "Assignment", "assign", "bucket", "mirrored"]
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "CONTROL",
+    "KILLED",
+    "PINNED",
+    "VETOED",
+    "Assignment",
+    "assign",
+    "bucket",
+    "mirrored",
+]
 
 _hash = xxhash.xxh3_64_intdigest
 
@@ -32,6 +43,7 @@ CONTROL = Assignment("champion", "control", control=True)
 CANDIDATE = Assignment("candidate", "share")
 VETOED = Assignment("champion", "veto")
 KILLED = Assignment("champion", "kill switch")
+PINNED = Assignment("pinned", "version")
 
 
 def bucket(salt: str, unit: str) -> int:

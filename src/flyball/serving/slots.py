@@ -13,39 +13,36 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from enum import IntEnum
 from pathlib import Path
 
 import xxhash
 
 from flyball.errors import IntegrityError, Unavailable
-from flyball.units import from_micros
+from flyball.serving.histogram import BUCKET_COUNT, bucket_of
 
-__all__ = ["ARMS", "BUCKET_COUNT", "STORES", "ArmTotals", "MapClock", "MapGate", "SharedMap", "Slot", "StoreTotals",
-           "Veto", "VetoReason", "bucket_of", "bucket_upper", "quantile"]  # fmt: skip
+__all__ = ["ARMS", "STORES", "ArmTotals", "Counter", "SharedMap", "Slot", "StoreTotals", "Veto", "VetoReason"]
 
 _MAGIC = 0x6C61626C6C796C66  # "flyllbal", little-endian
-_LAYOUT = 3
+_LAYOUT = 4
 _HEADER = 64  # words of 8 bytes
-_WORDS = 384  # words per slot
-ARMS = ("champion", "candidate")
-BUCKET_COUNT = 96  # four latency buckets per doubling, from 1 µs to 8 s
+_WORDS = 1152  # words per slot
+ARMS = ("champion", "candidate", *(f"variant-{k}" for k in range(1, 7)))  # counted apart; variants by their order
 
 # header words
-_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, _H_TIME, _H_KILL, _H_GATE = range(7)
+_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, H_TIME, _H_KILL, H_GATE = range(7)
 # slot words
 _PID, _GENERATION, _HEARTBEAT, _ACK, _VETO, _VETO_REASON, _VETO_MODEL, _SHADOW_SENT, _SHADOW_DROPPED, _LOG_DROPPED = (
     range(10)
 )
 _ARM = 16  # first word of the first arm
 _ARM_WORDS = 8 + BUCKET_COUNT
-_STORE = _ARM + 2 * _ARM_WORDS  # first word of what reading the online store took
+_STORE = _ARM + len(ARMS) * _ARM_WORDS  # first word of what reading the online store took
 _STORE_KIND, _STORE_MICROS, _STORE_ERRORS, _STORE_DEFAULTED, _STORE_STALE, _STORE_BUCKETS = 0, 1, 2, 3, 4, 8
 STORES = ("", "lmdb", "redis", "postgres")
+_COUNTERS = 1024  # first word of the counters; 64 of them
+_TOKENS = 1088  # first word of what is kept of rates; 64 words
 _REQUESTS, _ROWS, _ERRORS, _FALLBACKS, _MICROS, _BUCKETS = 0, 1, 2, 3, 4, 8
-
-
 _STATES = {"error": _STORE_ERRORS, "defaulted": _STORE_DEFAULTED, "stale": _STORE_STALE}
 
 
@@ -56,6 +53,34 @@ class VetoReason(IntEnum):
     FAILURES = 1
     HOST_GONE = 2
     LOAD_FAILED = 3
+
+
+class Counter(IntEnum):
+    """Totals of one worker beyond those of its arms; the number is a place in the slot, so new ones go to the end."""
+
+    CACHE_HITS = 0
+    CACHE_MISSES = 1
+    CACHE_EVICTIONS = 2
+    CACHE_BYPASSES = 3
+    REFUSED_RATE = 4
+    REFUSED_BUSY = 5
+    REFUSED_KEY = 6
+    BAD_REQUESTS = 7
+    SLOW_CLIENTS = 8
+    DISCONNECTED = 9
+    BATCHES = 10
+    BATCH_ROWS = 11
+    BATCH_SPLITS = 12
+    LOOP_RESTARTS = 13
+    MODEL_LOADS = 14
+    MODEL_EVICTIONS = 15
+    SHADOW_AGREED = 16
+    SHADOW_DIFFERED = 17
+    SWAPS = 18
+    SWAPS_REFUSED = 19
+    FLAGS = 20
+    GRPC_REQUESTS = 21
+    EXPLANATIONS = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +187,7 @@ class Slot:
         self._words[_VETO_REASON] = 0
 
     def count(self, arm: int, micros: int, rows: int, *, error: bool = False, fallback: bool = False) -> None:
-        """Count one request of an arm (0 champion, 1 candidate) that took `micros`."""
+        """Count one request of an arm (its place in `ARMS`) that took `micros`."""
         words, base = self._words, _ARM + arm * _ARM_WORDS
         words[base] += 1
         words[base + _ROWS] += rows
@@ -190,6 +215,14 @@ class Slot:
         w = self._words[_STORE : _STORE + _STORE_BUCKETS + BUCKET_COUNT].tolist()
         return StoreTotals(STORES[w[_STORE_KIND]] or "none", w[_STORE_MICROS], w[_STORE_ERRORS], w[_STORE_DEFAULTED],
                            w[_STORE_STALE], tuple(w[_STORE_BUCKETS:]))  # fmt: skip
+
+    def add(self, counter: Counter, n: int = 1) -> None:
+        """Add to one of the worker's totals."""
+        self._words[_COUNTERS + counter] += n
+
+    def total(self, counter: Counter) -> int:
+        """Return one of the worker's totals."""
+        return int(self._words[_COUNTERS + counter])
 
     def count_shadow(self, *, sent: int = 0, dropped: int = 0) -> None:
         """Count shadow rows sent and dropped."""
@@ -302,11 +335,11 @@ class SharedMap:
     @property
     def domain_time(self) -> int:
         """Simulated domain time in µs, 0 for the machine's time."""
-        return int(self._words[_H_TIME])
+        return int(self._words[H_TIME])
 
     @domain_time.setter
     def domain_time(self, at: int) -> None:
-        self._words[_H_TIME] = at
+        self._words[H_TIME] = at
 
     @property
     def kill_switch(self) -> bool:
@@ -334,92 +367,6 @@ class SharedMap:
         self._memory.close()
 
 
-_PATIENCE = 1_000_000  # µs that readers wait for rows past their planned publication
-
-
-class MapGate:
-    """Hold back the clocks of the node's readers while ingest publishes rows; see `features/publication.py`.
-
-    After a crash the gate would stay held, so clocks wait for it one second at most.
-    """
-
-    patience = _PATIENCE
-
-    def __init__(self, shared: SharedMap) -> None:
-        """Write to `shared`; ingest is the only one who does."""
-        self._words = shared._words
-
-    def hold(self, at: int) -> None:
-        """From now on, no gated clock reaches `at`."""
-        self._words[_H_GATE] = at
-
-    def release(self) -> None:
-        """Let the clocks run."""
-        self._words[_H_GATE] = 0
-
-
-class MapClock:
-    """Tell the map's domain time, or the machine's when the map has none.
-
-    Args:
-        shared: The map.
-        gated: Whether to wait for rows that are being published, as readers must; the publisher itself does not.
-    """
-
-    def __init__(self, shared: SharedMap, *, gated: bool = True) -> None:
-        """Read from `shared`."""
-        self._words = shared._words
-        self._gated = gated
-
-    @property
-    def simulated(self) -> bool:
-        """Whether domain time only moves when told."""
-        return bool(self._words[_H_TIME])
-
-    def now(self) -> datetime:
-        """Return domain time."""
-        return from_micros(self.micros())
-
-    def micros(self) -> int:
-        """Return domain time in µs."""
-        at = int(self._words[_H_TIME])
-        if at:
-            return at
-        now = time.time_ns() // 1000  # before the gate is looked at: what it then says is no older
-        gate = self._words[_H_GATE]
-        return now if not gate or now < gate or not self._gated or now - gate > _PATIENCE else gate - 1
-
-    def monotonic(self) -> float:
-        """Return the machine's monotonic seconds."""
-        return time.monotonic()
-
-
 def model_hash(model: str) -> int:
     """Return the 63-bit number that stands for a model's name in a slot."""
     return xxhash.xxh3_64_intdigest(model.encode()) >> 1
-
-
-def bucket_of(micros: int) -> int:
-    """Return the histogram bucket of a latency; four per doubling, the last takes everything longer."""
-    if micros < 4:
-        return max(micros, 0)
-    shift = micros.bit_length() - 3
-    return min((shift << 2) + (micros >> shift), BUCKET_COUNT - 1)
-
-
-def bucket_upper(bucket: int) -> int:
-    """Return the first latency (µs) above a bucket."""
-    if bucket < 4:
-        return bucket + 1
-    shift = (bucket >> 2) - 1
-    return ((bucket & 3) + 5) << shift
-
-
-def quantile(buckets: tuple[int, ...] | list[int], share: float) -> int:
-    """Return the upper end (µs) of the bucket in which the `share` quantile lies, 0 when nothing was counted."""
-    wanted, seen = share * sum(buckets), 0
-    for bucket, count in enumerate(buckets):
-        seen += count
-        if count and seen >= wanted:
-            return bucket_upper(bucket)
-    return 0

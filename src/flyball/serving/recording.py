@@ -1,0 +1,101 @@
+"""What a request leaves behind: its log records, its counts, and the rows that the other arm is to answer too."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from flyball.records.types import Prediction
+from flyball.serving.batcher import Item
+from flyball.serving.plan import Arm
+from flyball.serving.request import Request, Value
+from flyball.serving.router import CANDIDATE, PINNED, Assignment, mirrored
+from flyball.serving.shadow import ShadowJob
+from flyball.serving.slots import SharedMap, Slot
+
+__all__ = ["Recorder"]
+
+_ns = time.perf_counter_ns
+
+
+class Recorder:
+    """Record the requests of one worker."""
+
+    def __init__(self, shared: SharedMap, slot: Slot) -> None:
+        """Count in `slot`; `shared` says whether candidate traffic is off."""
+        self._shared = shared
+        self._slot = slot
+
+    def record(
+        self,
+        request: Request,
+        assignment: Assignment,
+        arm: Arm,
+        rows: list[int] | None,
+        matrix: np.ndarray,
+        statuses: np.ndarray,
+        item: Item,
+        fallen: dict[int, Value],
+    ) -> None:
+        """Add the records of `rows` (None: all) answered by `arm` to the request, and set their values."""
+        call, errors, plan = request.call, item.errors, request.plan
+        features = matrix.tolist()
+        total = (_ns() - request.started) // 1000
+        stages = ((request.parsed - request.started) // 1000, request.read // 1000, item.wait, item.run)
+        width = statuses.shape[1]
+        packed = statuses.tobytes()
+        units = call.units
+        for k in range(len(features)):
+            row = k if rows is None else rows[k]
+            rid = request.id if row == 0 else f"{request.id}#{row}"
+            unit = units[row] if isinstance(units, list) else units or request.id
+            error = errors.get(k) if errors is not None else None
+            value, version = item.values[k], arm.version
+            if k in fallen:
+                value, version = fallen[k], plan.champion.version
+            elif error is not None:
+                request.error = error
+            request.values[row], request.versions[row] = value, version
+            request.records.append(
+                Prediction(
+                    rid,
+                    plan.route.model,
+                    version,
+                    assignment.arm,
+                    plan.table,
+                    unit,
+                    request.at,
+                    {name: column[row] for name, column in call.columns.items()},
+                    features[k],
+                    packed[k * width : (k + 1) * width],
+                    value,
+                    error,
+                    k in fallen and value is not None,
+                    stages,
+                    total,
+                    assignment.control,
+                    assignment.why,
+                    request.state,
+                )
+            )
+            if error is None and plan.candidate is not None and assignment is not PINNED:
+                self._mirror(request, assignment, row, rid, unit)
+        self._slot.count(arm.index, total, len(features), error=errors is not None, fallback=bool(fallen))
+
+    def _mirror(self, request: Request, assignment: Assignment, row: int, rid: str, unit: str) -> None:
+        plan = request.plan
+        if assignment is CANDIDATE:
+            other = plan.champion if plan.route.pair else None
+        else:
+            wanted = not plan.vetoed and mirrored(plan.route, unit) and not self._shared.kill_switch
+            other = plan.candidate if wanted else None
+        if other is None:
+            return
+        found = (request.features or {}).get(id(other.reader))
+        matrix = None
+        if found is not None:
+            matrix = found[0][row : row + 1]
+            matrix = matrix if other.pick is None else matrix[:, other.pick]
+        inputs = {name: column[row : row + 1] for name, column in request.call.columns.items()}
+        request.jobs.append(ShadowJob(plan, other, rid, unit, request.at, inputs, matrix))
