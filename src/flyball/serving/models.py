@@ -61,6 +61,7 @@ class Loaded:
     batcher: Batcher
     sample: np.ndarray  # a row or more the model was trained on
     host: Host | None = None
+    classes: tuple[str | int | float | bool, ...] | None = None  # of a classifier, in the order of its probabilities
 
     async def probe(self, *, patience: float) -> None:
         """Ask the host for the sample's answer until it comes; raises Unavailable after `patience` seconds."""
@@ -147,17 +148,19 @@ class ModelCache:
 
     def _prepare(self, ref: VersionRef) -> Loaded:
         folder = self._root / ref.path
-        service = read_manifest(folder, ref.digest).service
+        manifest = read_manifest(folder, ref.digest)
+        service, classes = manifest.service, getattr(manifest, "classes", None)
         _bring_functions(service)
         sample = _sample(folder, len(service.names))
         if ref.trusted:
             predictor = self._load(ref)
             cost, columns = _warm(predictor, sample, ref)
-            return Loaded(ref, service, Batcher(predict=predictor.predict, cost=cost, columns=columns), sample)
+            return Loaded(ref, service, Batcher(predict=predictor.predict, cost=cost, columns=columns), sample,
+                          classes=classes)  # fmt: skip
         if self._connect is None:
             raise FlyballError(f"version {ref.version} is not trusted in this process and there is no host for it")
         host = self._connect(ref)
-        return Loaded(ref, service, Batcher(remote=host.predict, cost=0.002, columns=ANY), sample, host)
+        return Loaded(ref, service, Batcher(remote=host.predict, cost=0.002, columns=ANY), sample, host, classes)
 
 
 def _bring_functions(service: FeatureService) -> None:
