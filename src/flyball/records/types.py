@@ -51,6 +51,7 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     control: bool = False  # unit lies in the control cohort
     why: str = ""  # how the arm was chosen: "share", "control", "champion", "header", "veto", "kill switch"
     read: str = ""  # "stale" or "defaulted" when the online store was away: no evidence about skew
+    cached: bool = False  # the value is one that this worker gave to equal features before
 
 
 class Shadow(msgspec.Struct, frozen=True, array_like=True, tag="s"):
