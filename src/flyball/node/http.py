@@ -1,26 +1,67 @@
 """Uvicorn as this node runs it: on an inherited socket, ended by us and not by its own signal handlers.
 
-The surprise: uvicorn re-raises the signal that ended it, which would skip the last sync of the log; here SIGTERM only
-asks it to drain.
+The surprises: uvicorn re-raises the signal that ended it, which would skip the last sync of the log; here SIGTERM only
+asks it to drain. And while it drains, connections are still answered: those in the kernel's queue are taken out of it
+before the socket is closed, and an idle one may send one request more, for a client may have sent it already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-__all__ = ["GracefulServer"]
+from flyball.errors import ConfigError
+from flyball.node.connection import Connection, Limits
+
+__all__ = ["GracefulServer", "tls_context"]
+
+_HANDSHAKES = 1.0  # seconds that those who waited in the queue may take for TLS
+_LOOK_EVERY = 1.0  # seconds between two looks at the files of TLS
+log = logging.getLogger("flyball.node")
 
 
 class _Server(uvicorn.Server):
+    """A server whose end leaves nobody without an answer."""
+
+    waiting: socket.socket | None = None  # the same listening socket, to empty its queue
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, take over who waits in the kernel's queue, let everybody finish."""
+        for server in self.servers:
+            server.close()
+        if self.waiting is not None:
+            await self._take_over(self.waiting)
+            self.waiting.close()
+        await super().shutdown(sockets)
+
+    async def _take_over(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        made = []
+        while True:
+            try:
+                found, _ = listening.accept()
+            except OSError:  # nobody waits, or the socket is gone
+                break
+            found.setblocking(False)
+            made.append(loop.connect_accepted_socket(self._connection, found, ssl=self.config.ssl))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HANDSHAKES):
+                await asyncio.gather(*made, return_exceptions=True)
+
+    def _connection(self) -> Connection:
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 class GracefulServer:
@@ -30,40 +71,125 @@ class GracefulServer:
         app: The application.
         drain: Seconds that requests at hand may take after `end`.
         lifespan: Whether the application wants lifespan events.
+        limits: What a caller may send, and how slowly.
+        tls: Serve HTTPS with this certificate and key (PEM files); both are read again when they change.
     """
 
-    def __init__(self, app: Any, *, drain: float = 5.0, lifespan: bool = False) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        drain: float = 5.0,
+        lifespan: bool = False,
+        limits: Limits | None = None,
+        tls: tuple[Path, Path] | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=type("_Connection", (Connection,), {"limits": self._limits}),
             ws="none",
             lifespan="on" if lifespan else "off",
             access_log=False,
             log_config=None,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(drain)),
         )
+        config.load()
+        self._tls = tls
+        config.ssl = None if tls is None else tls_context(*tls)
+        self._config = config
         self._server = _Server(config)
         self._started: list[Callable[[], None]] = []
+        self._ending: list[Callable[[], None]] = []
 
     def when_started(self, call: Callable[[], None]) -> None:
         """Call `call` once requests are accepted."""
         self._started.append(call)
 
+    def when_ending(self, call: Callable[[], None]) -> None:
+        """Call `call` at once when the server is asked to end."""
+        self._ending.append(call)
+
     def end(self) -> None:
         """Accept nothing more, finish what is at hand, return from `run`."""
+        for call in self._ending:
+            call()
         self._server.should_exit = True
 
     async def run(self, sock: socket.socket) -> None:
         """Serve until `end`."""
-        telling = asyncio.get_running_loop().create_task(self._tell())
-        await self._server.serve(sockets=[sock])
-        telling.cancel()
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            self._server.waiting = sock.dup()
+        tasks = [loop.create_task(work) for work in (self._tell(), self._sweep(), self._follow_files())]
+        try:
+            await self._server.serve(sockets=[sock])
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _tell(self) -> None:
         while not self._server.started:
             await asyncio.sleep(0.005)
         for call in self._started:
             call()
+
+    async def _sweep(self) -> None:
+        """Look at all connections now and then; that is cheaper than timers for each request."""
+        loop = asyncio.get_running_loop()
+        every = min(1.0, self._limits.slow / 5, self._limits.idle / 5)
+        while True:
+            await asyncio.sleep(every)
+            now = loop.time()
+            for connection in list(self._server.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(now)
+
+    async def _follow_files(self) -> None:
+        """Use a renewed certificate for new connections; one that cannot be used is logged and the old one serves."""
+        if self._tls is None or self._config.ssl is None:
+            return
+        known = _stamps(self._tls)
+        while True:
+            await asyncio.sleep(_LOOK_EVERY)
+            found = _stamps(self._tls)
+            if found == known:
+                continue
+            known = found
+            try:
+                tls_context(*self._tls)  # a pair that does not fit must not reach the context that serves
+                self._config.ssl.load_cert_chain(*self._tls)
+                log.info("certificate read again")
+            except ConfigError as error:
+                log.error("certificate not read again: %s", error)
+
+
+def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return the context of a server with this certificate (chain) and key; TLS 1.2 is the oldest it speaks.
+
+    Raises:
+        ConfigError: a file is missing, is no PEM, or the two do not fit.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"TLS cannot be served with server.tls_certificate {certificate.name!r} and server.tls_key {key.name!r} "
+            f"({error}); both are PEM files, and the key is that of the certificate"
+        ) from error
+    return context
+
+
+def _stamps(files: tuple[Path, Path]) -> list[int]:
+    stamps = []
+    for file in files:
+        try:
+            stamps.append(file.stat().st_mtime_ns)
+        except OSError:
+            stamps.append(0)
+    return stamps

@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 from flyball.adapters.local.ipc import Client, PeerGone
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.tables import read_table
-from flyball.errors import DeadlineExceeded, DefinitionError, FlyballError, MissingExtra, Unavailable
+from flyball.errors import ConfigError, DeadlineExceeded, DefinitionError, FlyballError, MissingExtra, Unavailable
 
 if TYPE_CHECKING:
     from flyball.config import Config
     from flyball.features.ports import OnlineStore
     from flyball.layout import Layout
+    from flyball.node.connection import Limits
     from flyball.rollout.routing import VersionRef
     from flyball.serving.gateway import Gateway
+    from flyball.settings import ServerSettings
 
 __all__ = ["Pusher", "main", "run"]
 
@@ -72,7 +74,11 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
     beats = Beats()
     beats.start()
     gateway = await _compose(config, slot)
-    server = GracefulServer(gateway, drain=config.settings.server.deadline.total_seconds() + 2.0)
+    settings = config.settings.server
+    server = GracefulServer(
+        gateway, drain=settings.deadline.total_seconds() + 2.0, limits=_limits(gateway, settings), tls=_tls(config)
+    )
+    server.when_ending(gateway.drain)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.end)
     watch = loop.create_task(_watch(gateway, config.layout))
@@ -86,6 +92,30 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await watch
     await gateway.close()
+
+
+def _limits(gateway: Gateway, settings: ServerSettings) -> Limits:
+    from flyball.node.connection import Limits
+    from flyball.serving.slots import Counter
+
+    slot = gateway.slot
+    return Limits(
+        slow=settings.slow_client.total_seconds(),
+        idle=settings.idle_client.total_seconds(),
+        cancel=True,
+        counted=lambda: slot.add(Counter.SLOW_CLIENTS),
+        left=lambda: slot.add(Counter.DISCONNECTED),
+    )
+
+
+def _tls(config: Config) -> tuple[Path, Path] | None:
+    """Return the files of TLS, relative to flyball.toml; None for plain HTTP."""
+    server = config.settings.server
+    if not server.tls_certificate and not server.tls_key:
+        return None
+    if not server.tls_certificate or not server.tls_key:
+        raise ConfigError("TLS needs both server.tls_certificate and server.tls_key; set the other one too, or none")
+    return config.root / server.tls_certificate, config.root / server.tls_key
 
 
 async def _loaded(gateway: Gateway) -> None:
@@ -124,14 +154,17 @@ async def _compose(config: Config, slot: int) -> Gateway:
     find_in_snapshots(layout)
     shared = SharedMap.open(layout.map)
     models = ModelCache(_loader(config), lambda ref: RemoteHost(layout, ref), root=config.root)
-    writer = LogWriter(layout.log / f"w{slot}", mode=settings.log.mode, full=settings.log.full, slot=shared.slot(slot))
+    writer = LogWriter(
+        layout.log / f"w{slot}", mode=settings.log.mode, full=settings.log.full, slot=shared.slot(slot),
+        rotate_after=settings.log.ship_every.total_seconds(),
+    )  # fmt: skip
     return Gateway(
         models,
         shared=shared,
         slot=slot,
         store=await _open_store(config),
         store_name=settings.online.store,
-        measures=lambda: read_measures(layout.state / "ingest.prom"),
+        measures=lambda: read_measures(layout.state / "ingest.prom") + read_measures(layout.state / "shipper.prom"),
         log=writer,
         key=config.secret(settings.server.key).encode() if settings.server.key else None,
         access=AccessFile(layout.access),

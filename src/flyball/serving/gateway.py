@@ -82,6 +82,7 @@ class Gateway:
         self._key = key
         self._access = access
         self.max_body = max_body
+        self.draining = False
         self._generation = self.slot.claim()
         self.slot.name_store(store_name)
         if log is not None:
@@ -186,6 +187,10 @@ class Gateway:
     async def watch(self, read_table: Callable[[int], RoutingTable], *, interval: float = 0.02) -> None:
         """Follow the shared map for ever; see `Tables.watch`."""
         await self.tables.watch(read_table, interval=interval)
+
+    def drain(self) -> None:
+        """Say at readiness that this worker leaves; what comes is answered as before."""
+        self.draining = True
 
     async def close(self, *, drain: float = 5.0) -> None:
         """Finish shadow rows (for at most `drain` seconds), write the log, unload, leave the slot."""
