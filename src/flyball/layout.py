@@ -57,6 +57,11 @@ class Layout:
         return self.state / "log"
 
     @property
+    def shipped(self) -> Path:
+        """shipped/KIND/model=M/date=D/*.parquet: the prediction log as Parquet, unless log.ship_to says otherwise."""
+        return self.state / "shipped"
+
+    @property
     def evidence(self) -> Path:
         """evidence/ROLLOUT/*.seg: closed bins of each rollout."""
         return self.state / "evidence"

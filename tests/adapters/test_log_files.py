@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flyball.adapters.log_files import LogShipper, ShippedFiles, placed, read_shipped, segments_of
+from flyball.adapters.local.segments import read_shipped, segments_of
+from flyball.adapters.log_files import LogShipper, ShippedFiles, placed
 from flyball.errors import IntegrityError, Refused
 from flyball.records.columnar import records_of
 from flyball.records.segment import SegmentWriter

@@ -16,52 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flyball.adapters.local.segments import read_shipped, segments_of, write_shipped
 from flyball.disk import write_atomically
-from flyball.errors import IntegrityError, Refused, Unavailable, first_line
+from flyball.errors import Refused, Unavailable, first_line
 from flyball.records.columnar import Placed, records_of, tables_of
 from flyball.records.segment import read_frames, torn_bytes
 from flyball.records.shipping import Part, Segment, Shipped, due, file_name
 from flyball.records.types import Record, decode
 
-__all__ = ["LogShipper", "ShippedFiles", "placed", "read_shipped", "segments_of"]
+__all__ = ["LogShipper", "ShippedFiles", "placed"]
 
-_JOURNAL = "shipped.json"
 _LOCK = "shipper.lock"
 _TIMES = {"predictions": "at", "shadows": "at", "outcomes": "received"}
-
-
-def segments_of(root: Path) -> list[Segment]:
-    """Return the segments below the log's folder; one is closed when a newer one took its place or its writer died."""
-    found: list[Segment] = []
-    for folder in sorted(p for p in root.glob("*") if p.is_dir()):
-        paths = sorted(folder.glob("*.seg"))
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                stat = path.stat()
-                closed = path is not paths[-1] or not _alive(path)
-                name = path.relative_to(root).as_posix()
-                found.append(Segment(name, stat.st_size, stat.st_mtime_ns // 1000, closed))
-    return found
-
-
-def read_shipped(root: Path) -> Shipped:
-    """Return what was shipped of the log below `root`.
-
-    Raises:
-        IntegrityError: the journal is damaged.
-    """
-    try:
-        return msgspec.json.decode((root / _JOURNAL).read_bytes(), type=Shipped)
-    except FileNotFoundError:
-        return Shipped()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(
-            f"{root / _JOURNAL} is damaged ({error}); move it away, and everything is shipped again"
-        ) from error
 
 
 class ShippedFiles:
@@ -196,7 +165,7 @@ class LogShipper:
         return Part(part.path, len(rows), self._files.put(part.path, rows), _newest(kind, rows)), lost
 
     def _keep(self, shipped: Shipped) -> None:
-        write_atomically(self._root / _JOURNAL, msgspec.json.encode(shipped), durable=True)
+        write_shipped(self._root, shipped)
         self.shipped = shipped
 
 
@@ -227,15 +196,3 @@ def _newest(kind: str, rows: pa.Table) -> int:
     import pyarrow.compute as pc
 
     return int(pc.max(rows.column(_TIMES[kind]).cast(pa.int64())).as_py())
-
-
-def _alive(segment: Path) -> bool:
-    """Whether the process that made a segment may still append to it."""
-    _, _, pid = segment.stem.rpartition("-")
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -92,6 +92,7 @@ class ControlPass:
         self._watching: tuple[ModelMonitors, ...] = ()
         self._fence = 0
         self._govern_at = datetime.min.replace(tzinfo=UTC)
+        self._needed_at = datetime.min.replace(tzinfo=UTC)
         self._delivery: StageChild | None = None
         self._refresher: Refresher | None = None
 
@@ -117,6 +118,7 @@ class ControlPass:
         batches = follow(self._project.layout.log, self._cursor)
         did = [f"{e.kind} {e.rollout}: {e.reason}" for e in self._reconciler.step(batches, now, fence)]
         collector.fold(batches)
+        self._say_needed(now)
         for window in collector.close(now):
             if window.level != "none":
                 did.append(f"DriftFound {window.model} {window.start:%Y-%m-%d}: {window.level}, {window.text}")
@@ -127,6 +129,15 @@ class ControlPass:
         if did:
             self._deliver()
         return did
+
+    def _say_needed(self, now: datetime) -> None:
+        """Tell the shipper, once a minute, which segments readers still need."""
+        from flyball.adapters.local.segments import Needed, write_needed
+        from flyball.project.log import needed_since
+
+        if now >= self._needed_at:
+            self._needed_at = now + timedelta(minutes=1)
+            write_needed(self._project.layout.log, Needed(needed_since(self._project, now)))
 
     def _refresh(self, definitions: Definitions, now: datetime) -> list[str]:
         """Bring views up to date that say how often they want to be."""
@@ -300,5 +311,6 @@ def _next_turn(definitions: Definitions, now: datetime) -> datetime:
 
 
 def again(root: Path, cursor: Cursor) -> list[Batch]:
-    """Return everything of the log up to a cursor once more."""
-    return [batch for name, end in sorted(cursor.items()) for batch in read_range(root, name, 0, end)]
+    """Return everything of the log up to a cursor once more; of segments that were shipped and deleted, nothing."""
+    there = [(name, end) for name, end in sorted(cursor.items()) if (root / name).exists()]
+    return [batch for name, end in there for batch in read_range(root, name, 0, end)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flyball.project.apply import Plan
     from flyball.project.data import DataHandle
     from flyball.project.features import FeatureHandle
+    from flyball.project.log import LogHandle
     from flyball.project.loop import ControlPass, LoopHandle
     from flyball.project.models import ModelHandles
     from flyball.project.monitor import MonitorHandle
@@ -253,6 +254,13 @@ class Project:
         from flyball.project.data import DataHandle
 
         return DataHandle(self)
+
+    @cached_property
+    def log(self) -> LogHandle:
+        """The prediction log as tables."""
+        from flyball.project.log import LogHandle
+
+        return LogHandle(self)
 
     @cached_property
     def models(self) -> ModelHandles:

@@ -39,7 +39,7 @@ _json, _unjson = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A record and where it lies: segment (relative to the log's folder), offset of its frame, position in the frame."""
+    """A record and where it lies: segment (below the log's folder), offset of its frame, position in the frame."""
 
     segment: str
     frame: int

@@ -34,11 +34,14 @@ class SegmentWriter:
     """Append frames to rotating segment files in one folder; one writer per folder and process.
 
     `append` hands the bytes to the kernel (survives kill -9); `sync` waits for the disk (survives power loss).
+    A segment is closed once it has `rotate_bytes`, or is `rotate_after` seconds old when the next frame comes.
     """
 
-    def __init__(self, folder: Path, *, rotate_bytes: int = 64 << 20) -> None:
+    def __init__(self, folder: Path, *, rotate_bytes: int = 64 << 20, rotate_after: float = float("inf")) -> None:
         self._folder = folder
         self._rotate = rotate_bytes
+        self._after = rotate_after
+        self._until = 0.0
         self._fd = -1
         self._offset = 0
         self._dirty = False
@@ -55,7 +58,7 @@ class SegmentWriter:
         Raises:
             OSError: the disk is full or gone; a partly written frame is cut off again.
         """
-        if self._fd < 0 or self._offset >= self._rotate:
+        if self._fd < 0 or self._offset >= self._rotate or time.monotonic() >= self._until:
             self._open()
         frame = HEADER.pack(len(payload), xxhash.xxh3_64_intdigest(payload)) + payload
         view = memoryview(frame)
@@ -97,6 +100,7 @@ class SegmentWriter:
         self._path = self._folder / f"{time.time_ns():020d}-{os.getpid()}.seg"
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._offset = 0
+        self._until = time.monotonic() + self._after
 
 
 def read_frames(path: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:

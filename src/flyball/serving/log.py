@@ -40,9 +40,10 @@ class LogWriter:
         full: Literal["fail_open", "fail_closed"] = "fail_open",
         slot: Slot | None = None,
         rotate_bytes: int = 64 << 20,
+        rotate_after: float = float("inf"),
     ) -> None:
-        """Write segments into `folder` (log/w<slot>)."""
-        self._segments = SegmentWriter(folder, rotate_bytes=rotate_bytes)
+        """Write segments into `folder` (log/w<slot>), each for `rotate_after` seconds at most."""
+        self._segments = SegmentWriter(folder, rotate_bytes=rotate_bytes, rotate_after=rotate_after)
         self._mode = mode
         self._full = full
         self._slot = slot

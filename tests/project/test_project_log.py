@@ -1,0 +1,63 @@
+"""`project.log`: each record once, whether it was shipped, is being shipped or still lies in a segment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from flyball.adapters.log_files import LogShipper
+from flyball.errors import UnknownName
+from flyball.project import Project
+from flyball.project.log import needed_since
+from flyball.settings import ClockSettings
+from flyball.testing import client
+from flyball.units import to_micros
+
+
+@pytest.fixture
+def project(trained):
+    with Project.open(trained) as opened:
+        yield opened
+
+
+def ship(project):
+    shipper = LogShipper(project.layout.log, project.log.files)
+    try:
+        return shipper.ship()
+    finally:
+        shipper.close()
+
+
+def ask(project, count):
+    with client(project) as http:
+        return [http.infer("eta", [{"zone": 1, "distance": 2.0}])["prediction_id"] for _ in range(count)]
+
+
+def test_shipped_and_live_records_together_are_each_there_once(project):
+    first = ask(project, 3)
+    before = project.log.table()
+    assert before.column("id").to_pylist() == first
+    then = ask(project, 1)  # another gateway, another segment: the first one's is closed
+    assert ship(project) == 1
+    assert project.log.table().column("id").to_pylist() == [*first, *then]
+    assert project.log.table().slice(0, 3).equals(before)
+    assert project.log.to_pandas(model="other").empty
+    assert project.log.table(until=project.clock.now() - timedelta(days=9999)).num_rows == 0
+
+
+def test_an_unknown_kind_names_the_known_ones(project):
+    with pytest.raises(UnknownName, match="predictions"):
+        project.log.table("prediction")
+
+
+def test_where_time_is_simulated_readers_need_everything(project):
+    assert needed_since(project, project.clock.now()) == 0
+
+
+def test_readers_need_the_log_since_the_oldest_window_that_may_be_open(project, monkeypatch):
+    now = project.clock.now()
+    settings = replace(project.settings, clock=ClockSettings())
+    monkeypatch.setattr(type(project), "settings", property(lambda _: settings))
+    assert to_micros(now - timedelta(days=30)) < needed_since(project, now) < to_micros(now - timedelta(days=1))
