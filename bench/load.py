@@ -174,19 +174,19 @@ class Result:
 
 def closed(
     spec: Spec, clients: int, seconds: float, *, warm: float = WARM, bad_clients: int = 0, retries: int = 0,
-    on_answer: Callable[[bytes, bytes], None] | None = None, count: int = 0,
+    on_answer: Callable[[bytes, bytes], None] | None = None, stop: Callable[[Result], bool] | None = None,
 ) -> Result:  # fmt: skip
     """Ask as fast as the answers come.
 
     Args:
         spec: What is asked.
         clients: Connections.
-        seconds: After the warm-up; or the longest time that `count` answers may take.
+        seconds: After the warm-up; with `stop`, the longest time.
         warm: Seconds that do not count.
         bad_clients: Further connections that ask `spec.bad` only; their answers are counted apart.
         retries: How often a request is sent again when its connection died before any byte of an answer.
         on_answer: Called with (request, answer) of every good client.
-        count: Stop after that many answers.
+        stop: Asked now and then with what was counted so far whether to end.
     """
     poll = select.epoll()
     good, bad = spec.requests(spec.bodies), spec.requests(spec.bad)
@@ -199,7 +199,7 @@ def closed(
         link.left = retries
         link.ask((bad if link.bad else good)[k % len(bad if link.bad else good)], now, now)
     turn = len(links)
-    while now < end and not (count and out.answered + out.failed >= count):
+    while now < end and not (stop is not None and stop(out)):
         for fd, _ in poll.poll(0.5):
             link = found[fd]
             answer = link.take()

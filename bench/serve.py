@@ -219,18 +219,18 @@ def measured(
     run: Run, folder: Path, model: Path, ours: Product, name: str, setting: str, kind: str, truth: float
 ) -> dict[str, Any]:
     """Return what one peer does in one setting with one model, or why it cannot be measured."""
-    place = folder / "peers" / f"{name}-{kind}-{setting.split()[0]}"
+    place = folder / "peers" / f"{name}-{kind}-{peers.peer(name).SETTINGS.index(setting)}"
     what = peers.peer(name)
     try:
         with peers.running(name, kind, model, place, setting) as server:
-            spec = Spec(server.port, what.PATH, [what.body([row]).decode() for row in rows()])
+            spec = Spec(server.port, what.PATH, [what.body([row], kind).decode() for row in rows()])
             answer = peers.ask(server.port, what.PATH, spec.bodies[0].encode())
             if abs(what.value(answer.body, kind) - truth) > 1e-4 * max(1.0, abs(truth)):
                 return {"reason": f"answers {what.value(answer.body, kind):.6g}, the model says {truth:.6g}"}
             cell: dict[str, Any] = {"ready_s": round(server.ready_s, 1), "mb": round(memory(server.pid))}
             cell |= in_pairs(run, spec, ours.spec(kind) if kind in ours.kinds else None)
             if kind == "lr":
-                cell["fairness"] = fairness(run, replace(spec, bad=()), [what.body([bad_row(b)]).decode() for b in BAD])
+                cell["fairness"] = fairness(run, replace(spec, bad=()), [what.body([bad_row(b)], kind).decode() for b in BAD])
             return cell
     except (peers.Unavailable, RuntimeError, OSError) as error:
         return {"reason": str(error)}

@@ -42,6 +42,8 @@ def write(folder: Path) -> dict[str, Path]:
     files = {}
     for kind, model in fit().items():
         files[kind] = folder / f"{kind}.joblib"
+        if hasattr(model, "_feature_subsample_rng"):  # of fitting only; an older numpy (pytriton's) cannot read it
+            model._feature_subsample_rng = None
         joblib.dump(model, files[kind])
         if kind == "lr":
             converted = onnx_of(model)

@@ -119,7 +119,7 @@ class Project:
 
     def artifact(
         self, model: str, version: str, estimator: Any, service: FeatureService, sample: np.ndarray,
-        *, trusted: bool = True,
+        *, trusted: bool = True, code: str = "",
     ) -> VersionRef:  # fmt: skip
         """Write a version as a real artifact; `estimator` may be bytes of an ONNX file."""
         import io
@@ -134,7 +134,7 @@ class Project:
         signature = sign(data, ensure_signing_key(self.layout)) if kind == "pickle" else ""
         rows = io.BytesIO()
         np.save(rows, sample)
-        manifest = Manifest(model, version, "bench", kind, {}, service, "d", "", datetime.now(UTC), signature=signature)  # type: ignore[arg-type]
+        manifest = Manifest(model, version, "bench", kind, {}, service, "d", code, datetime.now(UTC), signature=signature)  # type: ignore[arg-type]
         folder = self.layout.artifacts / model / version
         _, digest = write_artifact(folder, manifest, {FILE_NAMES[kind]: data, "sample.npy": rows.getvalue()})
         return VersionRef(version, str(folder), digest, trusted)

@@ -43,7 +43,7 @@ class Peer(Protocol):
     SETTINGS: tuple[str, ...]  # the ways it is run; the first is its plain one
     PATH: str  # where a prediction is asked
 
-    def body(self, rows: list[list[float]]) -> bytes:
+    def body(self, rows: list[list[float]], kind: str) -> bytes:
         """Return the request's JSON in the peer's own format."""
 
     def value(self, answer: bytes, kind: str) -> float:
@@ -127,11 +127,12 @@ def running(name: str, kind: str, model: Path, folder: Path, setting: str) -> It
     port = free_port()
     command = what.command(str(python), kind, str(model), port, str(folder), setting)
     env = {**os.environ, **SINGLE, **QUIET, "PATH": f"{python.parent}:{os.environ.get('PATH', '')}"}
+    env.pop("PYTHONPATH", None)  # ours
     begin = time.monotonic()
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
         try:
-            wait_ready(process, port, folder / "output.txt", what.PATH, what.body([[0.0] * 30]))
+            wait_ready(process, port, folder / "output.txt", what.PATH, what.body([[0.0] * 30], kind))
             yield Running(port, process.pid, time.monotonic() - begin)
         finally:
             end_session(process)

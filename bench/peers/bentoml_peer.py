@@ -27,7 +27,7 @@ class Bench:
 """
 
 
-def body(rows):
+def body(rows, kind):
     return json.dumps({"rows": rows}).encode()
 
 

@@ -9,7 +9,7 @@ SETTINGS = ("plain",)
 PATH = "/v2/models/bench/infer"
 
 
-def body(rows):
+def body(rows, kind):
     flat = [v for row in rows for v in row]
     tensor = {"name": "input", "shape": [len(rows), len(rows[0])], "datatype": "FP64", "data": flat}
     return json.dumps({"inputs": [tensor]}).encode()

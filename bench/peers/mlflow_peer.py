@@ -11,7 +11,7 @@ SETTINGS = ("plain",)
 PATH = "/invocations"
 
 
-def body(rows):
+def body(rows, kind):
     return json.dumps({"inputs": rows}).encode()
 
 

@@ -27,10 +27,11 @@ class Onnx(MLModel):
 """
 
 
-def body(rows):
+def body(rows, kind):
     flat = [v for row in rows for v in row]
     tensor = {"name": "input", "shape": [len(rows), len(rows[0])], "datatype": "FP64", "data": flat}
-    return json.dumps({"inputs": [tensor]}).encode()
+    asked = {"outputs": [{"name": "predict_proba"}]} if kind == "lr" else {}  # unasked, the class is answered
+    return json.dumps({"inputs": [tensor], **asked}).encode()
 
 
 def value(answer, kind):
@@ -45,8 +46,6 @@ def command(python, kind, model, port, folder, setting):
          "parallel_workers": 0, "use_structured_logging": False}))  # fmt: skip
     implementation = "bench_onnx.Onnx" if kind == "onnx" else "mlserver_sklearn.SKLearnModel"
     what = {"name": "bench", "implementation": implementation, "parameters": {"uri": model}}
-    if kind == "lr":  # the probability is this output; unasked, the class is answered
-        what["outputs"] = [{"name": "predict_proba", "datatype": "FP64", "shape": [-1, 2]}]
     if setting != "no batching":
         what |= {"max_batch_size": 32, "max_batch_time": 0.005}
     (place / "model-settings.json").write_text(json.dumps(what))

@@ -11,7 +11,7 @@ SETTINGS = ("batching 32 / 5 ms", "batching 32 / no window")
 PATH = "/v2/models/bench/infer"
 
 
-def body(rows):
+def body(rows, kind):
     flat = [v for row in rows for v in row]
     tensor = {"name": "input", "shape": [len(rows), len(rows[0])], "datatype": "FP64", "data": flat}
     return json.dumps({"inputs": [tensor]}).encode()
@@ -42,7 +42,7 @@ def serve(kind, model, port, folder, setting):
 
     grpc, metrics = _ports(2)
     config = TritonConfig(http_port=port, grpc_port=grpc, metrics_port=metrics, http_address="127.0.0.1",
-                          grpc_address="127.0.0.1", log_verbose=0, log_info=False)  # fmt: skip
+                          grpc_address="127.0.0.1", log_verbose=0)  # fmt: skip
     window = 5000 if "5 ms" in setting else 0
     how = ModelConfig(max_batch_size=32, batching=True, batcher=DynamicBatcher(max_queue_delay_microseconds=window))
     with Triton(config=config, workspace=f"{folder}/workspace") as triton:

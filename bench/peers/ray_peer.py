@@ -10,7 +10,7 @@ SETTINGS = ("batching 32 / 5 ms", "no batching")
 PATH = "/predict"
 
 
-def body(rows):
+def body(rows, kind):
     return json.dumps({"input": rows[0]}).encode()
 
 
