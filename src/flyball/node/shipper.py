@@ -16,10 +16,12 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flyball.adapters.kafka_log import KafkaLog, read_sent
 from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, child_environment, die_with_parent, failed, log
 from flyball.adapters.local.segments import read_needed, read_shipped, segments_of
@@ -68,11 +70,19 @@ class Shipper:
         left = 0
         if needed is not None:
             keep = self._settings.keep_segments
-            old = removable(segments, self._shipper.shipped, now=now, keep=keep, needed=needed.since)
+            copied = self._copied(segments)
+            old = removable(copied, self._shipper.shipped, now=now, keep=keep, needed=needed.since)
             self._remove(old, "kept long enough")
-            segments = [s for s in segments if s not in old]
-            left = self._hold_budget(segments, needed.since)
+            left = self._hold_budget([s for s in segments if s not in old], needed.since)
+            segments = segments_of(self._layout.log)
         self._measure(shipped, left, segments)
+
+    def _copied(self, segments: list[Segment]) -> list[Segment]:
+        """Return the segments of which Kafka, if it is to have a copy, has everything."""
+        if not self._settings.kafka:
+            return segments
+        sent, torn = read_sent(self._layout.log), self._shipper.shipped.torn
+        return [s for s in segments if sent.get(s.name, 0) >= s.size - torn.get(s.name, 0)]
 
     def _expire(self, now: int) -> None:
         parts = expired(self._shipper.shipped, self._retention(), now=now)
@@ -91,9 +101,10 @@ class Shipper:
             log("segments deleted", segments=len(segments), bytes=sum(s.size for s in segments), why=why)
 
     def _hold_budget(self, segments: list[Segment], needed: int) -> int:
-        budget = self._settings.budget
+        budget, copied = self._settings.budget, self._copied(segments)
+        held = [replace(s, closed=s.closed and s in copied) for s in segments]
         gone, files, left = over_budget(
-            segments, self._shipper.shipped, budget=budget, needed=needed, local_parts=self._local
+            held, self._shipper.shipped, budget=budget, needed=needed, local_parts=self._local
         )
         self._remove(gone, "over log.budget")
         if files:
@@ -142,6 +153,7 @@ async def watch(config: Config, command: list[str]) -> None:
     beats.start()
     beats.ready()
     last = -_CLEAN
+    copying = asyncio.create_task(_copy_for_ever(config)) if config.settings.log.kafka else None
     while not ending.is_set():
         waited = time.monotonic() - last
         if waited >= _CLEAN or (waited >= config.settings.log.ship_every.total_seconds() and _work(config.layout)):
@@ -149,6 +161,26 @@ async def watch(config: Config, command: list[str]) -> None:
             await _turn(command, ending)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ending.wait(), _LOOK)
+    if copying is not None:
+        copying.cancel()
+
+
+async def _copy_for_ever(config: Config) -> None:
+    """Send Kafka its copy, on a thread; what it takes long for is sent by a later turn."""
+    measures, root, sink = Measures(config.layout.state / "kafka.prom"), config.layout.log, None
+    while True:
+        try:
+            sink = sink or KafkaLog(root, config.settings.log.kafka)
+            records = await asyncio.to_thread(lambda s=sink: s.send(segments_of(root)))
+            measures.count("flyball_log_kafka_records_total", records, "Log records that Kafka confirmed.")
+        except FlyballError as error:
+            failed("log not copied to Kafka", error)
+            measures.count("flyball_log_kafka_failures_total", 1, "Deliveries to Kafka that failed.")
+        sent = read_sent(root)
+        behind = sum(s.size - sent.get(s.name, 0) for s in segments_of(root))
+        measures.set("flyball_log_kafka_behind_bytes", behind, "Bytes of segments that Kafka has not confirmed.")
+        measures.write()
+        await asyncio.sleep(_LOOK)
 
 
 def _work(layout: Layout) -> bool:

@@ -164,7 +164,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
         slot=slot,
         store=await _open_store(config),
         store_name=settings.online.store,
-        measures=lambda: read_measures(layout.state / "ingest.prom") + read_measures(layout.state / "shipper.prom"),
+        measures=lambda: b"".join(read_measures(layout.state / f"{n}.prom") for n in ("ingest", "shipper", "kafka")),
         log=writer,
         key=config.secret(settings.server.key).encode() if settings.server.key else None,
         access=AccessFile(layout.access),
