@@ -1,31 +1,43 @@
 """One version's rows, many requests at a time, without a timer.
 
-While a batch runs, requests queue; the next batch takes what is there. A cheap model runs in the event loop at the end
-of the turn in which its requests came; an expensive one runs on the version's own thread, a remote one is awaited.
-A failed batch is split until only the offending rows fail, so a bad row never fails its neighbours.
+While a batch runs, requests queue; the next batch takes what is there, but never so many rows that the earliest
+deadline among them is predicted to be missed. A cheap model runs in the event loop, a request that is alone at once and
+without a queue; an expensive one runs on the worker's shared lanes, a remote one is awaited. A failed batch is split
+until only the offending rows fail, so a bad row never fails its neighbours.
+
+There is one batcher per loaded version: its matrix has one width and one type, and a version takes no parameters and
+always answers with all its outputs, so rows that meet here may always be answered together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 
 from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
+from flyball.serving.cost import CostModel
+from flyball.serving.lanes import shared_lanes
+from flyball.serving.slots import Counter, Slot
 
 __all__ = ["ANY", "SEVERAL", "Batcher", "Item", "check_output", "numbers"]
 
+log = logging.getLogger("flyball.serving")
 Matrix = np.ndarray
+Values = list[float | list[float] | None]
 ANY, SEVERAL = -1, -2  # columns of an answer: whatever the model says; as many as it likes, but not one number
-_SPLITS = 64  # a failing batch is cut at most this often; what is left fails with the last cause
-_LEARNING = 0.05  # weight of the newest batch in the learned cost
 _REMEMBERED = 512  # answers the p99 is taken over
 _FIRST_P99, _NEXT_P99 = 64, 256  # answers before the first and between later looks at the p99
+_TINY = 20e-6  # seconds: below it a row costs less than what waiting for neighbours saves
+_CROWDED = 8  # batches of one request after a larger one before a request is taken at once again
+_LEARN_EVERY = 8  # rows taken at once are learned from now and then
+_FLOAT = np.dtype(np.float64)
+_ns = time.perf_counter_ns
 
 
 class Item:
@@ -41,8 +53,8 @@ class Item:
         self.matrix = matrix
         self.deadline = deadline
         self.future = future
-        self.queued = time.perf_counter_ns()
-        self.values: list[float | list[float] | None] = []
+        self.queued = _ns()
+        self.values: Values = []
         self.errors: dict[int, str] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.gone = False  # the outside system behind the model is not there
@@ -50,12 +62,23 @@ class Item:
         self.wait = 0
         self.run = 0
 
+    @classmethod
+    def answered(cls, matrix: Matrix, values: Values, *, run: int = 0) -> Item:
+        """Return an item that nobody has to wait for."""
+        item = cls.__new__(cls)
+        item.matrix, item.values, item.run = matrix, values, run
+        item.errors = item.timer = None
+        item.gone = item.absent = False
+        item.deadline = item.queued = item.wait = 0
+        return item
+
 
 class Batcher:
     """Queue rows for one version and run them in batches.
 
-    Exactly one of `predict` and `remote` is given. `cost` is the learned time of a batch in seconds; below
-    `in_loop` seconds a batch runs in the event loop.
+    Exactly one of `predict` and `remote` is given. `cost` is the learned time of one row in seconds; a batch that is
+    predicted to take less than `in_loop` seconds runs in the event loop. `broken` says that the last turn failed by a
+    fault of the batcher itself; `slot`, when set, counts batches, splits and restarts.
     """
 
     def __init__(
@@ -73,22 +96,34 @@ class Batcher:
         self._remote = remote
         self._max_rows = max_rows
         self._in_loop = in_loop
-        self.cost = cost
+        self.costs = CostModel(cost)
         self.columns = columns
+        self.slot: Slot | None = None
+        self.broken = False
         self._queue: deque[Item] = deque()
+        self._rows = 0  # in the queue
         self._busy = False
-        self._thread: ThreadPoolExecutor | None = None
+        self._running = 0  # rows of the batch under way
+        self._since = 0.0  # monotonic start of it
         self._tasks: set[asyncio.Task[None]] = set()
+        self._crowd = 0
+        self._ran = False  # a request was taken at once in this turn of the loop
+        self._until_learn = 1
         self._durations: deque[int] = deque(maxlen=_REMEMBERED)
         self._p99 = max(int(cost * 3e6), 1000)  # µs; at first three times the cost, 1 ms at least
         self._until_p99 = _FIRST_P99
 
     @property
+    def cost(self) -> float:
+        """The learned seconds of one row."""
+        return self.costs.at(1)
+
+    @property
     def mode(self) -> Literal["loop", "thread", "remote"]:
-        """Where the next batch runs."""
+        """Where the next row runs."""
         if self._remote is not None:
             return "remote"
-        return "loop" if self.cost < self._in_loop else "thread"
+        return "loop" if self.costs.at(1) < self._in_loop else "thread"
 
     @property
     def waiting(self) -> int:
@@ -100,112 +135,217 @@ class Batcher:
         """99th percentile of wait and run of the newest answers, in seconds."""
         return self._p99 / 1e6
 
+    def predicted_wait(self, rows: int) -> float:
+        """Return in how many seconds `rows` more rows are predicted to be answered.
+
+        A batch under way that took longer than predicted is taken to need as long again as it has taken.
+        """
+        ahead = self._rows + rows
+        batches = -(-ahead // self._max_rows)
+        wait = self.costs.a * batches + self.costs.b * ahead
+        if self._running:
+            elapsed = time.monotonic() - self._since
+            predicted = self.costs.at(self._running)
+            wait += predicted - elapsed if elapsed <= predicted else elapsed
+        return wait
+
+    def now(self, matrix: Matrix) -> Item | None:
+        """Answer at once if that is cheaper than to wait for neighbours; None when the rows have to be submitted.
+
+        A model of microseconds always answers at once while its queue is empty, others when no neighbour was seen
+        lately, neither in this turn of the loop nor in the batches before.
+        """
+        predict, rows = self._predict, len(matrix)
+        if self._busy or predict is None or (cost := self.costs.a + self.costs.b * rows) >= self._in_loop:
+            return None
+        if cost > _TINY:
+            if self._crowd or self._ran or rows > self._max_rows:
+                return None
+            self._ran = True
+            asyncio.get_running_loop().call_soon(self._turned)
+        start = _ns()
+        try:
+            answer = predict(matrix)
+            values = _lone(answer, self.columns) if rows == 1 else None
+            if values is None:
+                values = check_output(answer, rows, self.columns).tolist()
+        except Exception as error:
+            if rows > 1:
+                return None  # the queue splits it
+            item = Item.answered(matrix, [None], run=(_ns() - start) // 1000)
+            item.errors = {0: _cause(error)}
+            return item
+        spent = _ns() - start
+        self._until_learn -= 1
+        if self._until_learn <= 0:
+            self._until_learn = _LEARN_EVERY
+            self.costs.learn(rows, spent / 1e9)
+        item = Item.answered(matrix, values, run=spent // 1000)
+        self._note(item.run, 1, rows)
+        return item
+
     def submit(self, matrix: Matrix, deadline: float) -> asyncio.Future[Item]:
-        """Queue rows; the future becomes an Item whose `values` and `errors` are set. It never raises."""
+        """Queue rows; the future becomes an Item whose `values` and `errors` are set. It never raises.
+
+        Cancelling the future, or the task that awaits it, takes the rows out of the queue.
+        """
         loop = asyncio.get_running_loop()
         item = Item(matrix, deadline, loop.create_future())
         self._queue.append(item)
-        if self._remote is not None or self.cost >= self._in_loop:
-            late = max(deadline - time.monotonic(), 0.0)
-            item.timer = loop.call_later(late, self._expire, item)
+        self._rows += len(matrix)
+        if self._remote is not None or self._busy or self.costs.at(self._rows) >= self._in_loop:
+            self._watch(loop, item)
         if not self._busy:
             self._busy = True
             loop.call_soon(self._turn)
         return item.future
 
     def close(self) -> None:
-        """Stop the thread; what still waits fails."""
+        """Give up what runs; what still waits fails."""
         while self._queue:
             self._fail(self._queue.popleft(), "the version was unloaded")
+        self._rows = 0
         for task in self._tasks:
             task.cancel()
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, item: Item) -> None:
+        item.timer = loop.call_later(max(item.deadline - time.monotonic(), 0.0), self._expire, item)
+
+    def _turned(self) -> None:
+        self._ran = False
+
+    # -- turns --------------------------------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        batch = self._take()
-        if not batch:
-            self._busy = False
-            return
-        if self.mode == "loop":
-            self._run_here(batch)
-            self._busy = bool(self._queue)
-            if self._busy:
-                asyncio.get_running_loop().call_soon(self._turn)
-            return
-        task = asyncio.get_running_loop().create_task(self._run_away(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        """Take the next batch and run it. A fault in here fails that batch and nothing else; the queue goes on."""
+        batch: list[Item] = []
+        try:
+            batch = self._take()
+            if not batch:
+                self._busy = False
+                return
+            rows = sum(len(item.matrix) for item in batch)
+            if self._remote is None and self.costs.at(rows) < self._in_loop and self._run_here(batch, rows):
+                self._next()
+            else:
+                self._leave(batch, rows)
+        except Exception as error:
+            self._restart(batch, error)
+        else:
+            self.broken = False
+
+    def _next(self) -> None:
+        self._busy = bool(self._queue)
+        if self._busy:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _restart(self, batch: list[Item], error: Exception) -> None:
+        log.error("a turn of the batcher failed; it goes on", extra={"cause": _cause(error)}, exc_info=error)
+        self.broken = True
+        if self.slot is not None:
+            self.slot.add(Counter.LOOP_RESTARTS)
+        self._running = 0
+        for item in batch:
+            self._fail(item, f"the batch was lost: {_cause(error)}")
+        self._next()
 
     def _take(self) -> list[Item]:
+        """Return the items of the next batch: live ones, as many rows as all their deadlines allow."""
         queue, rows = self._queue, 0
         batch: list[Item] = []
         now = time.monotonic()
-        while queue and (not batch or rows + len(queue[0].matrix) <= self._max_rows):
-            item = queue.popleft()
-            if item.future.done():
-                continue
-            if item.deadline <= now:
-                self._expire(item)
-                continue
-            batch.append(item)
-            rows += len(item.matrix)
+        first = float("inf")  # the earliest deadline of the batch
+        while queue:
+            item = queue[0]
+            n = len(item.matrix)
+            if not item.future.done() and item.deadline > now:
+                first = min(first, item.deadline)
+                if batch and (rows + n > self._max_rows or now + self.costs.at(rows + n) > first):
+                    break
+                batch.append(item)
+                rows += n
+            queue.popleft()
+            self._rows -= n
+            self._expire(item) if item.deadline <= now else None
+        if len(batch) > 1:
+            self._crowd = _CROWDED
+        elif self._crowd:
+            self._crowd -= 1
         return batch
 
-    def _run_here(self, batch: list[Item]) -> None:
+    def _run_here(self, batch: list[Item], rows: int) -> bool:
+        """Run a batch in the loop; False when it failed and has to be split, which takes longer than a loop may."""
         assert self._predict is not None
-        start = time.perf_counter_ns()
-        matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([i.matrix for i in batch])
+        start = _ns()
+        matrix = _joined(batch)
         try:
-            values = check_output(self._predict(matrix), len(matrix), self.columns).tolist()
+            values: Values = check_output(self._predict(matrix), rows, self.columns).tolist()
         except Exception as error:
-            values, errors = _split(self._predict, matrix, self.columns, error)
-            self._deliver(batch, values, errors, start)
-            return
+            if rows > 1:
+                return False
+            self._deliver(batch, [None], {0: _cause(error)}, start)
+            return True
         end = self._deliver(batch, values, None, start)
-        self._learn((end - start) / 1e9)
+        self.costs.learn(rows, (end - start) / 1e9)
+        return True
+
+    def _leave(self, batch: list[Item], rows: int) -> None:
+        """Have a batch run outside of the loop."""
+        loop = asyncio.get_running_loop()
+        for item in batch:
+            if item.timer is None:
+                self._watch(loop, item)
+        self._running, self._since = rows, time.monotonic()
+        task = loop.create_task(self._run_away(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run_away(self, batch: list[Item]) -> None:
-        start = time.perf_counter_ns()
-        gone = absent = False
-        matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([i.matrix for i in batch])
         try:
-            values, errors = await self._call(matrix, max(i.deadline for i in batch))
+            await self._answered_away(batch)
         except asyncio.CancelledError:
             for item in batch:
                 self._fail(item, "the version was unloaded")
             raise
+        except Exception as error:
+            self._restart(batch, error)
+        else:
+            self._running = 0
+            self._turn()
+
+    async def _answered_away(self, batch: list[Item]) -> None:
+        start = _ns()
+        gone = absent = False
+        matrix = _joined(batch)
+        try:
+            values, errors = await self._call(matrix, max(i.deadline for i in batch))
         except Exception as error:  # only whole-batch causes come here: gone, late
             text, gone = _cause(error), isinstance(error, Unavailable)
             absent = gone and not getattr(error, "sent", True)
             values, errors = [None] * len(matrix), dict.fromkeys(range(len(matrix)), text)
         end = self._deliver(batch, values, errors, start, gone=gone, absent=absent)
         if errors is None:
-            self._learn((end - start) / 1e9)
-        self._turn()
+            self.costs.learn(len(matrix), (end - start) / 1e9)
+        elif len(matrix) > 1 and self.slot is not None and not gone:
+            self.slot.add(Counter.BATCH_SPLITS)
 
-    async def _call(
-        self, matrix: Matrix, deadline: float
-    ) -> tuple[list[float | list[float] | None], dict[int, str] | None]:
+    async def _call(self, matrix: Matrix, deadline: float) -> tuple[Values, dict[int, str] | None]:
         if self._remote is not None:
             return await _split_remote(self._remote, matrix, self.columns, deadline)
-        predict, columns = self._predict, self.columns
-        assert predict is not None
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="flyball-model")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, _attempt, predict, matrix, columns)
+        assert self._predict is not None
+        return await shared_lanes().run(_attempt, self._predict, matrix, self.columns, deadline)
 
     def _deliver(
         self,
         batch: list[Item],
-        values: list[float | list[float] | None],
+        values: Values,
         errors: dict[int, str] | None,
         start: int,
         *,
         gone: bool = False,
         absent: bool = False,
     ) -> int:
-        end, at = time.perf_counter_ns(), 0
+        end, at = _ns(), 0
         for item in batch:
             n = len(item.matrix)
             future = item.future
@@ -221,15 +361,21 @@ class Batcher:
                 self._durations.append(item.wait + item.run)
                 future.set_result(item)
             at += n
-        self._until_p99 -= len(batch)
+        self._note(None, len(batch), at)
+        return end
+
+    def _note(self, duration: int | None, items: int, rows: int) -> None:
+        """Count a batch, and look at the p99 now and then."""
+        if duration is not None:
+            self._durations.append(duration)
+        if self.slot is not None:
+            self.slot.add(Counter.BATCHES)
+            self.slot.add(Counter.BATCH_ROWS, rows)
+        self._until_p99 -= items
         if self._until_p99 <= 0:
             self._until_p99 = _NEXT_P99
             ranked = sorted(self._durations)
             self._p99 = ranked[min(len(ranked) - 1, int(len(ranked) * 0.99))] if ranked else self._p99
-        return end
-
-    def _learn(self, seconds: float) -> None:
-        self.cost += _LEARNING * (seconds - self.cost)
 
     def _expire(self, item: Item) -> None:
         self._fail(item, "no answer before the deadline", late=True)
@@ -240,10 +386,30 @@ class Batcher:
         cause = f"{DeadlineExceeded.__name__}: {text}" if late else text
         item.values = [None] * len(item.matrix)
         item.errors = dict.fromkeys(range(len(item.matrix)), cause)
-        item.wait = (time.perf_counter_ns() - item.queued) // 1000
+        item.wait = (_ns() - item.queued) // 1000
         if item.timer is not None:
             item.timer.cancel()
         item.future.set_result(item)
+
+
+def _joined(batch: list[Item]) -> Matrix:
+    return batch[0].matrix if len(batch) == 1 else np.concatenate([item.matrix for item in batch])
+
+
+def _lone(answer: Matrix, columns: int | None) -> Values | None:
+    """Return the values of a usual answer to one row, None when it needs the long look of `check_output`."""
+    if type(answer) is not np.ndarray or answer.dtype is not _FLOAT or answer.shape[:1] != (1,):
+        return None
+    values: Values = answer.tolist()
+    first = values[0]
+    if columns is None:
+        return values if type(first) is float and first - first == 0.0 else None  # inf - inf and nan - nan are nan
+    if type(first) is not list or len(first) != columns or columns < 2:
+        return None
+    for part in first:
+        if part - part != 0.0:
+            return None
+    return values
 
 
 def check_output(values: Matrix, rows: int, columns: int | None) -> Matrix:
@@ -294,28 +460,31 @@ def _wanted(columns: int | None) -> str:
 
 
 def _attempt(
-    predict: Callable[[Matrix], Matrix], matrix: Matrix, columns: int | None
-) -> tuple[list[float | list[float] | None], dict[int, str] | None]:
+    predict: Callable[[Matrix], Matrix], matrix: Matrix, columns: int | None, deadline: float
+) -> tuple[Values, dict[int, str] | None]:
     try:
         return check_output(predict(matrix), len(matrix), columns).tolist(), None
     except Exception as error:
-        return _split(predict, matrix, columns, error)
+        return _split(predict, matrix, columns, error, deadline)
 
 
 def _split(
-    predict: Callable[[Matrix], Matrix], matrix: Matrix, columns: int | None, error: Exception
-) -> tuple[list[float | list[float] | None], dict[int, str]]:
-    values: list[float | list[float] | None] = [None] * len(matrix)
+    predict: Callable[[Matrix], Matrix], matrix: Matrix, columns: int | None, error: Exception, deadline: float
+) -> tuple[Values, dict[int, str]]:
+    """Halve what failed until single rows fail: about 2 log2(n) calls for one offender among n rows.
+
+    What no call has judged at the deadline fails with the cause of the part it is in; nobody waits for it any more.
+    """
+    values: Values = [None] * len(matrix)
     errors: dict[int, str] = {}
-    parts, tries = [(0, len(matrix), error)], 0
+    parts = deque([(0, len(matrix), error)])
     while parts:
-        start, end, cause = parts.pop()
-        if end - start == 1 or tries >= _SPLITS:
+        start, end, cause = parts.popleft()
+        if end - start == 1 or time.monotonic() >= deadline:
             errors.update(dict.fromkeys(range(start, end), _cause(cause)))
             continue
         middle = (start + end) // 2
         for low, high in ((start, middle), (middle, end)):
-            tries += 1
             try:
                 values[low:high] = check_output(predict(matrix[low:high]), high - low, columns).tolist()
             except Exception as again:
@@ -325,13 +494,12 @@ def _split(
 
 async def _split_remote(
     remote: Callable[[Matrix, float], Awaitable[Matrix]], matrix: Matrix, columns: int | None, deadline: float
-) -> tuple[list[float | list[float] | None], dict[int, str] | None]:
-    values: list[float | list[float] | None] = [None] * len(matrix)
+) -> tuple[Values, dict[int, str] | None]:
+    values: Values = [None] * len(matrix)
     errors: dict[int, str] = {}
-    parts, tries = [(0, len(matrix))], 0
+    parts = deque([(0, len(matrix))])
     while parts:
-        start, end = parts.pop()
-        tries += 1
+        start, end = parts.popleft()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 answer = await remote(matrix[start:end], deadline)
@@ -339,11 +507,11 @@ async def _split_remote(
         except Exception as error:
             if isinstance(error, TimeoutError | Unavailable):
                 raise  # late or gone: asking again with half the rows cannot help
-            if end - start == 1 or tries >= _SPLITS:
-                errors.update(dict.fromkeys(range(start, end), _cause(error)))
+            if end - start == 1:
+                errors[start] = _cause(error)
                 continue
             middle = (start + end) // 2
-            parts += [(middle, end), (start, middle)]
+            parts += [(start, middle), (middle, end)]
     return values, errors or None
 
 
