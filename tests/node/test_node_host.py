@@ -5,9 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from flyball.adapters.local.ipc import PeerGone, Server
+from flyball.adapters.local.ipc import PeerGone
+from flyball.adapters.local.ring_server import RingServer
 from flyball.adapters.local.tables import host_name
-from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError
+from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Unavailable
 from flyball.layout import Layout
 from flyball.node.host import Host
 from flyball.node.remote import RemoteHost
@@ -30,22 +31,29 @@ class Model:
         return matrix.sum(axis=1)
 
 
-def play(tmp_path, load, story):
+def play(tmp_path, load, story, **settings):
+    """Run a host on a thread of its own, as its process would, and a story of a worker beside it."""
     layout = Layout(tmp_path, tmp_path)
+    server = RingServer(layout.socket(host_name(REF.digest)))
+    host = Host(server, load, **settings)
+    host.start()
+    server.start()
+    thread = threading.Thread(target=host.run)
+    thread.start()
 
     async def main():
-        host = Host(load)
-        await host.start()
-        server = Server(layout.socket(host_name(REF.digest)), {"predict": host.predict, "info": host.info})
-        await server.start()
         remote = RemoteHost(layout, REF)
         try:
             return await story(host, server, remote)
         finally:
             remote.close()
-            await server.close(drain=0.1)
 
-    return asyncio.run(main())
+    try:
+        return asyncio.run(main())
+    finally:
+        host.end()
+        thread.join()
+        server.close()
 
 
 def soon(seconds=5.0):
@@ -96,19 +104,23 @@ def test_a_version_that_cannot_be_loaded_answers_with_the_reason(tmp_path):
     play(tmp_path, load, story)
 
 
-def test_a_hung_model_costs_a_deadline_and_shows_as_stuck(tmp_path, monkeypatch):
-    monkeypatch.setattr("flyball.node.host._STUCK", 0.05)
-    model = Model()
+def test_a_hung_model_costs_a_deadline_and_shows_as_overdue(tmp_path, monkeypatch):
+    monkeypatch.setattr("flyball.node.host._GRACE", 0.05)
+    model, alarms = Model(), []
     model.hold.clear()
 
     async def story(host, server, remote):
         with pytest.raises(DeadlineExceeded):
             await remote.predict(np.ones((1, 1)), soon(0.1))
-        stuck = not host.alive()
+        while host.alive():
+            await asyncio.sleep(0.005)
         model.hold.set()
-        return stuck
+        while not host.alive():
+            await asyncio.sleep(0.005)
 
-    assert play(tmp_path, lambda: model.predict, story)
+    play(tmp_path, lambda: model.predict, story, alarm=alarms.append)
+    assert 0.1 < alarms[0] <= 0.15 + 1e-3
+    assert alarms[1:] == [0.0]
 
 
 def test_a_request_whose_deadline_passed_in_the_queue_is_not_computed(tmp_path):
@@ -128,18 +140,16 @@ def test_a_request_whose_deadline_passed_in_the_queue_is_not_computed(tmp_path):
     assert model.sizes == [1, 2]
 
 
-def test_a_host_that_is_not_there_is_an_error_at_once(tmp_path):
-    async def story(host, server, remote):
-        await remote.predict(np.ones((1, 1)), soon())
-        await server.close(drain=0)
-        while remote.connected:
-            await asyncio.sleep(0.001)
+def test_a_host_that_is_not_there_is_an_error_at_once_and_says_nothing_about_the_model(tmp_path):
+    async def main():
         started = time.monotonic()
-        with pytest.raises(PeerGone):
-            await remote.predict(np.ones((1, 1)), soon())
-        return time.monotonic() - started
+        with pytest.raises(PeerGone) as gone:
+            await RemoteHost(Layout(tmp_path, tmp_path), REF).predict(np.ones((1, 1)), soon())
+        return gone.value.sent, time.monotonic() - started
 
-    assert play(tmp_path, lambda: Model().predict, story) < 0.05
+    sent, took = asyncio.run(main())
+    assert not sent
+    assert took < 0.05
 
 
 def test_a_wrong_number_of_answers_is_an_error(tmp_path):
@@ -158,3 +168,68 @@ def test_an_answer_too_wide_to_carry_is_the_models_failure(tmp_path):
 
     answers = play(tmp_path, lambda: lambda m: np.ones((len(m), 5000 if len(m) == 1 else 2)), story)
     assert answers.shape == (2, 2)
+
+
+def test_a_matrix_that_fits_no_slot_travels_all_the_same(tmp_path):
+    wide = np.arange(600.0 * 200).reshape(600, 200)
+
+    async def story(host, server, remote):
+        return await remote.predict(wide, soon()), await remote.predict(wide[:2], soon())
+
+    large, small = play(tmp_path, lambda: lambda m: m * 2, story)
+    assert (large == wide * 2).all()
+    assert (small == wide[:2] * 2).all()
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), MemoryError("no room"), Unavailable("mine")])
+def test_whatever_a_model_raises_is_its_failure_and_the_next_request_is_answered(tmp_path, raised):
+    def predict(matrix):
+        if matrix[0, 0] < 0:
+            raise raised
+        return matrix[:, 0]
+
+    async def story(host, server, remote):
+        with pytest.raises(FlyballError) as failure:
+            await remote.predict(-np.ones((1, 1)), soon())
+        assert not isinstance(failure.value, Unavailable)
+        return await remote.predict(np.ones((1, 1)), soon())
+
+    assert play(tmp_path, lambda: predict, story).tolist() == [1.0]
+
+
+def test_a_version_that_exits_while_it_is_loaded_answers_with_the_reason(tmp_path):
+    def load():
+        raise SystemExit("not today")
+
+    async def story(host, server, remote):
+        with pytest.raises(FlyballError, match="cannot be loaded: not today"):
+            await remote.predict(np.ones((1, 1)), soon())
+
+    play(tmp_path, load, story)
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next_ones(tmp_path):
+    model = Model()
+    model.hold.clear()
+
+    async def story(host, server, remote):
+        with pytest.raises(DeadlineExceeded):
+            await remote.predict(np.full((1, 1), 7.0), soon(0.05))
+        following = asyncio.create_task(remote.predict(np.full((1, 1), 8.0), soon()))
+        await asyncio.sleep(0.01)
+        model.hold.set()
+        return await following
+
+    assert play(tmp_path, lambda: model.predict, story).tolist() == [8.0]
+
+
+def test_a_matrix_is_read_only_for_the_model(tmp_path):
+    def predict(matrix):
+        matrix[0, 0] = 5.0
+        return matrix[:, 0]
+
+    async def story(host, server, remote):
+        with pytest.raises(FlyballError, match="read-only"):
+            await remote.predict(np.ones((1, 1)), soon())
+
+    play(tmp_path, lambda: predict, story)

@@ -22,6 +22,8 @@ _YOUNG = 10.0
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _ROTATE = 16 << 20
+_KEPT = 1 << 20  # bytes kept of a log that grew to that
+_LOOK = 1.0  # seconds between two looks at its size
 
 
 class Child:
@@ -58,6 +60,7 @@ class Child:
         self._started = 0.0
         self._heard = 0.0
         self._next = 0.0
+        self._looked = 0.0
         self._young = 0  # deaths in a row before it was ten seconds old
         self._leaving = False
 
@@ -69,9 +72,12 @@ class Child:
     def step(self, now: float) -> None:
         """Hear beats, reap, kill when hung, start when due; never blocks."""
         self._hear(now)
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and self._ended(self._process):
             self._died(now)
-        elif self._process is not None and self.ready and now - self._heard > self._silence:
+        elif now - self._looked > _LOOK:
+            self._looked = now
+            self._shorten()
+        if self._process is not None and self.ready and now - self._heard > self._silence:
             log("child hung", child=self.name, pid=self.pid, silent_s=round(now - self._heard, 1))
             self.kill()
         if self._process is None and not self._leaving and now >= self._next:
@@ -88,7 +94,7 @@ class Child:
 
     def gone(self) -> bool:
         """Whether it has left."""
-        return self._process is None or self._process.poll() is not None
+        return self._process is None or self._ended(self._process)
 
     def close(self) -> None:
         """Reap and close the pipe."""
@@ -110,6 +116,18 @@ class Child:
         os.close(theirs)
         self._pipe, self._started, self._heard, self.ready = ours, now, now, False
         log("child started", child=self.name, pid=self.pid, restarts=self.restarts)
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> bool:
+        """Whether it has ended; what it started ends with it, while its number still belongs to it."""
+        if process.returncode is None:
+            try:
+                over = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                over = None
+            if over is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        return process.poll() is not None
 
     def _died(self, now: float) -> None:
         code = self._process.returncode if self._process is not None else 0
@@ -140,6 +158,15 @@ class Child:
         with contextlib.suppress(FileNotFoundError):
             if self._log.stat().st_size > _ROTATE:
                 self._log.replace(self._log.with_suffix(".log.1"))
+
+    def _shorten(self) -> None:
+        """Keep the end of a log that grew too large while its process runs; that appends, so it goes on."""
+        with contextlib.suppress(OSError):
+            if self._log.stat().st_size > _ROTATE:
+                with self._log.open("rb") as file:
+                    file.seek(-_KEPT, os.SEEK_END)
+                    self._log.with_suffix(".log.1").write_bytes(file.read())
+                os.truncate(self._log, 0)
 
     def _close_pipe(self) -> None:
         if self._pipe >= 0:

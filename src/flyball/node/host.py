@@ -1,170 +1,203 @@
 """Serve one model version that is not trusted in the workers' own process, behind its own limits.
 
-Run as `python -m flyball.node.host --project P --path ARTIFACT --digest D`. It answers `predict` on a unix socket to
-all workers of the node: while one batch runs, requests queue; the next batch takes what is there. The surprise: a
-version that cannot be loaded still gets a host. It answers every request with the reason, so that workers fall back to
-the champion at once instead of waiting for a process that keeps dying.
+Run as `python -m flyball.node.host --project P --path ARTIFACT --digest D`. It answers all workers of the node through
+shared memory: while one batch runs, requests queue; the next batch takes what is there. The model runs on the main
+thread, with a kernel timer set to kill this process a few seconds after the deadline of what it computes: neither a
+loop that never gives the interpreter back nor a lost lock can outlive that. The surprise: a version that cannot be
+loaded still gets a host. It answers every request with the reason, so that workers fall back to the champion at once
+instead of waiting for a process that keeps dying.
+
+With `--explain` the same process explains predictions instead (contributions per feature), so that a slow explanation
+never stands in a prediction's way.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from flyball.adapters.local.children import limit_memory
-from flyball.adapters.local.ipc import Call, Server, pack_matrix, unpack_matrix
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
-from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Unavailable
+from flyball.adapters.local.ring import Kind
+from flyball.adapters.local.ring_server import Ask, RingServer
+from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
 
     from flyball.layout import Layout
 
-__all__ = ["Host", "main"]
+__all__ = ["Host", "explainer", "loader", "main", "serve"]
+
+T = TypeVar("T")
+Predict = Callable[["np.ndarray"], "np.ndarray"]
+Explain = Callable[["np.ndarray", float], bytes]
 
 _MAX_ROWS = 4096
 _MAX_COLUMNS = 4096  # a larger answer would hold up the workers that read it
-_STUCK = 8.0
-
-
-@dataclass(slots=True)
-class _Waiting:
-    matrix: np.ndarray
-    until: float
-    answer: asyncio.Future[np.ndarray]
+_GRACE = 4.0  # seconds that a batch may run beyond its deadline before the kernel ends this process
+_IDLE = 5.0  # seconds between two looks at nothing
+_BEAT = 1.0
 
 
 class Host:
-    """Queue predict requests and run them in batches on one thread.
+    """Queue requests and run them in batches, one at a time, on the calling thread.
 
     Args:
-        load: Returns the model's `predict(matrix) -> array`; called once, on the thread.
+        server: Where requests come from and answers go to.
+        load: Returns the model's `predict(matrix) -> array`, or None for a host that only explains.
+        explain: Returns `explain(matrix, deadline) -> bytes`.
         max_rows: Rows of the largest batch.
+        alarm: Sets or, with 0, stops the timer that ends this process.
     """
 
-    def __init__(self, load: Callable[[], Callable[[np.ndarray], np.ndarray]], *, max_rows: int = _MAX_ROWS) -> None:
+    def __init__(
+        self,
+        server: RingServer,
+        load: Callable[[], Predict] | None,
+        *,
+        explain: Callable[[], Explain] | None = None,
+        max_rows: int = _MAX_ROWS,
+        alarm: Callable[[float], object] = lambda _: None,
+    ) -> None:
+        self._server = server
         self._load = load
+        self._load_explainer = explain
         self._max_rows = max_rows
-        self._queue: list[_Waiting] = []
-        self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._predict: Callable[[np.ndarray], np.ndarray] | None = None
-        self._broken: FlyballError = Unavailable("the model is still being loaded")
-        self._busy_since = 0.0
+        self._alarm = alarm
+        self._queue: deque[Ask] = deque()
+        self._predict: Predict | None = None
+        self._explain: Explain | None = None
+        self._broken: FlyballError = FlyballError("this host was not made for that")
+        self._ending = False
+        self._late = 0.0  # when what runs now is overdue, 0 while nothing runs
 
-    async def start(self) -> None:
+    def alive(self) -> bool:
+        """Whether nothing is overdue; the second lock, for a model that took the timer's signal for itself."""
+        return not self._late or time.monotonic() < self._late
+
+    def start(self) -> None:
         """Load the model; a failure is kept and told to every caller."""
-        loop = asyncio.get_running_loop()
         try:
-            self._predict = await loop.run_in_executor(self._thread, self._load)
-        except Exception as error:
+            self._predict = self._load() if self._load else None
+            self._explain = self._load_explainer() if self._load_explainer else None
+        except (SystemExit, KeyboardInterrupt, Exception) as error:
+            self._leave_if_forked()
             failed("model not loaded", error)
             kind = type(error) if isinstance(error, IntegrityError) else FlyballError
             self._broken = kind(f"the version cannot be loaded: {error or type(error).__name__}")
-        self._task = loop.create_task(self._run())
+        self._leave_if_forked()
 
-    def alive(self) -> bool:
-        """Whether no batch has been stuck for long; when one has, the supervisor hears no beats and restarts us."""
-        return not self._busy_since or time.monotonic() - self._busy_since < _STUCK
-
-    async def predict(self, body: list[Any], _: Call) -> list[Any]:
-        """Answer one request: [shape, bytes, monotonic deadline] -> [shape, bytes]."""
-        if self._predict is None:
-            raise type(self._broken)(str(self._broken))
-        shape, data, until = body
-        answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(unpack_matrix([shape, data]), until, answer))
-        self._wake.set()
-        return pack_matrix(await answer)
-
-    async def info(self, _: Any, __: Call) -> dict[str, Any]:
-        """Say how it is."""
-        return {"pid": os.getpid(), "loaded": self._predict is not None, "queued": len(self._queue)}
-
-    async def _run(self) -> None:
-        while True:
-            await self._wake.wait()
+    def run(self) -> None:
+        """Answer requests until `end`, then what is queued."""
+        while not self._ending or self._queue:
+            self._queue += self._server.wait(0.0 if self._queue else _IDLE)
             batch = self._take()
-            if not self._queue:
-                self._wake.clear()
             if batch:
-                await self._answer(batch)
+                self._answer(batch)
 
-    def _take(self) -> list[_Waiting]:
+    def end(self, *_: object) -> None:
+        """Have `run` return once the queue is empty; from any thread, or a signal's handler."""
+        self._ending = True
+        os.write(self._server.waker, b"e")
+
+    def _take(self) -> list[Ask]:
+        """Return what may run together: one kind, one width, at most `max_rows` unless the first alone has more."""
         now = time.monotonic()
-        batch: list[_Waiting] = []
+        batch: list[Ask] = []
         rows = 0
         while self._queue and (not batch or rows + len(self._queue[0].matrix) <= self._max_rows):
-            waiting = self._queue.pop(0)
-            if waiting.until < now:
-                waiting.answer.set_exception(DeadlineExceeded("the request's deadline passed while it waited"))
-                continue
-            if batch and waiting.matrix.shape[1:] != batch[0].matrix.shape[1:]:
-                self._queue.insert(0, waiting)
+            ask = self._queue[0]
+            if batch and (ask.matrix.shape[1] != batch[0].matrix.shape[1] or Kind.EXPLAIN in (ask.kind, batch[0].kind)):
                 break
-            batch.append(waiting)
-            rows += len(waiting.matrix)
+            self._queue.popleft()
+            if ask.until < now:
+                self._server.fail(ask, DeadlineExceeded("the request's deadline passed while it waited"))
+                continue
+            batch.append(ask)
+            rows += len(ask.matrix)
         return batch
 
-    async def _answer(self, batch: list[_Waiting]) -> None:
+    def _answer(self, batch: list[Ask]) -> None:
+        """Answer a batch; where it fails, each request alone, so that a bad row fails nobody else's."""
         import numpy as np
 
+        explain = batch[0].kind == Kind.EXPLAIN
         try:
-            matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([w.matrix for w in batch])
-            values = await self._compute(matrix)
+            if explain:
+                self._server.reply(batch[0], self._explained(batch[0]))
+                return
+            matrix = batch[0].matrix if len(batch) == 1 else np.concatenate([ask.matrix for ask in batch])
+            values = self._computed(batch, matrix)
         except Exception as error:
-            await self._apart(batch, error)
+            if len(batch) == 1:
+                self._server.fail(batch[0], error)
+                return
+            for ask in batch:
+                self._answer([ask])
             return
         at = 0
-        for waiting in batch:
-            end = at + len(waiting.matrix)
-            if not waiting.answer.done():
-                waiting.answer.set_result(values[at:end])
+        for ask in batch:
+            end = at + len(ask.matrix)
+            self._server.answer(ask, values[at:end])
             at = end
 
-    async def _apart(self, batch: list[_Waiting], error: Exception) -> None:
-        if len(batch) > 1:
-            for waiting in batch:
-                await self._answer([waiting])
-            return
-        told = error if isinstance(error, FlyballError) else FlyballError(f"{type(error).__name__}: {error}")
-        if not batch[0].answer.done():
-            batch[0].answer.set_exception(told)
+    def _explained(self, ask: Ask) -> bytes:
+        if self._explain is None:
+            raise type(self._broken)(str(self._broken))
+        explain = self._explain
+        return self._guarded([ask], lambda: explain(ask.matrix, ask.until))
 
-    async def _compute(self, matrix: np.ndarray) -> np.ndarray:
+    def _computed(self, batch: list[Ask], matrix: np.ndarray) -> np.ndarray:
         from flyball.serving.batcher import numbers
 
-        assert self._predict is not None
-        self._busy_since = time.monotonic()
-        try:
-            loop = asyncio.get_running_loop()
-            values = numbers(await loop.run_in_executor(self._thread, self._predict, matrix))
-        finally:
-            self._busy_since = 0.0
-        if len(values) != len(matrix):
-            raise FlyballError(f"the model answered {len(values)} rows to {len(matrix)}")
+        if self._predict is None:
+            raise type(self._broken)(str(self._broken))
+        predict = self._predict
+        values = self._guarded(batch, lambda: numbers(predict(matrix)))
+        if values.ndim not in (1, 2, 3) or len(values) != len(matrix):
+            answered = f"{len(values)} rows" if values.ndim else "one value"
+            raise FlyballError(f"the model answered {answered} to {len(matrix)}")
         if values.size > _MAX_COLUMNS * len(values):
             raise FlyballError(
                 f"the model answered shape {values.shape}; at most {_MAX_COLUMNS} values a row are sent on"
             )
         return values
 
+    def _guarded(self, batch: list[Ask], work: Callable[[], T]) -> T:
+        for ask in batch:
+            ask.begin()
+        now = time.monotonic()
+        end = max(now, *(ask.until for ask in batch)) + _GRACE
+        self._late = end
+        self._alarm(end - now)
+        try:
+            return work()
+        except (SystemExit, KeyboardInterrupt, GeneratorExit) as error:
+            raise FlyballError(f"the model raised {type(error).__name__}: {error}") from error
+        finally:
+            self._leave_if_forked()
+            self._alarm(0.0)
+            self._late = 0.0
 
-def loader(path: Path, digest: str, layout: Layout) -> Callable[[], Callable[[np.ndarray], np.ndarray]]:
+    def _leave_if_forked(self) -> None:
+        """End a process that user code forked off this one: it must not answer in its parent's name."""
+        if not self._server.alive:
+            os._exit(0)
+
+
+def loader(path: Path, digest: str, layout: Layout) -> Callable[[], Predict]:
     """Return what loads and warms an artifact, digest checked."""
 
-    def load() -> Callable[[np.ndarray], np.ndarray]:
+    def load() -> Predict:
         from flyball.registry.artifacts import load_version
 
         key = layout.signing_key.read_bytes() if layout.signing_key.exists() else b""
@@ -175,23 +208,52 @@ def loader(path: Path, digest: str, layout: Layout) -> Callable[[], Callable[[np
     return load
 
 
-async def run(host: Host, socket: Path) -> None:
-    """Serve until SIGTERM."""
+def explainer(path: Path, digest: str, layout: Layout) -> Callable[[], Explain]:
+    """Return what loads an artifact to explain its predictions; answers are msgpack of `Explained.pack()`."""
+
+    def load() -> Explain:
+        import msgspec
+
+        from flyball.registry.artifacts import load_version
+        from flyball.serving.contributions import Explainer
+
+        key = layout.signing_key.read_bytes() if layout.signing_key.exists() else b""
+        explain = Explainer.of(load_version(path, digest, signing_key=key)).explain
+        encode = msgspec.msgpack.Encoder().encode
+        return lambda matrix, deadline: encode(explain(matrix, deadline).pack())
+
+    return load
+
+
+def serve(host: Host, server: RingServer) -> None:
+    """Load, listen, answer until SIGTERM."""
     beats = Beats(alive=host.alive)
-    ending = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ending.set)
-    beats.start()
-    await host.start()
-    server = Server(socket, {"predict": host.predict, "info": host.info}, failed=failed)
-    await server.start()
+    threading.Thread(target=_beat, args=(beats,), name="beats", daemon=True).start()
+    signal.signal(signal.SIGTERM, host.end)
+    signal.set_wakeup_fd(server.waker, warn_on_full_buffer=False)
+    host.start()
+    signal.signal(signal.SIGTERM, host.end)  # a library may have taken it
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    server.start()
     beats.ready()
-    await ending.wait()
-    await server.close()
+    host.run()
+    server.close()
+
+
+def _beat(beats: Beats) -> None:
+    while True:
+        beats.beat()
+        time.sleep(_BEAT)
+
+
+def _alarm(seconds: float) -> None:
+    """Have the kernel end this process in `seconds`; 0 takes it back."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run from the command line of `python -m flyball.node.host`."""
-    from flyball.adapters.local.tables import host_name
+    from flyball.adapters.local.tables import explain_name, host_name
     from flyball.config import load
 
     parser = argparse.ArgumentParser(prog="flyball.node.host")
@@ -199,13 +261,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--environment")
     parser.add_argument("--path", type=Path, required=True)
     parser.add_argument("--digest", required=True)
+    parser.add_argument("--explain", action="store_true")
     given = parser.parse_args(arguments)
-    name = host_name(given.digest)
+    name = explain_name(given.digest) if given.explain else host_name(given.digest)
     die_with_parent(name)
     config = load(given.project, environment=given.environment)
     limit_memory(config.settings.server.host_memory)
     path = given.path if given.path.is_absolute() else config.root / given.path
-    asyncio.run(run(Host(loader(path, given.digest, config.layout)), config.layout.socket(name)))
+    server = RingServer(config.layout.socket(name))
+    if given.explain:
+        host = Host(server, None, explain=explainer(path, given.digest, config.layout), alarm=_alarm)
+    else:
+        host = Host(server, loader(path, given.digest, config.layout), alarm=_alarm)
+    serve(host, server)
     return 0
 
 

@@ -25,7 +25,16 @@ import msgspec
 
 from flyball.adapters.local.process import PARENT, die_with_parent, log, log_to
 from flyball.adapters.local.running import Running, bind, lock
-from flyball.adapters.local.tables import host_name, newest_table, read_table, untrusted
+from flyball.adapters.local.tables import (
+    CLAIM,
+    WANTED,
+    explain_name,
+    host_name,
+    newest_table,
+    read_table,
+    untrusted,
+    versions,
+)
 from flyball.disk import write_atomically
 from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
@@ -44,6 +53,9 @@ _SLOTS = 32
 _DRAIN = 10.0
 _HOST_SILENCE = 10.0
 _HOST_GRACE = 3.0
+_LOOK = 0.1  # seconds between two looks for processes that are wanted on demand
+_IDLE = 300.0  # seconds after the last question until such a process ends
+_CLAIMED = 60.0  # seconds that the claim on a host's death is kept
 
 
 def serve(project: Path, environment: str | None = None) -> NoReturn:
@@ -75,7 +87,10 @@ class Supervisor:
         self._arguments = ["--project", str(file), *(["--environment", environment] if environment else [])]
         self._hosts: dict[str, Child] = {}
         self._unneeded: dict[str, float] = {}
-        self._leaving: list[Child] = []
+        self._leaving: list[tuple[Child, float]] = []
+        self._explaining: dict[str, Child] = {}
+        self._versions: dict[str, VersionRef] = {}  # by the name of the process that would explain them
+        self._looked = 0.0
         self._table = -1
         self._ending = False
         self._started = time.time()
@@ -89,6 +104,7 @@ class Supervisor:
         server, control = self._settings.server, self._settings.control
         gate = bind(server.host, server.port, setting="server.port")
         admin = bind(control.host, control.port, setting="control.port")
+        self._private = self._layout.socket("any").parent
         self._map = SharedMap.create(self._layout.map, slots=max(server.workers, _SLOTS))
         for slot in self._map:
             slot.release()
@@ -101,6 +117,7 @@ class Supervisor:
         self._workers = [self._worker(slot, gate) for slot in range(server.workers)]
         self._control = self._child("control", "flyball.node.control", "--fd", str(admin.fileno()), keep=admin)
         self._ingest = self._child("ingest", "flyball.node.ingest")
+        self._shipper = self._child("shipper", "flyball.node.shipper")
         log("supervisor started", pid=os.getpid(), gateway=self._addresses[0], control=self._addresses[1])
         gc.freeze()
         try:
@@ -118,15 +135,31 @@ class Supervisor:
     def _turn(self) -> None:
         now = time.monotonic()
         self._watch_table(now)
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            self._on_demand()
         for child in self._children():
             child.step(now)
-        for child in [c for c in self._leaving if c.gone()]:
-            child.close()
-            self._leaving.remove(child)
+        self._let_go(now)
         self._publish()
 
+    def _let_go(self, now: float) -> None:
+        for child, since in list(self._leaving):
+            if child.gone():
+                child.close()
+                self._leaving.remove((child, since))
+            elif now - since > _DRAIN:
+                child.kill()
+
     def _children(self) -> list[Child]:
-        return [*self._workers, self._control, self._ingest, *self._hosts.values()]
+        return [
+            *self._workers,
+            self._control,
+            self._ingest,
+            self._shipper,
+            *self._hosts.values(),
+            *self._explaining.values(),
+        ]
 
     def _watch_table(self, now: float) -> None:
         version = self._map.table_version
@@ -139,10 +172,12 @@ class Supervisor:
 
     def _follow_table(self, version: int, now: float) -> None:
         try:
-            wanted = {host_name(r.digest): r for r in untrusted(read_table(self._layout, version))}
+            table = read_table(self._layout, version)
         except FlyballError as error:
             log("routing table unreadable", version=version, error=str(error))
             return
+        wanted = {host_name(r.digest): r for r in untrusted(table)}
+        self._versions = {explain_name(r.digest): r for r in versions(table)}
         for name, ref in wanted.items():
             self._unneeded.pop(name, None)
             if name not in self._hosts:
@@ -156,7 +191,22 @@ class Supervisor:
 
     def _retire(self, host: Child) -> None:
         host.leave()
-        self._leaving.append(host)
+        self._leaving.append((host, time.monotonic()))
+
+    def _on_demand(self) -> None:
+        """Start what workers asked for, end what nobody has asked for lately, forget old claims on deaths."""
+        now, wanted = time.time(), set()
+        for file in self._private.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                age = now - file.stat().st_mtime
+                if file.suffix == WANTED and age <= _IDLE and file.stem in self._versions:
+                    wanted.add(file.stem)
+                elif file.suffix == WANTED or (file.suffix == CLAIM and age > _CLAIMED):
+                    file.unlink()
+        for name in wanted - self._explaining.keys():
+            self._explaining[name] = self._host(name, self._versions[name], "--explain")
+        for name in self._explaining.keys() - wanted:
+            self._retire(self._explaining.pop(name))
 
     def _publish(self) -> None:
         if self._last is None and not self._all_ready():
@@ -182,7 +232,8 @@ class Supervisor:
         log("supervisor ends", pid=os.getpid())
         for sock in sockets:
             sock.close()
-        first, then = self._workers, [self._control, *self._hosts.values(), *self._leaving, self._ingest]
+        first, then = self._workers, [self._control, self._shipper, *self._hosts.values(), self._ingest]
+        then += [*self._explaining.values(), *(child for child, _ in self._leaving)]
         for group in (first, then):  # workers still need ingest and hosts while they finish
             for child in group:
                 child.leave()
@@ -199,8 +250,8 @@ class Supervisor:
         arguments = ("--slot", str(slot), "--fd", str(gate.fileno()))
         return self._child(f"w{slot}", "flyball.node.worker", *arguments, keep=gate)
 
-    def _host(self, name: str, ref: VersionRef) -> Child:
-        arguments = ("--path", ref.path, "--digest", ref.digest)
+    def _host(self, name: str, ref: VersionRef, *more: str) -> Child:
+        arguments = ("--path", ref.path, "--digest", ref.digest, *more)
         return self._child(name, "flyball.node.host", *arguments, silence=_HOST_SILENCE)
 
     def _child(

@@ -122,9 +122,13 @@ class Beats:
         import asyncio
 
         while True:
-            if self._alive():
-                self._write(b"B")
+            self.beat()
             await asyncio.sleep(self._every)
+
+    def beat(self) -> None:
+        """Give one sign of life; for who has no loop."""
+        if self._alive():
+            self._write(b"B")
 
     def _write(self, mark: bytes) -> None:
         if self._fd < 0:

@@ -7,19 +7,44 @@ is complete before the map says so.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 
 from flyball.errors import IntegrityError, Unavailable
 from flyball.layout import Layout
-from flyball.rollout.routing import RoutingTable, VersionRef
+from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 
-__all__ = ["host_name", "newest_table", "read_table", "untrusted"]
+__all__ = [
+    "CLAIM",
+    "WANTED",
+    "explain_name",
+    "host_name",
+    "newest_table",
+    "read_table",
+    "untrusted",
+    "versions",
+    "wanted_file",
+]
+
+CLAIM = ".died"  # ending of the file by which one worker counts a host's death for all
+WANTED = ".wanted"  # ending of the file by which workers ask for a process that is started on demand
 
 
 def host_name(digest: str) -> str:
     """Return the name of the process, socket and log file of the host of an artifact."""
     return f"host-{digest[:16]}"
+
+
+def explain_name(digest: str) -> str:
+    """Return the name of the process, socket and log file of what explains an artifact's predictions."""
+    return f"explain-{digest[:16]}"
+
+
+def wanted_file(layout: Layout, name: str) -> Path:
+    """Return the file whose time says when a process that is started on demand was last asked for."""
+    return layout.socket(name).with_suffix(WANTED)
 
 
 def read_table(layout: Layout, version: int) -> RoutingTable:
@@ -49,10 +74,33 @@ def newest_table(layout: Layout) -> int:
 
 
 def untrusted(table: RoutingTable) -> Iterator[VersionRef]:
-    """Yield every version of the table that needs a host, once per digest."""
+    """Yield every version of the table that needs a host, once per digest.
+
+    A champion whose control cohort is to pay the same hop as the candidate needs one too, beside the workers' own copy.
+    """
     seen: set[str] = set()
     for route in table.models.values():
-        for ref in (route.champion, route.candidate, *route.warm):
-            if ref is not None and not ref.trusted and ref.digest not in seen:
+        for ref in _hosted(route):
+            if ref.digest not in seen:
                 seen.add(ref.digest)
                 yield ref
+
+
+def versions(table: RoutingTable) -> Iterator[VersionRef]:
+    """Yield every version that the table names, as often as it names it."""
+    for route in table.models.values():
+        yield from _named(route)
+
+
+def _hosted(route: ModelRoute) -> Iterator[VersionRef]:
+    yield from (ref for ref in _named(route) if not ref.trusted)
+    if route.control_hosted:
+        yield replace(route.champion, trusted=False)
+
+
+def _named(route: ModelRoute) -> Iterator[VersionRef]:
+    yield route.champion
+    if route.candidate is not None:
+        yield route.candidate
+    yield from (variant.version for variant in route.variants)
+    yield from route.warm
