@@ -15,7 +15,7 @@ import msgspec
 from flyball.serving.protocol.binary import pack
 from flyball.serving.protocol.types import PREFERRED, Scalar, Signature, Wanted, datatype_of, shape_of
 
-__all__ = ["Labelled", "encode_infer", "encode_rows", "encode_wanted", "label", "metadata"]
+__all__ = ["Labelled", "encode_infer", "encode_rows", "encode_wanted", "label", "metadata", "outputs_of"]
 
 Classes = tuple[Scalar, ...]
 
@@ -103,7 +103,7 @@ def encode_infer(  # the answer's facts, flat, because this is the hot path
         width: Numbers in each of no rows.
     """
     parameters = _parameters(version, pid, table, versions, features)
-    outputs: list[Any] = [_Output(*o) for o in _outputs(values, labelled, width)]
+    outputs: list[Any] = [_Output(*o) for o in outputs_of(values, labelled, width)]
     return _encode(_InferAnswer(model, version, id or pid, parameters, outputs))
 
 
@@ -122,7 +122,7 @@ def encode_wanted(
     width: int | None = None,
 ) -> tuple[bytes, int | None]:
     """Return the body with the outputs that were asked for, and the length of its JSON when bytes stand behind it."""
-    found = {o[0]: o for o in _outputs(values, labelled, width)}
+    found = {o[0]: o for o in outputs_of(values, labelled, width)}
     outputs: list[Any] = []
     tail: list[bytes] = []
     for name in wanted.names:
@@ -214,7 +214,7 @@ def _parameters(version: str, pid: str, table: int, versions: list[str] | None, 
     return parameters
 
 
-def _outputs(
+def outputs_of(
     values: list[Any], labelled: Labelled | None, width: int | None
 ) -> list[tuple[str, str, list[int], list[Any]]]:
     """Return (name, datatype, shape, data row by row) of each output."""

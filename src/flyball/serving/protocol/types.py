@@ -144,6 +144,7 @@ class Call:
     wanted: Wanted | None = None
     single: bool = False
     wish: str = ""  # the arm a tester asked for
+    within: float | None = None  # seconds the caller still waits, when it said so
 
 
 def unknown_input(name: str, inputs: dict[str, InputSpec]) -> BadRequest:
