@@ -25,7 +25,7 @@ from flyball.serving.cost import CostModel
 from flyball.serving.lanes import shared_lanes
 from flyball.serving.slots import Counter, Slot
 
-__all__ = ["ANY", "SEVERAL", "Batcher", "Item", "check_output", "numbers"]
+__all__ = ["ANY", "SEVERAL", "Batcher", "Item", "Values", "check_output", "numbers"]
 
 log = logging.getLogger("flyball.serving")
 Matrix = np.ndarray
@@ -43,10 +43,12 @@ _ns = time.perf_counter_ns
 class Item:
     """Rows waiting for one version; `future` becomes the item itself once `values` and `errors` are set.
 
-    `values[k]` is None where `errors` has k. `wait` and `run` are µs in the queue and in the model.
+    `values[k]` is None where `errors` has k. `wait` and `run` are µs in the queue and in the model. `cached` are the
+    positions for which the model was not asked, None when no cache was.
     """
 
-    __slots__ = ("absent", "deadline", "errors", "future", "gone", "matrix", "queued", "run", "timer", "values", "wait")
+    __slots__ = ("absent", "cached", "deadline", "errors", "future", "gone", "matrix", "queued", "run", "timer",
+                 "values", "wait")  # fmt: skip
 
     def __init__(self, matrix: Matrix, deadline: float, future: asyncio.Future[Item]) -> None:
         """Wait with `matrix` until `deadline` (monotonic seconds)."""
@@ -56,6 +58,7 @@ class Item:
         self.queued = _ns()
         self.values: Values = []
         self.errors: dict[int, str] | None = None
+        self.cached: frozenset[int] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.gone = False  # the outside system behind the model is not there
         self.absent = False  # and these rows say nothing about the model: not sent, or another item has the blame
@@ -67,7 +70,7 @@ class Item:
         """Return an item that nobody has to wait for."""
         item = cls.__new__(cls)
         item.matrix, item.values, item.run = matrix, values, run
-        item.errors = item.timer = None
+        item.errors = item.timer = item.cached = None
         item.gone = item.absent = False
         item.deadline = item.queued = item.wait = 0
         return item
