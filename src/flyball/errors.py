@@ -161,7 +161,12 @@ class Unavailable(FlyballError):
 
 
 class Busy(Unavailable):
-    """Say that too much work waits already; the same call may be made again a little later."""
+    """Say that too much work waits already; the same call may be made again a little later.
+
+    `retry_after` are the seconds after which that is worth it, None when nobody knows.
+    """
+
+    retry_after: float | None = None
 
 
 class SchemaTooNew(Unavailable):
