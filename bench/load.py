@@ -364,7 +364,8 @@ def by_wrk(spec: Spec, *, clients: int, seconds: float) -> Result:
     heads = "".join(f'wrk.headers["{k}"] = "{v}"\n' for k, v in spec.headers.items())
     script = (
         f'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\n{heads}local bodies = {{{bodies}}}\n'
-        f'local k = 0\nrequest = function() k = k % #bodies + 1; return wrk.format("POST", "{spec.path}", nil, bodies[k]) end'
+        f"local k = 0\nrequest = function() k = k % #bodies + 1; "
+        f'return wrk.format("POST", "{spec.path}", nil, bodies[k]) end'
     )
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         file.write(script)

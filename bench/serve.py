@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -29,9 +28,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(name, "1")
 
 import peers
 from kit import asks, models
@@ -230,7 +226,9 @@ def measured(
             cell: dict[str, Any] = {"ready_s": round(server.ready_s, 1), "mb": round(memory(server.pid))}
             cell |= in_pairs(run, spec, ours.spec(kind) if kind in ours.kinds else None)
             if kind == "lr":
-                cell["fairness"] = fairness(run, replace(spec, bad=()), [what.body([bad_row(b)], kind).decode() for b in BAD])
+                cell["fairness"] = fairness(
+                    run, replace(spec, bad=()), [what.body([bad_row(b)], kind).decode() for b in BAD]
+                )
             return cell
     except (peers.Unavailable, RuntimeError, OSError) as error:
         return {"reason": str(error)}
@@ -307,9 +305,12 @@ def ratios(run: Run) -> None:
 
 
 def fairness(run: Run, spec: Spec, bad: list[str]) -> dict[str, Any]:
-    """Return, by fault, the share of innocent requests that fail while one client of 33 sends bad rows."""
+    """Return, by fault, the share of innocent requests that fail while one client of 33 sends bad rows.
+
+    "none" is the same with nobody sending bad rows: what fails there is nobody's neighbour.
+    """
     found: dict[str, Any] = {}
-    for how, text in zip(BAD, bad, strict=True):
+    for how, text in (("none", spec.bodies[0]), *zip(BAD, bad, strict=True)):
         got = drive(replace(spec, bad=(text,)), wrk=False, clients=32, bad_clients=1,
                     seconds=1.0 if run.quick else 2.0)  # fmt: skip
         total = got.answered + got.failed
@@ -330,10 +331,11 @@ def fairness_table(run: Run) -> None:
     shown = {k.removeprefix("fairness|"): v for k, v in run.figures.items() if k.startswith("fairness|")}
     if not shown:
         return
-    print(f"\n{'innocent requests that fail beside one bad client':<52}{'too narrow':>12}{'null':>8}{'text':>8}")
+    heads = f"{'nobody bad':>12}{'too narrow':>12}{'null':>8}{'text':>8}"
+    print(f"\n{'innocent requests that fail beside one bad client':<52}{heads}")
     for name, found in shown.items():
-        shares = [f"{found[how]['innocent_failed']:.1%}" for how in BAD]
-        print(f"{name:<52}{shares[0]:>12}{shares[1]:>8}{shares[2]:>8}")
+        shares = [f"{found[how]['innocent_failed']:.1%}" for how in ("none", *BAD)]
+        print(f"{name:<52}{shares[0]:>12}{shares[1]:>12}{shares[2]:>8}{shares[3]:>8}")
 
 
 # -- start, memory, shadow --------------------------------------------------------------------------------------------
@@ -394,9 +396,11 @@ def shadow(run: Run, folder: Path, files: dict[str, Path]) -> None:
 
 def main() -> None:
     args = arguments()
-    run = Run(quick=args.quick, seconds=args.seconds or (0.8 if args.quick else 2.0), rounds=1 if args.quick else 2,
-              clients=tuple(int(c) for c in (args.clients or ("1,32" if args.quick else "1,32,128")).split(",")), kinds=tuple(args.models.split(",")),
-              peers=() if args.peer is None else tuple(args.peer or peers.names()))  # fmt: skip
+    run = Run(
+        quick=args.quick, seconds=args.seconds or (0.8 if args.quick else 2.0), rounds=1 if args.quick else 2,
+        clients=tuple(int(c) for c in (args.clients or ("1,32" if args.quick else "1,32,128")).split(",")),
+        kinds=tuple(args.models.split(",")), peers=() if args.peer is None else tuple(args.peer or peers.names()),
+    )  # fmt: skip
     kept = peers.cache() / "serve-cells.json"
     if args.resume and kept.exists():
         run.cells = json.loads(kept.read_text())

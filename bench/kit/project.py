@@ -1,8 +1,8 @@
-"""A real project over the bench's models: artifacts, routing tables, online features, and the product's own processes.
+"""A real project over the bench's models: artifacts, routing tables, online features, the product's own processes.
 
-Two ways to serve it. `up` is what users run: supervisor, workers, ingest, control, a host for each candidate. `alone` is
-one real worker process (`flyball.node.worker`) on the same files, with nobody beside it: the row that compares with a
-peer's one worker process; its candidate runs inside of it. The surprise: nothing here composes a gateway, so a bench
+Two ways to serve it. `up` is what users run: supervisor, workers, ingest, control, a host for each candidate. `alone`
+is one real worker process (`flyball.node.worker`) on the same files, with nobody beside it: the row that compares with
+a peer's one worker process; its candidate runs inside of it. The surprise: nothing here composes a gateway, so a bench
 measures what the product composes.
 """
 
@@ -134,7 +134,9 @@ class Project:
         signature = sign(data, ensure_signing_key(self.layout)) if kind == "pickle" else ""
         rows = io.BytesIO()
         np.save(rows, sample)
-        manifest = Manifest(model, version, "bench", kind, {}, service, "d", code, datetime.now(UTC), signature=signature)  # type: ignore[arg-type]
+        manifest = Manifest(
+            model, version, "bench", kind, {}, service, "d", code, datetime.now(UTC), signature=signature
+        )  # type: ignore[arg-type]
         folder = self.layout.artifacts / model / version
         _, digest = write_artifact(folder, manifest, {FILE_NAMES[kind]: data, "sample.npy": rows.getvalue()})
         return VersionRef(version, str(folder), digest, trusted)

@@ -1,4 +1,4 @@
-"""Async FastAPI under uvicorn (uvloop, httptools): parse the same V2 body, predict in the loop. The hand-written server."""
+"""Async FastAPI under uvicorn (uvloop, httptools): parse the same V2 body, predict in the loop."""
 
 import json
 import sys

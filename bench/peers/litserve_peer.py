@@ -1,4 +1,4 @@
-"""LitServe: one API process and, as it is made, one process more for the model; batches of 32 rows within 5 ms, or none."""
+"""LitServe: one API process and one process more for the model, as it is made; batches of 32 within 5 ms, or none."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MLServer with its scikit-learn runtime; ONNX through a small runtime of its own kind. `parallel_workers: 0` is one process."""
+"""MLServer with its scikit-learn runtime; ONNX through a small custom one. `parallel_workers: 0`: one process."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""Ray Serve: one replica behind its HTTP proxy (a process of its own), with @serve.batch (32 rows, 5 ms) and without."""
+"""Ray Serve: one replica behind its HTTP proxy (a process of its own), with @serve.batch (32, 5 ms) and without."""
 
 import json
 import sys

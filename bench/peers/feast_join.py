@@ -1,6 +1,6 @@
 """The peer of pit_join.py: Feast's point-in-time join over the same files; run by Feast's own Python.
 
-Called as `python pit_join_feast.py FOLDER dask|duckdb`; FOLDER holds s0.parquet, s1.parquet, ... and requests.parquet.
+Called as `python feast_join.py FOLDER dask|duckdb`; FOLDER holds s0.parquet, s1.parquet, ... and requests.parquet.
 Prints one JSON object: seconds, peak GiB, and how many answers differ from the newest row by (event, created).
 """
 
