@@ -30,7 +30,7 @@ _TYPES: dict[str, pa.DataType] = {
     "at": _TIME, "event": _TIME, "received": _TIME, "inputs": pa.string(), "features": _VALUES,
     "statuses": pa.binary(), "error": pa.string(), "fallback": pa.bool_(), "stages": pa.list_(pa.int64()),
     "total": pa.int64(), "control": pa.bool_(), "why": _NAME, "read": _NAME, "source": _NAME, "revision": pa.int64(),
-    "cached": pa.bool_(), "trace": pa.string(), "protected": pa.string(),
+    "cached": pa.bool_(), "agreed": pa.bool_(), "shift": pa.float64(), "trace": pa.string(), "protected": pa.string(),
 }  # fmt: skip
 _PLACE = (pa.field("segment", _NAME), pa.field("frame", pa.int64()), pa.field("place", pa.int32()))
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode

@@ -69,6 +69,8 @@ class Shadow(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     value: float | list[float] | None
     error: str | None = None
     total: int = 0
+    agreed: bool | None = None  # whether both arms said the same; None when one of them did not answer
+    shift: float | None = None  # score of the candidate less that of the champion
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="o"):

@@ -40,6 +40,9 @@ _ABOUT = {
     Counter.FLAGS: "Feature flags decided.",
     Counter.GRPC_REQUESTS: "Requests that came by gRPC.",
     Counter.EXPLANATIONS: "Explanations computed.",
+    Counter.ACCESS_LOG_DROPPED: "Lines of the access log that the disk did not take in time.",
+    Counter.SHADOW_ERRORS: "Shadow rows that the other arm failed.",
+    Counter.SHADOW_MICROS: "Microseconds that shadow rows waited for and took in the other arm.",
 }
 
 

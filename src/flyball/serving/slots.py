@@ -35,6 +35,7 @@ _H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, H_TIME, _H_KILL, H_GATE = range(7)
 _PID, _GENERATION, _HEARTBEAT, _ACK, _VETO, _VETO_REASON, _VETO_MODEL, _SHADOW_SENT, _SHADOW_DROPPED, _LOG_DROPPED = (
     range(10)
 )
+_REFUSED, _REFUSED_WHY = 10, 11
 _ARM = 16  # first word of the first arm
 _ARM_WORDS = 8 + BUCKET_COUNT
 _STORE = _ARM + len(ARMS) * _ARM_WORDS  # first word of what reading the online store took
@@ -53,6 +54,27 @@ class VetoReason(IntEnum):
     FAILURES = 1
     HOST_GONE = 2
     LOAD_FAILED = 3
+    MEMORY = 4
+    SLOW = 5
+    DIFFERENT = 6
+    STARTING = 7
+
+    @property
+    def words(self) -> str:
+        """Say it in a sentence's part."""
+        return _SAID[self]
+
+
+_SAID = {
+    VetoReason.NONE: "nothing",
+    VetoReason.FAILURES: "it failed too often",
+    VetoReason.HOST_GONE: "its host process is gone",
+    VetoReason.LOAD_FAILED: "it could not be loaded, or could not answer its own sample",
+    VetoReason.MEMORY: "there is not memory enough for it beside what is loaded (server.model_memory)",
+    VetoReason.SLOW: "one row takes it longer than a whole request may (deadline)",
+    VetoReason.DIFFERENT: "it answers its own sample otherwise than when it was registered",
+    VetoReason.STARTING: "its host process is still starting",
+}
 
 
 class Counter(IntEnum):
@@ -81,6 +103,9 @@ class Counter(IntEnum):
     FLAGS = 20
     GRPC_REQUESTS = 21
     EXPLANATIONS = 22
+    ACCESS_LOG_DROPPED = 23
+    SHADOW_ERRORS = 24
+    SHADOW_MICROS = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +154,7 @@ class Slot:
     def claim(self, pid: int | None = None) -> int:
         """Become the owner: a new generation with nothing acknowledged and no veto; totals stay. Return it."""
         words = self._words
-        words[_ACK] = 0
+        words[_ACK] = words[_REFUSED] = 0
         words[_VETO] = words[_VETO_REASON] = words[_VETO_MODEL] = 0
         words[_GENERATION] += 1
         words[_HEARTBEAT] = time.monotonic_ns()
@@ -167,6 +192,18 @@ class Slot:
     def acknowledge(self, table: int) -> None:
         """Say that every request from now on is served under `table`."""
         self._words[_ACK] = table
+        self._words[_REFUSED] = 0
+
+    def refuse(self, table: int, reason: VetoReason) -> None:
+        """Say that the worker goes on serving the former table, and why."""
+        self._words[_REFUSED_WHY] = int(reason)
+        self._words[_REFUSED] = table
+
+    @property
+    def refused(self) -> tuple[int, VetoReason] | None:
+        """The table that the worker refused last and why, None once it serves another."""
+        table = int(self._words[_REFUSED])
+        return None if table == 0 else (table, VetoReason(self._words[_REFUSED_WHY]))
 
     @property
     def veto(self) -> Veto | None:
