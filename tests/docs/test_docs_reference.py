@@ -10,6 +10,7 @@ from docs_kit import DOCS, ROOT
 
 import flyball as fb
 from flyball import config
+from flyball.serving.handlers import ROUTES
 
 REFERENCE = DOCS / "reference"
 
@@ -65,8 +66,8 @@ def test_every_name_of_a_namespace_is_on_the_page(namespace):
 
 def test_every_path_of_the_gateway_is_on_the_page():
     text = page("http.md")
-    source = (ROOT / "src/flyball/serving/handlers.py").read_text() + (ROOT / "src/flyball/api/app.py").read_text()
-    paths = set(re.findall(r'^ +\(?"(/[a-z0-9_/]+)"', source, re.MULTILINE))
+    paths = set(re.findall(r'^ +\(?"(/[a-z0-9_/]+)"', (ROOT / "src/flyball/api/app.py").read_text(), re.MULTILINE))
+    paths |= {re.sub(r"\{(\w+)\}", lambda name: name[1].upper().replace("SOURCE", "NAME"), r.path) for r in ROUTES}
     assert len(paths) > 10
     assert sorted(p for p in paths if p not in text) == []
 

@@ -11,18 +11,18 @@ import pytest
 
 from flyball.errors import BadRequest
 from flyball.features.spec import InputSpec
-from flyball.serving.protocol import metadata, parse_infer, rows_call
+from flyball.serving.protocol import Signature, metadata, parse_infer, rows_call
 
-INPUTS = {
+INPUTS = Signature.of({
     "day": InputSpec("day", "date", required=False), "blob": InputSpec("blob", "bytes", required=False),
     "price": InputSpec("price", "decimal(6,2)", required=False), "v": InputSpec("v", "vector<2>", required=False),
     "short": InputSpec("short", "float32", required=False),
-}  # fmt: skip
+}.values())  # fmt: skip
 
 
 def infer(name: str, datatype: str, shape: list[int], data: list[Any]) -> Any:
     body = {"inputs": [{"name": name, "datatype": datatype, "shape": shape, "data": data}]}
-    return parse_infer(json.dumps(body).encode(), {name: INPUTS[name]}).columns[name]
+    return parse_infer(json.dumps(body).encode(), Signature.of([INPUTS[name]])).columns[name]
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_values_stand_for_what_they_are(
     ("name", "datatype", "shape", "data", "says"),
     [
         ("day", "BYTES", [1], ["soon"], "'day' in row 0 is 'soon' .*a date such as"),
-        ("day", "INT64", [1], [3], "datatype 'INT64'; send BYTES"),
+        ("day", "INT64", [1], [3], "datatype 'INT64'; it is date, send BYTES"),
         ("blob", "BYTES", [2], ["AA==", "?"], "in row 1 is '\\?'"),
         ("price", "BYTES", [1], ["12345.00"], "at most 6 digits"),
         ("v", "FP32", [1, 3], [1, 2, 3], r"shape \[1, 3\]; it is vector<2>, send \[rows, 2\]"),
         ("v", "FP32", [2], [1, 2], r"send \[rows, 2\]"),
         ("v", "FP32", [2, 2], [1, 2, 3], "3 values"),
         ("v", "FP32", [1, 2], [[1, "x"]], "a list of 2 numbers"),
-        ("short", "FP32", [1], [1e39], "a number"),
+        ("short", "FP32", [1], [1e39], "does not fit FP32"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_row(
@@ -74,6 +74,6 @@ def test_rows_take_the_same_values() -> None:
 
 
 def test_the_metadata_says_how_wide_a_vector_is() -> None:
-    shapes = {i["name"]: (i["datatype"], i["shape"]) for i in metadata("m", ["1"], list(INPUTS.values()))["inputs"]}
+    shapes = {i["name"]: (i["datatype"], i["shape"]) for i in metadata("m", ["1"], INPUTS)["inputs"]}
     assert shapes["v"] == ("FP32", [-1, 2])
     assert shapes["day"] == ("BYTES", [-1])
