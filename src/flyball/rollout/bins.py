@@ -28,7 +28,8 @@ _KEEP_ROWS = 500_000  # rows waiting for an outcome; the oldest go first
 _KEEP_EARLY = _KEEP_ROWS // 10  # outcomes waiting for their row
 _KEEP_EXPOSED = 100_000  # units; beyond it those whose episode is over are forgotten
 _VETO_LEAST, _VETO_LASTS = 5, 60 * SECOND  # vetoed requests, and the time they span, that make a veto last
-_NOT_RANDOM = frozenset({"header", "veto", "kill switch", "version"})  # assignments that nobody drew
+_NOT_RANDOM = frozenset({"veto", "kill switch", "version"})  # assignments that nobody drew
+_OTHERS = ("segment ", "variant", "header")  # how the reasons begin of assignments that this comparison has no part in
 _TAKEN_AWAY = frozenset({"veto", "kill switch"})  # drawn for the candidate, but served by the champion
 
 
@@ -39,13 +40,15 @@ class Allocation(msgspec.Struct, frozen=True, array_like=True):
     kind: str  # "shadow", "step" or "off"
     share: float = 0.0  # of the candidate; in a shadow phase the mirrored share
     pair: bool = False
+    drawn: float = 0.0  # candidate's share of the units compared, where a split or a holdout makes it another; else 0
 
     @property
     def odds(self) -> float:
         """Candidate answers per control answer, by design; inf when there is no control."""
         if self.kind == "shadow":
             return self.share
-        return self.share / (1.0 - self.share) if self.share < 1.0 else float("inf")
+        share = self.drawn or self.share
+        return share / (1.0 - share) if share < 1.0 else float("inf")
 
 
 class Counts(msgspec.Struct, array_like=True):
@@ -175,6 +178,8 @@ class Binner:
         into = self._bin(p.at // SECOND)
         into.newest = max(into.newest, p.at)
         unit = 0 if p.unit == p.id or not p.unit else unit_hash(p.unit)
+        if p.why.startswith(_OTHERS):
+            return
         if p.why in _NOT_RANDOM:
             if p.why in _TAKEN_AWAY:  # the draw was fair: these units are not missing from the split
                 self._counts(into, index).fresh[CANDIDATE] += self._is_fresh(index, unit)

@@ -160,9 +160,10 @@ class Ledger:
 
 
 def _mismatch(allocation: Allocation, stretch: _Stretch) -> bool:
-    if allocation.share >= 1.0:
+    share = allocation.drawn or allocation.share
+    if share >= 1.0:
         return False
-    return ratio_e_value(stretch.fresh, [allocation.share, 1.0 - allocation.share]) >= 1.0 / _MISMATCH_ALPHA
+    return ratio_e_value(stretch.fresh, [share, 1.0 - share]) >= 1.0 / _MISMATCH_ALPHA
 
 
 class _Rate:

@@ -80,7 +80,7 @@ class Live:
         split = split_of(route, table, rollout)
         known = self.binner.allocations
         last = known[-1] if known else Allocation(0, "off")
-        if (split.kind, split.share, split.pair) == (last.kind, last.share, last.pair):
+        if (split.kind, split.share, split.pair, split.drawn) == (last.kind, last.share, last.pair, last.drawn):
             return
         self._log.append(Split(self._take(), self.fence, split))
         self._allocate(split)
@@ -143,7 +143,10 @@ def split_of(route: ModelRoute, table: int, rollout: str) -> Allocation:
     if route.rollout != rollout or route.candidate is None:
         return Allocation(table, "off")
     if route.candidate_cut > 0:
-        return Allocation(table, "step", route.candidate_cut / BUCKETS, route.pair)
+        compared = BUCKETS - sum(v.end - v.start for v in route.variants)
+        drawn = min(route.candidate_cut, BUCKETS - route.holdout) / compared
+        share = route.candidate_cut / BUCKETS
+        return Allocation(table, "step", share, route.pair, drawn if drawn != share else 0.0)
     return Allocation(table, "shadow", route.shadow, pair=True)
 
 

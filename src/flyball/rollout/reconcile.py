@@ -128,14 +128,14 @@ class Reconciler:
                 break
             live.decided(status, decision, now, vetoed)
             target = apply(status, decision, now)
-            table, route = self._act(status, target, decision, table, route, now, fence)
+            table, route = self._act(spec, status, target, decision, table, route, now, fence)
             happened = _events(status, decision, evidence, now)
             status = self._persist(target, live, evidence, fence, happened)
             events += happened
             live.ensure_split(route, table.version, status.id)
         else:
             return
-        table, route = self._settle(status, table, route, now, fence)
+        table, route = self._settle(spec, status, table, route, now, fence)
         live.ensure_split(route, table.version, status.id)
         seen = (status.bins, status.cursor, status.state.get("waiting"))
         if status.phase not in TERMINAL and seen != (live.ledger.bins, live.cursor, decision.reason):
@@ -156,10 +156,11 @@ class Reconciler:
             self._live.pop(gone).close()
 
     def _act(
-        self, status: RolloutStatus, target: RolloutStatus, decision: Decision, table: RoutingTable, route: ModelRoute,
-        now: datetime, fence: int,
+        self, spec: RolloutSpec, status: RolloutStatus, target: RolloutStatus, decision: Decision, table: RoutingTable,
+        route: ModelRoute, now: datetime, fence: int,
     ) -> tuple[RoutingTable, ModelRoute]:  # fmt: skip
-        table, route = self._settle(target, table, route, now, fence, cause=_CAUSES.get(decision.action, "rollout"))
+        cause = _CAUSES.get(decision.action, "rollout")
+        table, route = self._settle(spec, target, table, route, now, fence, cause=cause)
         if decision.action == "promote":
             self._promoted(status.model, status.candidate, now)
         if decision.action == "finish_rollback":
@@ -167,13 +168,14 @@ class Reconciler:
         return table, route
 
     def _settle(
-        self, status: RolloutStatus, table: RoutingTable, route: ModelRoute, now: datetime, fence: int,
-        cause: Literal["promote", "rollout", "rollback"] = "rollout",
+        self, spec: RolloutSpec, status: RolloutStatus, table: RoutingTable, route: ModelRoute, now: datetime,
+        fence: int, cause: Literal["promote", "rollout", "rollback"] = "rollout",
     ) -> tuple[RoutingTable, ModelRoute]:  # fmt: skip
         """Make the table say what the status says; nothing happens when it does already."""
         phase = (status.resume or Phase.PENDING) if status.phase is Phase.PAUSED else status.phase
         candidate = self._ref(status, route, phase)
-        wanted = route_for(route, rollout=status.id, candidate=candidate, phase=phase, share=status.share)
+        timed = any(rail.kind == "latency" for rail in spec.guardrails)
+        wanted = route_for(route, rollout=status.id, candidate=candidate, phase=phase, share=status.share, timed=timed)
         if wanted == route:
             return table, route
         following = table_for(table, wanted, now=to_micros(now), fence=fence, cause=cause)

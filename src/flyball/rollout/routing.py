@@ -5,17 +5,24 @@ A unit's bucket is xxh3_64(salt + unit) mod BUCKETS; arms are bucket ranges, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
 
-__all__ = ["BUCKETS", "Condition", "Flag", "ModelRoute", "Protection", "RoutingTable", "Segment", "ServingSpec",
-           "Variant", "VersionRef", "cut"]  # fmt: skip
+from flyball.errors import ConflictError
+
+__all__ = ["BUCKETS", "CHAMPION_ARMS", "MAX_VARIANTS", "Cause", "Condition", "Flag", "ModelRoute", "Protection",
+           "RoutingTable", "Scalar", "Segment", "ServingSpec", "Variant", "VersionRef", "check_route",
+           "cut"]  # fmt: skip
 
 BUCKETS = 1_000_000
+MAX_VARIANTS = 6  # the shared map counts eight arms: champion, candidate and these
+CHAMPION_ARMS = frozenset({"champion", "candidate", "pinned"})  # names that no variant may take
 Protection = Literal["mask", "hash", "encrypt"]
 Scalar = str | int | float | bool
+Cause = Literal["apply", "promote", "rollout", "rollback", "retire", "flag", "repository", "split", "switch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class VersionRef:
     path: str
     digest: str
     trusted: bool  # True: loaded in the worker; False: served by a host process
+    hosted: bool = False  # stays in a host process whatever becomes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class Flag:
     segments: tuple[Segment, ...] = ()
     on: bool = True
     revision: int = 0
+    defined: str = ""  # digest of the definition it came from; an apply of the same one leaves it as it was set since
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +95,7 @@ class ServingSpec:
     """How a model is served, whatever its version: what `fb.Serving` says, with times in seconds.
 
     `personal` names request fields, the unit ("unit") and attributes that the log keeps masked, hashed or encrypted.
+    `segments`, `holdout` and `testers` go into the route itself; a route's `serving` leaves them at their defaults.
     """
 
     deadline: float | None = None  # None: the server's
@@ -95,6 +105,9 @@ class ServingSpec:
     personal: dict[str, Protection] = field(default_factory=dict)
     retention: float = 0.0  # seconds that predictions are kept, 0 for ever
     max_rows: int = 0  # rows of one request, 0 for the server's limit
+    segments: tuple[Segment, ...] = ()
+    holdout: int = 0
+    testers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +148,23 @@ class RoutingTable:
     fence: int
     written: int  # domain time, µs
     models: dict[str, ModelRoute] = field(default_factory=dict)
-    cause: Literal["apply", "promote", "rollout", "rollback", "retire", "flag", "repository"] = "apply"
+    cause: Cause = "apply"
     flags: dict[str, Flag] = field(default_factory=dict)
+
+    def following(
+        self,
+        *routes: ModelRoute,
+        fence: int,
+        now: int,
+        cause: Cause,
+        flags: dict[str, Flag] | None = None,
+    ) -> RoutingTable:
+        """Return the next table: this one with some routes replaced or added, and other flags when they are given."""
+        models = {**self.models, **{route.model: route for route in routes}}
+        return replace(
+            self, version=self.version + 1, fence=fence, written=now, models=models, cause=cause,
+            flags=self.flags if flags is None else flags,
+        )  # fmt: skip
 
     def to_json(self) -> bytes:
         """Return canonical JSON."""
@@ -151,3 +179,26 @@ class RoutingTable:
 def cut(share: float) -> int:
     """Return the integer cut point of a share in [0, 1]."""
     return round(share * BUCKETS)
+
+
+def check_route(route: ModelRoute) -> None:
+    """Raise ConflictError when two arms of a route claim the same buckets, or there are more than can be counted."""
+    top = BUCKETS - route.holdout
+    ranges = [("the candidate", 0, min(route.candidate_cut, top))]
+    ranges.append(("the control cohort", route.control_from, min(route.control_to, top)))
+    ranges += [(f"variant {v.name}", v.start, v.end) for v in route.variants]
+    if route.holdout:
+        ranges.append(("the holdout", top, BUCKETS))
+    taken = sorted((start, end, name) for name, start, end in ranges if end > start)
+    for (_, end, one), (start, _, other) in pairwise(taken):
+        if start < end:
+            raise ConflictError(
+                f"{route.model}: {one} and {other} both claim the units of {_percent(start)} to {_percent(end)}; "
+                "give them less, or end the split with: flyball model split --stop"
+            )
+    if len(route.variants) > MAX_VARIANTS:
+        raise ConflictError(f"{route.model} has {len(route.variants)} variants; {MAX_VARIANTS} are the most")
+
+
+def _percent(at: int) -> str:
+    return f"{at / BUCKETS * 100:g} %"

@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, cut
+from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, check_route, cut
 from flyball.rollout.types import Phase
 
 __all__ = ["route_for", "table_for"]
 
 
 def route_for(
-    route: ModelRoute, *, rollout: str, candidate: VersionRef, phase: Phase, share: float, shadow: float = 1.0
-) -> ModelRoute:
+    route: ModelRoute, *, rollout: str, candidate: VersionRef, phase: Phase, share: float, shadow: float = 1.0,
+    timed: bool = False,
+) -> ModelRoute:  # fmt: skip
     """Return the route that a rollout in `phase` wants.
 
     Args:
@@ -27,19 +28,29 @@ def route_for(
         phase: PAUSED must be given as the phase that was paused.
         share: Candidate's share in [0, 1], used by STEP.
         shadow: Share of the champion's traffic that is copied, used by SHADOW.
+        timed: Whether latency is compared, so that the control cohort must pay the way to a host as well.
+
+    Raises:
+        ConflictError: a split of the model needs the same units.
     """
-    clean = replace(route, candidate=None, candidate_cut=0, control_from=0, control_to=0, shadow=0.0, rollout=None)
+    clean = replace(
+        route, candidate=None, candidate_cut=0, control_from=0, control_to=0, shadow=0.0, rollout=None,
+        control_hosted=False,
+    )  # fmt: skip
     match phase:
         case Phase.PENDING | Phase.PAUSED:
             return route
         case Phase.SHADOW:
             return replace(clean, candidate=candidate, shadow=shadow, rollout=rollout)
         case Phase.STEP:
+            top = BUCKETS - route.holdout
             upper = cut(share)
-            return replace(
-                clean, candidate=candidate, candidate_cut=upper, control_from=upper,
-                control_to=min(2 * upper, BUCKETS), rollout=rollout,
+            stepped = replace(
+                clean, candidate=candidate, candidate_cut=upper, control_from=min(upper, top),
+                control_to=min(2 * upper, top), rollout=rollout, control_hosted=timed,
             )  # fmt: skip
+            check_route(stepped)
+            return stepped
         case Phase.ROLLING_BACK | Phase.ROLLED_BACK:
             return clean if route.rollout == rollout else route
         case Phase.PROMOTED:
@@ -52,11 +63,11 @@ def table_for(
     table: RoutingTable, route: ModelRoute, *, now: int, fence: int, cause: Literal["promote", "rollout", "rollback"]
 ) -> RoutingTable:
     """Return the next table: `table` with one route replaced."""
-    models = {**table.models, route.model: route}
-    return RoutingTable(table.version + 1, fence, now, models, cause)
+    return table.following(route, fence=fence, now=now, cause=cause)
 
 
 def _promoted(route: ModelRoute, candidate: VersionRef) -> ModelRoute:
     if route.champion.version == candidate.version:
         return route
-    return replace(route, champion=replace(candidate, trusted=True), warm=(route.champion,))
+    hosted = candidate.hosted or route.serving.hosted
+    return replace(route, champion=replace(candidate, trusted=not hosted), warm=(route.champion,))

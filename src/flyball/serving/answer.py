@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
+from flyball.errors import BadRequest, Busy, DeadlineExceeded, FlyballError, Unavailable
 from flyball.features.guarded import read_state
 from flyball.features.spec import Status
-from flyball.serving.batcher import Item
+from flyball.serving.batcher import Batcher, Item
+from flyball.serving.cache import AnswerCache, randomised
 from flyball.serving.ids import IdMaker
 from flyball.serving.log import LogWriter
 from flyball.serving.mapclock import MapClock
@@ -23,9 +24,9 @@ from flyball.serving.plan import Arm, ModelPlan
 from flyball.serving.protocol import Call
 from flyball.serving.recording import Recorder
 from flyball.serving.request import Answer, Request, Value
-from flyball.serving.router import CANDIDATE, CHAMPION, PINNED, VETOED, Assignment, assign
+from flyball.serving.router import CHAMPION, PINNED, UNHOSTED, Assignment, taken
 from flyball.serving.shadow import Shadows
-from flyball.serving.slots import SharedMap, Slot, VetoReason
+from flyball.serving.slots import Counter, SharedMap, Slot, VetoReason
 
 __all__ = ["Answerer"]
 
@@ -45,12 +46,15 @@ class Answerer:
         log: LogWriter | None,
         ids: IdMaker,
         shadows: Shadows,
-        vetoed: Callable[[ModelPlan, VetoReason], None],
+        vetoed: Callable[[ModelPlan, VetoReason, Arm], None],
         remote: bool = False,
+        max_waiting: int = 4_096,
+        cache: AnswerCache | None = None,
     ) -> None:
-        """Compose; `vetoed` is called at once when this worker removes a plan's candidate traffic.
+        """Compose; `vetoed` is called at once when this worker takes an arm's traffic away.
 
-        With `remote`, features are awaited (`Reader.aread`), because the online store is behind a network.
+        With `remote`, features are awaited (`Reader.aread`), because the online store is behind a network. At most
+        `max_waiting` requests are under way. `cache` serves the models that ask for it.
         """
         self._shared = shared
         self._slot = slot
@@ -61,6 +65,8 @@ class Answerer:
         self._vetoed = vetoed
         self._remote = remote
         self._active = 0  # requests under way
+        self._most = max_waiting
+        self._cache = cache
         self._micros = MapClock(shared).micros
 
     async def answer(self, plan: ModelPlan, call: Call, started: int, *, pinned: Arm | None = None) -> Answer:
@@ -74,10 +80,16 @@ class Answerer:
 
         Raises:
             BadRequest: a value has a type that the features refuse.
+            Busy: too much waits already for this request to be answered in time; nothing was done for it.
             DeadlineExceeded: the champion did not answer in time.
             Unavailable: the online store or the log failed.
             FlyballError: the champion failed.
         """
+        if self._active >= self._most:
+            raise self._refused(f"{self._active} requests are under way in this worker already", 1.0)
+        batcher = (pinned or plan.champion).loaded.batcher
+        if batcher.busy:
+            self._admit(batcher, plan, call)
         plan.inflight += 1
         self._active += 1
         try:
@@ -89,14 +101,19 @@ class Answerer:
     async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
         n, pid, parsed = call.n, self._ids.next(), _ns()
         deadline = _monotonic() + plan.route.deadline - (parsed - started) / 1e9
+        if call.within is not None:
+            deadline = min(deadline, _monotonic() + call.within)
         request = Request(plan, call, pid, self._micros(), deadline, started, parsed, [None] * n, [""] * n, [], [])
         units = call.units
         if pinned is not None:
             await self._serve(request, PINNED, pinned, None)
-        elif isinstance(units, list):
-            await self._serve_many(request, units)
+        elif plan.router is None:
+            await self._serve(request, CHAMPION, plan.champion, None)
+        elif isinstance(units, list) or isinstance(call.attributes, list):
+            await self._serve_many(request, units or pid)
         else:
-            await self._serve_one(request, self._assign(plan, units or pid), None)
+            assignment = self._assign(plan, call, units or pid, call.attributes)
+            await self._serve(request, assignment, plan.arm_of(assignment), None)
         if self._log is not None:
             written = self._log.put(request.records, alone=self._active == 1)
             if written is not None:
@@ -105,24 +122,21 @@ class Answerer:
             raise _failure(request.error)
         return _answer_of(request)
 
-    def _assign(self, plan: ModelPlan, unit: str) -> Assignment:
-        if plan.route.candidate is None:
+    def _assign(self, plan: ModelPlan, call: Call, unit: Any, attributes: Any) -> Assignment:
+        router = plan.router
+        if router is None:
             return CHAMPION
-        return assign(plan.route, unit, veto=plan.vetoed, kill=self._shared.kill_switch)
+        return router(unit, attributes, call.wish, plan.off, self._shared.kill_switch)
 
-    async def _serve_many(self, request: Request, units: list[str]) -> None:
+    async def _serve_many(self, request: Request, units: list[str] | str) -> None:
+        plan, call, attributes = request.plan, request.call, request.call.attributes
         groups: dict[Assignment, list[int]] = {}
-        for row, unit in enumerate(units):
-            groups.setdefault(self._assign(request.plan, unit), []).append(row)
+        for row in range(call.n):
+            unit = units[row] if isinstance(units, list) else units
+            known = attributes[row] if isinstance(attributes, list) else attributes
+            groups.setdefault(self._assign(plan, call, unit, known), []).append(row)
         for assignment, rows in groups.items():
-            await self._serve_one(request, assignment, rows if len(groups) > 1 else None)
-
-    async def _serve_one(self, request: Request, assignment: Assignment, rows: list[int] | None) -> None:
-        plan = request.plan
-        if assignment is CANDIDATE and plan.candidate is not None:
-            await self._serve(request, CANDIDATE, plan.candidate, rows)
-        else:
-            await self._serve(request, VETOED if assignment is CANDIDATE else assignment, plan.champion, rows)
+            await self._serve(request, assignment, plan.arm_of(assignment), rows if len(groups) > 1 else None)
 
     async def _serve(self, request: Request, assignment: Assignment, arm: Arm, rows: list[int] | None) -> None:
         plan = request.plan
@@ -133,19 +147,32 @@ class Answerer:
         except BadRequest:
             raise
         except Exception as error:
-            if assignment is not CANDIDATE or (self._remote and isinstance(error, Unavailable)):  # not its fault
+            if not assignment.rival or (self._remote and isinstance(error, Unavailable)):  # not its fault
                 raise _store_failure(error) from error
-            await self._features_failed(request, arm, rows, error)
+            await self._features_failed(request, assignment, arm, rows, error)
             return
         deadline = request.deadline
-        if assignment is CANDIDATE:
+        hosted = assignment.control and arm is not plan.champion
+        if assignment.control and not hosted and plan.route.control_hosted:
+            assignment = UNHOSTED  # the copy is not ready: this answer did not pay the way that the candidate's pays
+        if assignment.rival or hosted:
             deadline = plan.candidate_deadline(deadline)
-        item = await arm.loaded.batcher.submit(matrix, deadline)
+        batcher, ttl = arm.loaded.batcher, plan.route.serving.cache
+        if ttl > 0.0 and self._cache is not None and _may_repeat(plan):
+            version = arm.loaded.ref.digest, arm.name
+            item = await self._cache.answer(version, batcher, matrix, ttl=ttl, deadline=deadline)
+        else:
+            item = batcher.now(matrix) or await batcher.submit(matrix, deadline)
         fallen: dict[int, Value] = {}
-        if assignment is CANDIDATE:
-            self._judge(plan, item)
-            if item.absent:  # nothing reached the candidate: this is the veto's first request, not its failure
-                await self._serve(request, VETOED, plan.champion, rows)
+        if hosted and item.errors is not None:  # the copy's trouble is nobody's evidence: the champion itself answers
+            if item.gone:
+                self._vetoed(plan, VetoReason.HOST_GONE, arm)
+            await self._serve(request, UNHOSTED, plan.champion, rows)
+            return
+        if assignment.rival:
+            self._judge(plan, assignment, arm, item)
+            if item.absent:  # nothing reached the arm: this is the veto's first request, not its failure
+                await self._serve(request, taken(assignment), plan.champion, rows)
                 return
             if item.errors is not None:
                 fallen = await self._fall_back(request, item.errors, rows)
@@ -191,17 +218,19 @@ class Answerer:
         if state:
             request.state = state if request.state != "defaulted" else "defaulted"
 
-    async def _features_failed(self, request: Request, arm: Arm, rows: list[int] | None, error: Exception) -> None:
-        """The candidate's own features could not be read: an error of the candidate, the champion answers."""
+    async def _features_failed(
+        self, request: Request, assignment: Assignment, arm: Arm, rows: list[int] | None, error: Exception
+    ) -> None:
+        """The arm's own features could not be read: an error of that arm, the champion answers."""
         width = len(arm.loaded.service.columns)
         n = request.call.n if rows is None else len(rows)
         item = Item(np.full((n, width), np.nan), request.deadline, None)  # type: ignore[arg-type]  # nobody waits
         item.values = [None] * n
         item.errors = dict.fromkeys(range(n), f"{type(error).__name__}: {error}"[:500])
-        self._judge(request.plan, item)
+        self._judge(request.plan, assignment, arm, item)
         fallen = await self._fall_back(request, item.errors, rows)
         statuses = np.full((n, width), Status.MISSING, dtype=np.uint8)
-        self._recorder.record(request, CANDIDATE, arm, rows, item.matrix, statuses, item, fallen)
+        self._recorder.record(request, assignment, arm, rows, item.matrix, statuses, item, fallen)
 
     async def _fall_back(self, request: Request, errors: dict[int, str], rows: list[int] | None) -> dict[int, Value]:
         """Return the champion's answers to the rows (positions in `rows`) that the candidate failed."""
@@ -215,23 +244,28 @@ class Answerer:
         except Exception as error:
             raise _store_failure(error) from error
         until = max(request.deadline, _monotonic() + _GRACE)  # a little late is better than no answer
-        item = await champion.loaded.batcher.submit(matrix, until)
+        batcher = champion.loaded.batcher
+        item = batcher.now(matrix) or await batcher.submit(matrix, until)
         if item.errors is not None:
             request.error = next(iter(item.errors.values()))
         return dict(zip(bad, item.values, strict=True))
 
-    def _judge(self, plan: ModelPlan, item: Item) -> None:
+    def _judge(self, plan: ModelPlan, assignment: Assignment, arm: Arm, item: Item) -> None:
         if item.gone:
-            self._vetoed(plan, VetoReason.HOST_GONE)
-        elif plan.breaker.record(failed=item.errors is not None):
-            self._vetoed(plan, VetoReason.FAILURES)
+            self._vetoed(plan, VetoReason.HOST_GONE, arm)
+        elif assignment.drawn and arm.breaker.record(failed=item.errors is not None):
+            self._vetoed(plan, VetoReason.FAILURES, arm)
+
+
+def _may_repeat(plan: ModelPlan) -> bool:
+    return plan.route.serving.cache_in_experiments or not randomised(plan.route)
 
 
 def _answer_of(request: Request) -> Answer:
     versions = request.versions
     first = versions[0]
     mixed = None if len(versions) == 1 or versions.count(first) == len(versions) else versions
-    return Answer(request.id, request.values, first, mixed, request.jobs or None, request.state)
+    return Answer(request.id, request.values, first, mixed, request.jobs or None, request.state, request.stages)
 
 
 def _failure(cause: str) -> FlyballError:

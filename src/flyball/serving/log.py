@@ -43,6 +43,7 @@ class LogWriter:
         rotate_after: float = float("inf"),
     ) -> None:
         """Write segments into `folder` (log/w<slot>), each for `rotate_after` seconds at most."""
+        self.folder = folder
         self._segments = SegmentWriter(folder, rotate_bytes=rotate_bytes, rotate_after=rotate_after)
         self._mode = mode
         self._full = full

@@ -110,6 +110,7 @@ class ModelCache:
         self._connect = connect_host
         self._root = root
         self._patience = patience
+        self.on_evict: Callable[[VersionRef], None] | None = None
         self._loaded: dict[tuple[str, bool], Loaded] = {}
         self._loading: dict[tuple[str, bool], asyncio.Task[Loaded]] = {}
 
@@ -128,6 +129,21 @@ class ModelCache:
             task = self._loading[key] = asyncio.create_task(self._bring(ref))
             task.add_done_callback(lambda _: self._loading.pop(key, None))
         return await asyncio.shield(task)
+
+    def resident(self, ref: VersionRef) -> Loaded | None:
+        """Return a version if it is loaded."""
+        return self._loaded.get((ref.digest, ref.trusted))
+
+    def eager(self, refs: Iterable[VersionRef]) -> list[VersionRef]:
+        """Return which of a table's champions to load at once; without a limit of memory all of them."""
+        return list(refs)
+
+    def admit(self, ref: VersionRef, *, beside: Iterable[VersionRef] = ()) -> int:
+        """Return the bytes that loading a version takes; raises Refused when it does not fit beside others."""
+        return 0
+
+    def pin(self, refs: Iterable[VersionRef]) -> None:
+        """Keep versions loaded whatever memory they take."""
 
     def retain(self, refs: Iterable[VersionRef]) -> None:
         """Close every version that is not among `refs`."""

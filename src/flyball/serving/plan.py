@@ -1,25 +1,27 @@
 """A routing table made ready to serve: one immutable plan per model, swapped whole.
 
-The surprise: the features of both arms are one service. Where champion and candidate agree on their views, their
-columns are united, read with one multi-get, and each arm takes its own columns; where they do not, each reads its own.
+The surprise: the features of all arms are one service. Where an arm agrees with those before it on the views, columns
+are united, read with one multi-get, and each arm takes its own columns; where it does not, it reads its own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from flyball.features.spec import FeatureService, InputSpec, ServiceColumn
+from flyball.features.spec import FeatureService, ServiceColumn
 from flyball.rollout.routing import ModelRoute
 from flyball.serving.batcher import ANY, SEVERAL
 from flyball.serving.breaker import Breaker
 from flyball.serving.models import Loaded
+from flyball.serving.protocol import Signature
+from flyball.serving.router import Assignment, compile_route
 
-__all__ = ["Arm", "ModelPlan", "Reader", "make_plan", "unite"]
+__all__ = ["Arm", "ModelPlan", "Reader", "control_arm", "make_plan", "unite"]
 
 
 class Reader(Protocol):
@@ -35,10 +37,11 @@ class Arm:
     """One version in a plan: `pick` are its columns in the reader's matrix, None for all of them."""
 
     name: str
-    index: int  # of its counters: 0 champion, 1 candidate
+    index: int  # of its counters in `slots.ARMS`
     loaded: Loaded
     reader: Reader
     pick: np.ndarray | None
+    breaker: Breaker = field(default_factory=Breaker)
 
     @property
     def version(self) -> str:
@@ -47,28 +50,52 @@ class Arm:
 
 
 class ModelPlan:
-    """Everything that answers one model's requests under one table. Only `vetoed` and `inflight` change."""
+    """Everything that answers one model's requests under one table. Only `off`, `control` and `inflight` change.
 
-    __slots__ = ("breaker", "candidate", "champion", "inflight", "inputs", "pinned", "route", "table", "vetoed")
+    `arms` are champion, candidate and variants by the names that assignments carry; an arm that could not be loaded is
+    not among them, and its name is in `off`, which holds the vetoed ones. `router` is None when every unit gets the
+    champion. `control` is the champion's copy in a host, which answers the control cohort while latency is compared.
+    """
 
-    def __init__(
-        self, route: ModelRoute, table: int, champion: Arm, candidate: Arm | None, pinned: dict[str, Arm]
-    ) -> None:
+    __slots__ = (
+        "arms", "candidate", "champion", "control", "inflight", "inputs", "off", "pinned", "protect", "route",
+        "router", "table", "testers",
+    )  # fmt: skip
+
+    def __init__(self, route: ModelRoute, table: int, arms: dict[str, Arm], pinned: dict[str, Arm]) -> None:
         """Compose loaded arms; `pinned` are the versions that may be asked for by name."""
         self.route = route
         self.table = table
-        self.champion = champion
-        self.candidate = candidate
+        self.arms = arms
+        self.champion = arms["champion"]
+        self.candidate = arms.get("candidate")
+        self.control: Arm | None = None
         self.pinned = pinned
-        self.inputs = _inputs(champion, candidate)
-        self.breaker = Breaker()
-        self.vetoed = False
+        self.router = compile_route(route)
+        self.testers = route.testers
+        self.inputs = _inputs(arms, route.serving.max_rows)
+        self.off: set[str] = set()
+        self.protect: Any = None  # personal.Protector of what the log must not hold in plain
         self.inflight = 0
 
     @property
-    def identity(self) -> tuple[str, str | None, str]:
-        """What a veto belongs to: model, rollout, candidate digest."""
-        return self.route.model, self.route.rollout, self.candidate.loaded.ref.digest if self.candidate else ""
+    def vetoed(self) -> bool:
+        """Whether this worker took the candidate's traffic away."""
+        return "candidate" in self.off
+
+    def arm_of(self, assignment: Assignment) -> Arm:
+        """Return the arm that answers an assignment; the champion for one that is not loaded."""
+        if assignment.control and self.control is not None:
+            return self.control
+        return self.arms.get(assignment.arm, self.champion)
+
+    def identity(self, name: str) -> tuple[str, str | None, str]:
+        """Return what a veto of an arm belongs to: model, rollout or variant, digest."""
+        route = self.route
+        if name == "candidate":
+            return route.model, route.rollout, route.candidate.digest if route.candidate else ""
+        digest = next((v.version.digest for v in route.variants if v.name == name), "")
+        return route.model, f"variant {name}", digest
 
     def candidate_deadline(self, deadline: float) -> float:
         """Return when the candidate must have answered so that the champion still can before `deadline`.
@@ -89,29 +116,63 @@ def make_plan(
     candidate: Loaded | None,
     warm: list[Loaded],
     read_with: Callable[[FeatureService], Reader],
+    *,
+    variants: Mapping[str, Loaded] | None = None,
+    control: Loaded | None = None,
 ) -> ModelPlan:
-    """Return a model's plan; `read_with` makes the reader of a service."""
-    both = unite(champion.service, candidate.service) if candidate else None
-    if candidate is None or both is None:
-        first = Arm("champion", 0, champion, read_with(champion.service), None)
-        second = Arm("candidate", 1, candidate, read_with(candidate.service), None) if candidate else None
-    else:
-        service, mine, theirs = both
-        reader = read_with(service)
-        first = Arm("champion", 0, champion, reader, mine)
-        second = Arm("candidate", 1, candidate, reader, theirs)
-    if candidate is not None:
-        _answer_like(champion, candidate)
-    arms = [replace(arm, name="pinned") for arm in (first, second) if arm is not None]
-    arms += [Arm("pinned", 0, loaded, read_with(loaded.service), None) for loaded in warm]
-    return ModelPlan(route, table, first, second, {arm.version: arm for arm in reversed(arms)})
+    """Return a model's plan; `read_with` makes the reader of a service, `control` is the champion's hosted copy."""
+    loaded = {"champion": champion, "candidate": candidate, **(variants or {})}
+    arms = _arms({name: one for name, one in loaded.items() if one is not None}, _places(route), read_with)
+    first = arms["champion"]
+    for name, arm in arms.items():
+        if name != "champion":
+            _answer_like(champion, arm.loaded)
+    pinned = {one.ref.version: Arm("pinned", 0, one, read_with(one.service), None) for one in warm}
+    for arm in reversed(arms.values()):
+        pinned[arm.version] = replace(arm, name="pinned", breaker=Breaker())
+    plan = ModelPlan(route, table, arms, pinned)
+    if control is not None:
+        plan.control = control_arm(first, control)
+    return plan
 
 
-def _answer_like(champion: Loaded, candidate: Loaded) -> None:
+def control_arm(champion: Arm, hosted: Loaded) -> Arm:
+    """Return the arm of the champion's copy in a host: the same columns, the same counters."""
+    _answer_like(champion.loaded, hosted)
+    return replace(champion, loaded=hosted, breaker=Breaker())
+
+
+def _places(route: ModelRoute) -> dict[str, int]:
+    """Return where each arm is counted."""
+    return {"champion": 0, "candidate": 1, **{v.name: 2 + k for k, v in enumerate(route.variants)}}
+
+
+def _arms(
+    loaded: Mapping[str, Loaded], places: Mapping[str, int], read_with: Callable[[FeatureService], Reader]
+) -> dict[str, Arm]:
+    """Make the arms; those whose services unite share one reader, and the others read with their own."""
+    champion = loaded["champion"].service
+    whole, members = champion, ["champion"]
+    for name, one in loaded.items():
+        united = unite(whole, one.service)
+        if name != "champion" and united is not None:
+            whole = united[0]
+            members.append(name)
+    reader = read_with(whole)
+    columns = list(whole.columns)
+    arms = {}
+    for name, one in loaded.items():
+        shared = name in members
+        mine, pick = (reader, _where(columns, one.service)) if shared else (read_with(one.service), None)
+        arms[name] = Arm(name, places[name], one, mine, pick)
+    return arms
+
+
+def _answer_like(champion: Loaded, other: Loaded) -> None:
     """Have an answer of another kind than the champion's count as a failure: callers must not see two kinds."""
     wanted = champion.batcher.columns
-    if candidate.batcher.columns == ANY and wanted != ANY:
-        candidate.batcher.columns = None if wanted is None else SEVERAL
+    if other.batcher.columns == ANY and wanted != ANY:
+        other.batcher.columns = None if wanted is None else SEVERAL
 
 
 def unite(a: FeatureService, b: FeatureService) -> tuple[FeatureService, np.ndarray | None, np.ndarray | None] | None:
@@ -141,9 +202,17 @@ def _where(columns: list[ServiceColumn], service: FeatureService) -> np.ndarray 
     return np.array([columns.index(c) for c in service.columns], dtype=np.intp)
 
 
-def _inputs(champion: Arm, candidate: Arm | None) -> dict[str, InputSpec]:
-    """Callers must send what the champion needs; what only the candidate reads is optional."""
-    inputs = {i.name: i for i in champion.loaded.service.inputs}
-    for spec in candidate.loaded.service.inputs if candidate else ():
-        inputs.setdefault(spec.name, replace(spec, required=False))
-    return inputs
+def _inputs(arms: Mapping[str, Arm], max_rows: int) -> Signature:
+    """Callers must send what the champion needs; what only another arm reads is optional."""
+    inputs = {i.name: i for i in arms["champion"].loaded.service.inputs}
+    for arm in arms.values():
+        for spec in arm.loaded.service.inputs:
+            inputs.setdefault(spec.name, replace(spec, required=False))
+    own = arms["champion"].loaded
+    return Signature.of(
+        inputs.values(),
+        fields=() if own.service.views else [i.name for i in own.service.inputs],
+        classes=own.classes,
+        width=own.batcher.columns if own.batcher.columns not in (ANY, SEVERAL) else None,
+        max_rows=max_rows,
+    )

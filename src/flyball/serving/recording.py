@@ -10,7 +10,7 @@ from flyball.records.types import Prediction
 from flyball.serving.batcher import Item
 from flyball.serving.plan import Arm
 from flyball.serving.request import Request, Value
-from flyball.serving.router import CANDIDATE, PINNED, Assignment, mirrored
+from flyball.serving.router import CANDIDATE, Assignment, mirrored
 from flyball.serving.shadow import ShadowJob
 from flyball.serving.slots import SharedMap, Slot
 
@@ -43,19 +43,26 @@ class Recorder:
         features = matrix.tolist()
         total = (_ns() - request.started) // 1000
         stages = ((request.parsed - request.started) // 1000, request.read // 1000, item.wait, item.run)
+        request.stages = stages
         width = statuses.shape[1]
         packed = statuses.tobytes()
-        units = call.units
+        units, cached, protect = call.units, item.cached, plan.protect
+        mirrors = plan.candidate is not None and assignment.drawn
         for k in range(len(features)):
             row = k if rows is None else rows[k]
             rid = request.id if row == 0 else f"{request.id}#{row}"
-            unit = units[row] if isinstance(units, list) else units or request.id
+            unit = kept = units[row] if isinstance(units, list) else units or request.id
             error = errors.get(k) if errors is not None else None
-            value, version = item.values[k], arm.version
+            value, version, fallback = item.values[k], arm.version, False
             if k in fallen:
                 value, version = fallen[k], plan.champion.version
+                fallback = value is not None
             elif error is not None:
                 request.error = error
+            inputs = {name: column[row] for name, column in call.columns.items()}
+            if protect is not None:  # the one place through which a row's personal fields reach the log
+                inputs, kept = protect.inputs(inputs), protect.unit(unit) if units else unit
+                protect.features(arm.loaded.service, features[k])
             request.values[row], request.versions[row] = value, version
             request.records.append(
                 Prediction(
@@ -64,31 +71,34 @@ class Recorder:
                     version,
                     assignment.arm,
                     plan.table,
-                    unit,
+                    kept,
                     request.at,
-                    {name: column[row] for name, column in call.columns.items()},
+                    inputs,
                     features[k],
                     packed[k * width : (k + 1) * width],
                     value,
                     error,
-                    k in fallen and value is not None,
+                    fallback,
                     stages,
                     total,
                     assignment.control,
                     assignment.why,
                     request.state,
+                    cached is not None and k in cached and not fallback,
                 )
             )
-            if error is None and plan.candidate is not None and assignment is not PINNED:
-                self._mirror(request, assignment, row, rid, unit)
+            if mirrors and error is None:
+                self._mirror(request, assignment, row, rid, unit, kept)
         self._slot.count(arm.index, total, len(features), error=errors is not None, fallback=bool(fallen))
 
-    def _mirror(self, request: Request, assignment: Assignment, row: int, rid: str, unit: str) -> None:
+    def _mirror(self, request: Request, assignment: Assignment, row: int, rid: str, unit: str, kept: str) -> None:
         plan = request.plan
         if assignment is CANDIDATE:
             other = plan.champion if plan.route.pair else None
         else:
-            wanted = not plan.vetoed and mirrored(plan.route, unit) and not self._shared.kill_switch
+            wanted = (
+                not assignment.rival and not plan.vetoed and mirrored(plan.route, unit) and not self._shared.kill_switch
+            )
             other = plan.candidate if wanted else None
         if other is None:
             return
@@ -98,4 +108,4 @@ class Recorder:
             matrix = found[0][row : row + 1]
             matrix = matrix if other.pick is None else matrix[:, other.pick]
         inputs = {name: column[row : row + 1] for name, column in request.call.columns.items()}
-        request.jobs.append(ShadowJob(plan, other, rid, unit, request.at, inputs, matrix))
+        request.jobs.append(ShadowJob(plan, other, rid, kept, request.at, inputs, matrix, request.values[row]))

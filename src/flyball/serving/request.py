@@ -27,6 +27,7 @@ class Answer:
     versions: list[str] | None = None
     jobs: list[ShadowJob] | None = None
     features: str = ""  # "stale" or "defaulted" when the online store was away
+    stages: tuple[int, ...] = ()  # µs of parse, features, wait, model
 
 
 @dataclass(slots=True)
@@ -48,3 +49,4 @@ class Request:
     features: dict[int, tuple[np.ndarray, np.ndarray]] | None = None
     read: int = 0  # ns spent on reading features
     state: str = ""  # "stale" or "defaulted" when a read was answered by policy
+    stages: tuple[int, ...] = ()  # of the last arm asked

@@ -1,9 +1,9 @@
-"""Which routing table a worker serves: load, warm, exchange, drain; and the worker's own veto.
+"""Which routing table a worker serves: load, warm, examine, admit, exchange, drain.
 
-`swap` loads and warms what a new table needs, exchanges all plans between two requests, and only then lets go of what
-nobody uses any more; no request sees half a table. The surprise: loading a candidate can fail without stopping the
-swap. The worker then serves the new table without candidate traffic and says so in its slot, because a rollback must
-never wait for the version it takes away.
+`swap` prepares what a new table needs, exchanges all plans between two requests, and only then lets go of what nobody
+uses any more; no request sees half a table. The surprise: a candidate that cannot be prepared does not stop the swap.
+The worker then serves the new table without that arm's traffic and says so in its slot, because a rollback must never
+wait for the version it takes away. A champion that cannot be prepared does: the former table goes on being served.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flyball.errors import FlyballError
+import numpy as np
+
+from flyball.errors import FlyballError, Refused, Unavailable
 from flyball.features.spec import FeatureService
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 from flyball.serving.models import Loaded, ModelCache
 from flyball.serving.plan import Arm, ModelPlan, Reader, make_plan
 from flyball.serving.slots import Counter, SharedMap, Slot, VetoReason
+from flyball.serving.vetoes import Vetoes
+from flyball.serving.warming import TooSlow, Unlike, examine, logged_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,28 +33,36 @@ if TYPE_CHECKING:
 __all__ = ["Tables"]
 
 log = logging.getLogger("flyball.serving")
-_PROBE_EVERY = 0.1  # seconds between two questions to a host that went away; doubled after each return
-_PATIENCE = 20.0  # seconds a host may take to answer for the first time
+_PATIENCE = 20.0  # seconds a champion's host may take to answer for the first time
+_AT_ONCE = 0.25  # seconds any other host is waited for; later its traffic is given when it answers
 _SWAP_AGAIN = 0.5  # seconds before a failed swap is tried again
-_LIFTS = 3  # a host that came back this often is not trusted again by this worker
 _DRAIN = 10.0  # seconds beyond a request's deadline
-Identity = tuple[str, str | None, str]
+_BREATH = 16  # plans made in a row before requests get their turn
+Reasons = dict[tuple[str, str], VetoReason]  # by model and arm
 
 
 class Tables:
     """Keep the plans of the table in force.
 
     `table` and `plans` (by model) are what requests read; `infer` maps paths of V2 inference to (plan, pinned arm).
+    Models of the table that are in neither are asleep: their versions are loaded by the first request (`plan`).
 
     Args:
         models: Loads versions.
         shared: The node's shared map.
         slot: This worker's slot in it.
         read_with: Makes the reader of a feature service.
+        logged: Folder of this worker's log segments, for rows to warm new versions with.
     """
 
     def __init__(
-        self, models: ModelCache, *, shared: SharedMap, slot: Slot, read_with: Callable[[FeatureService], Reader]
+        self,
+        models: ModelCache,
+        *,
+        shared: SharedMap,
+        slot: Slot,
+        read_with: Callable[[FeatureService], Reader],
+        logged: Path | None = None,
     ) -> None:
         self.table: RoutingTable | None = None
         self.plans: dict[str, ModelPlan] = {}
@@ -57,27 +71,206 @@ class Tables:
         self._shared = shared
         self._slot = slot
         self._read_with = read_with
-        self._vetoes: dict[Identity, VetoReason] = {}
-        self._lifts: dict[Identity, int] = {}
-        self._known: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._logged = logged
+        self._known: set[tuple[str, bool]] = set()
+        self._waking: dict[str, asyncio.Task[ModelPlan]] = {}
+        self._successor = shared.table_version != 0  # began under a table, so there is no former one to go on with
+        self.vetoes = Vetoes(slot, lambda plan: self.plans.get(plan.route.model) is plan)
+        models.on_evict = self._evicted
+
+    # -- a new table --------------------------------------------------------------------------------------------------
 
     async def swap(self, table: RoutingTable) -> None:
         """Serve `table` from now on, acknowledge it, and release what only older tables used.
 
         Raises:
-            FlyballError: a champion cannot be loaded; the table served so far stays.
+            FlyballError: a champion cannot be loaded or did not pass its examination; the table served so far stays,
+                and the slot says that this one is refused.
         """
-        plans: dict[str, ModelPlan] = {}
-        reasons: dict[str, VetoReason] = {}
-        for route in table.models.values():
-            plans[route.model], reason = await self._plan(route, table.version)
-            if reason is not None:
-                reasons[route.model] = reason
+        try:
+            plans, reasons = await self._prepare(table)
+        except FlyballError as error:
+            if not self._successor:
+                self._slot.refuse(table.version, _reason(error))
+                self._slot.add(Counter.SWAPS_REFUSED)
+            raise
         old = list(self.plans.values())
         self._exchange(table, plans, reasons)
         await self._drained(old)
-        self._models.retain(_refs(table) if self.table is table else _refs(self.table or table))
+        self._models.retain(_refs(self.table or table))
+
+    async def _prepare(self, table: RoutingTable) -> tuple[dict[str, ModelPlan], Reasons]:
+        plans: dict[str, ModelPlan] = {}
+        reasons: Reasons = {}
+        watched = [ref for route in table.models.values() if _is_watched(route) for ref in _refs_of(route)]
+        served = {id(ref) for ref in self._models.eager([r.champion for r in table.models.values() if not r.unloaded])}
+        self._models.pin([*watched, *(plan.champion.loaded.ref for plan in self.plans.values() if plan.inflight)])
+        for n, route in enumerate(table.models.values()):
+            if route.unloaded or not (id(route.champion) in served or _is_watched(route)):
+                continue
+            plans[route.model] = await self._plan(route, table.version, reasons)
+            if n % _BREATH == _BREATH - 1:
+                await asyncio.sleep(0)
+        return plans, reasons
+
+    async def _plan(self, route: ModelRoute, version: int, reasons: Reasons) -> ModelPlan:
+        champion = await self._champion(route)
+        rivals: dict[str, Loaded] = {}
+        for name, ref in _rivals(route).items():
+            loaded, reason = await self._rival(route, ref)
+            if loaded is not None:
+                rivals[name] = loaded
+            if reason is not None:
+                reasons[route.model, name] = reason
+        warm = await self._warm(route)
+        candidate = rivals.pop("candidate", None)
+        return make_plan(route, version, champion, candidate, warm, self._read_with, variants=rivals)
+
+    async def _champion(self, route: ModelRoute) -> Loaded:
+        loaded = await self._bring(route, route.champion)
+        if not route.champion.trusted and self._is_new(route.champion):
+            await loaded.probe(patience=_PATIENCE)
+        await self._examine(route, loaded)
+        return loaded
+
+    async def _rival(self, route: ModelRoute, ref: VersionRef) -> tuple[Loaded | None, VetoReason | None]:
+        """Return another arm's version, and why it gets no traffic for now."""
+        loaded: Loaded | None = None
+        try:
+            loaded = await self._bring(route, ref)
+            if ref.trusted:
+                await self._examine(route, loaded)
+            elif self._is_new(ref):  # in a host it hurts nobody: what it answers is evidence, and judged as such
+                await loaded.probe(patience=_AT_ONCE)
+                self._known.add((ref.digest, ref.trusted))
+        except FlyballError as error:
+            log.error("version not ready", extra={"version": ref.version, "cause": str(error)})
+            gone = loaded is not None and isinstance(error, Unavailable)
+            return loaded, VetoReason.STARTING if gone else _reason(error)
+        return loaded, None
+
+    async def _bring(self, route: ModelRoute, ref: VersionRef) -> Loaded:
+        """Return a version; one that is not loaded must fit beside what serves its model now."""
+        found = self._models.resident(ref)
+        if found is None:
+            plan = self.plans.get(route.model)
+            self._models.admit(ref, beside=() if plan is None else [arm.loaded.ref for arm in plan.arms.values()])
+            found = await self._models.get(ref)
+        return found
+
+    def _is_new(self, ref: VersionRef) -> bool:
+        return (ref.digest, ref.trusted) not in self._known
+
+    async def _examine(self, route: ModelRoute, loaded: Loaded) -> None:
+        """Warm a version that this worker has not served yet, and see that it answers as registered and in time."""
+        if self._is_new(loaded.ref):
+            rows = await asyncio.to_thread(self._rows, route.model, loaded) if self.plans.get(route.model) else None
+            await examine(loaded, rows, deadline=route.deadline)
+            self._known.add((loaded.ref.digest, loaded.ref.trusted))
+
+    def _rows(self, model: str, loaded: Loaded) -> np.ndarray | None:
+        plan = self.plans.get(model)
+        if self._logged is None or plan is None:
+            return None
+        names = {arm.version: arm.loaded.service.names for arm in plan.arms.values()}
+        return logged_rows(self._logged, model, names, loaded)
+
+    async def _warm(self, route: ModelRoute) -> list[Loaded]:
+        loaded = []
+        for ref in route.warm:
+            try:
+                loaded.append(await self._bring(route, ref))
+            except FlyballError as error:
+                log.warning("warm version not loaded", extra={"version": ref.version, "cause": str(error)})
+        return loaded
+
+    def _exchange(self, table: RoutingTable, plans: dict[str, ModelPlan], reasons: Reasons) -> None:
+        """Put everything new in force; no await in here, so no request is between two tables."""
+        before = self.plans
+        self.table, self.plans, self.infer = table, plans, {}
+        self._successor = False
+        for plan in plans.values():
+            self._open(plan)
+            self._follow_control(plan, before.get(plan.route.model))
+        self.vetoes.begin(plans.values(), reasons)
+        self._slot.add(Counter.SWAPS)
+        self._slot.acknowledge(table.version)
+
+    def _open(self, plan: ModelPlan) -> None:
+        model = plan.route.model
+        self.infer[f"/v2/models/{model}/infer"] = plan, None
+        for version, arm in plan.pinned.items():
+            self.infer[f"/v2/models/{model}/versions/{version}/infer"] = plan, arm
+
+    def _follow_control(self, plan: ModelPlan, before: ModelPlan | None) -> None:
+        """Bring the hosted copy for the control cohort; the one of the former table goes on at once."""
+        route = plan.route
+        if not route.control_hosted or not route.champion.trusted:
+            return
+        ref = replace(route.champion, trusted=False)
+        known = before.control if before is not None else None
+        if known is not None and known.loaded.ref == ref:
+            plan.control = replace(plan.champion, loaded=known.loaded)
+        else:
+            self.vetoes.follow_control(plan, lambda: self._models.get(ref))
+
+    async def _drained(self, old: list[ModelPlan]) -> None:
+        until = time.monotonic() + _DRAIN + max((p.route.deadline for p in old), default=0.0)
+        while any(plan.inflight for plan in old) and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+
+    # -- models that are asleep ---------------------------------------------------------------------------------------
+
+    async def plan(self, model: str) -> ModelPlan:
+        """Return the plan of a model, loading it when it is asleep; callers that come meanwhile wait for the same load.
+
+        Raises:
+            KeyError: the table has no such model.
+            Unavailable: the model was taken out of service, or cannot be loaded.
+        """
+        found = self.plans.get(model)
+        if found is not None:
+            return found
+        route = (self.table or _NOTHING).models[model]
+        if route.unloaded:
+            raise Unavailable(
+                f"model {model} was taken out of service; bring it back with POST /v2/repository/models/{model}/load"
+            )
+        task = self._waking.get(model)
+        if task is None:
+            task = self._waking[model] = asyncio.create_task(self._wake(route))
+            task.add_done_callback(lambda done: self._woken(model, done))
+        try:
+            async with asyncio.timeout(route.deadline):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise Unavailable(f"model {model} is being loaded; send the request again in a moment") from error
+
+    async def _wake(self, route: ModelRoute) -> ModelPlan:
+        table = self.table
+        try:
+            plan = await self._plan(route, table.version if table else 0, {})
+        except FlyballError as error:
+            raise Unavailable(f"model {route.model} cannot be loaded: {error}") from error
+        if self.table is table:
+            self.plans[route.model] = plan
+            self._open(plan)
+        return plan
+
+    def _woken(self, model: str, done: asyncio.Task[ModelPlan]) -> None:
+        self._waking.pop(model, None)
+        if not done.cancelled() and done.exception() is not None:
+            log.error("model not loaded", extra={"model": model, "cause": str(done.exception())})
+
+    def _evicted(self, ref: VersionRef) -> None:
+        """Put models to sleep whose champion was let go for memory; requests under way finish on it."""
+        for model, plan in list(self.plans.items()):
+            if plan.champion.loaded.ref.digest == ref.digest:
+                del self.plans[model]
+                for path in [p for p, (found, _) in self.infer.items() if found is plan]:
+                    del self.infer[path]
+
+    # -- following the node -------------------------------------------------------------------------------------------
 
     async def watch(self, read_table: Callable[[int], RoutingTable], *, interval: float = 0.02) -> None:
         """Follow the shared map for ever: beat, and swap when another table is wanted; a newer one ends a slow swap."""
@@ -104,106 +297,62 @@ class Tables:
             if swapping is not None:
                 swapping.cancel()
 
-    def close(self) -> None:
-        """Stop asking after lost hosts, and unload everything."""
-        for task in self._tasks:
-            task.cancel()
-        self._models.close()
-
     async def _follow(self, read_table: Callable[[int], RoutingTable], version: int) -> None:
         await self.swap(read_table(version))
 
-    async def _plan(self, route: ModelRoute, version: int) -> tuple[ModelPlan, VetoReason | None]:
-        champion = await self._models.get(route.champion)
-        if not route.champion.trusted and route.champion.digest not in self._known:
-            await champion.probe(patience=_PATIENCE)
-        self._known.add(route.champion.digest)
-        candidate: Loaded | None = None
-        reason: VetoReason | None = None
-        if route.candidate is not None:
-            try:
-                candidate = await self._models.get(route.candidate)
-                if route.candidate.digest not in self._known:
-                    await candidate.probe(patience=_PATIENCE)
-                self._known.add(route.candidate.digest)
-            except FlyballError as error:
-                log.error("candidate not ready", extra={"version": route.candidate.version, "cause": str(error)})
-                reason = VetoReason.LOAD_FAILED if candidate is None else VetoReason.HOST_GONE
-        warm = await self._warm(route)
-        return make_plan(route, version, champion, candidate, warm, self._read_with), reason
+    def veto(self, plan: ModelPlan, reason: VetoReason, arm: Arm) -> None:
+        """Take an arm's traffic away in this worker, now; of the control cohort's copy, only the copy."""
+        if arm is plan.control:
+            ref = arm.loaded.ref
+            self.vetoes.follow_control(plan, lambda: self._models.get(ref))
+        else:
+            self.vetoes.veto(plan, reason, arm.name)
 
-    async def _warm(self, route: ModelRoute) -> list[Loaded]:
-        loaded = []
-        for ref in route.warm:
-            try:
-                loaded.append(await self._models.get(ref))
-            except FlyballError as error:
-                log.warning("warm version not loaded", extra={"version": ref.version, "cause": str(error)})
-        return loaded
+    def close(self) -> None:
+        """Stop asking after lost hosts, and unload everything."""
+        self.vetoes.close()
+        for task in self._waking.values():
+            task.cancel()
+        self._models.close()
 
-    def _exchange(self, table: RoutingTable, plans: dict[str, ModelPlan], reasons: dict[str, VetoReason]) -> None:
-        """Put everything new in force; no await in here, so no request is between two tables."""
-        self.table, self.plans = table, plans
-        self.infer = {}
-        for model, plan in plans.items():
-            self.infer[f"/v2/models/{model}/infer"] = plan, None
-            for version, arm in plan.pinned.items():
-                self.infer[f"/v2/models/{model}/versions/{version}/infer"] = plan, arm
-        live = {plan.identity for plan in plans.values() if plan.candidate is not None}
-        self._vetoes = {k: v for k, v in self._vetoes.items() if k in live}
-        self._slot.clear_veto()
-        for model, plan in plans.items():
-            reason = reasons.get(model) or self._vetoes.get(plan.identity)
-            if reason is not None:
-                self.veto(plan, reason)
-        self._slot.add(Counter.SWAPS)
-        self._slot.acknowledge(table.version)
 
-    async def _drained(self, old: list[ModelPlan]) -> None:
-        until = time.monotonic() + _DRAIN + max((p.route.deadline for p in old), default=0.0)
-        while any(plan.inflight for plan in old) and time.monotonic() < until:
-            await asyncio.sleep(0.005)
+_NOTHING = RoutingTable(0, 0, 0)
 
-    # -- veto ---------------------------------------------------------------------------------------------------------
 
-    def veto(self, plan: ModelPlan, reason: VetoReason) -> None:
-        """Take candidate traffic away in this worker, now."""
-        if plan.vetoed:
-            return
-        plan.vetoed = True
-        self._vetoes[plan.identity] = reason
-        if self.plans.get(plan.route.model) is plan:
-            self._slot.set_veto(plan.table, reason, plan.route.model)
-        log.warning("candidate vetoed", extra={"model": plan.route.model, "reason": reason.name, "table": plan.table})
-        if reason is VetoReason.HOST_GONE and plan.candidate is not None:
-            task = asyncio.get_running_loop().create_task(self._lift(plan, plan.candidate))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+def _reason(error: FlyballError) -> VetoReason:
+    match error:
+        case Refused():
+            return VetoReason.MEMORY
+        case TooSlow():
+            return VetoReason.SLOW
+        case Unlike():
+            return VetoReason.DIFFERENT
+        case Unavailable():
+            return VetoReason.HOST_GONE
+        case _:
+            return VetoReason.LOAD_FAILED
 
-    async def _lift(self, plan: ModelPlan, candidate: Arm) -> None:
-        """Give the traffic back when the candidate's host answers again, a few times at most."""
-        lifts = self._lifts.get(plan.identity, 0)
-        if lifts >= _LIFTS:
-            return
-        while self.plans.get(plan.route.model) is plan:
-            await asyncio.sleep(_PROBE_EVERY * 2**lifts)
-            try:
-                await candidate.loaded.probe(patience=1.0)
-            except (FlyballError, OSError):
-                continue
-            if self.plans.get(plan.route.model) is plan:
-                self._lifts[plan.identity] = lifts + 1
-                self._vetoes.pop(plan.identity, None)
-                plan.breaker.reset()
-                plan.vetoed = False
-                self._slot.clear_veto()
-                log.info("veto lifted", extra={"model": plan.route.model, "table": plan.table})
-            return
+
+def _rivals(route: ModelRoute) -> dict[str, VersionRef]:
+    """Return the versions of the other arms, by arm."""
+    rivals = {variant.name: variant.version for variant in route.variants}
+    return rivals if route.candidate is None else {"candidate": route.candidate, **rivals}
+
+
+def _is_watched(route: ModelRoute) -> bool:
+    """Return whether a comparison runs, so that nothing of it may be unloaded."""
+    return bool(route.candidate or route.variants)
 
 
 def _refs(table: RoutingTable) -> Iterable[VersionRef]:
     for route in table.models.values():
-        yield route.champion
-        if route.candidate is not None:
-            yield route.candidate
-        yield from route.warm
+        if not route.unloaded:
+            yield from _refs_of(route)
+
+
+def _refs_of(route: ModelRoute) -> Iterable[VersionRef]:
+    yield route.champion
+    yield from _rivals(route).values()
+    yield from route.warm
+    if route.control_hosted:
+        yield replace(route.champion, trusted=False)
