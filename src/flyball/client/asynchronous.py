@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flyball.client import answers, calls
-from flyball.client.connecting import address_of, failure, headers_of, httpx_module, outcome, reply
+from flyball.client.connecting import Done, address_of, failure, headers_of, httpx_module, outcome, reply
 from flyball.client.conversation import Failure, Reply, Send, conversation
 
 if TYPE_CHECKING:
@@ -143,9 +143,10 @@ class AsyncClient:
                 told = await self._send(request, step.timeout)
             else:
                 await asyncio.sleep(step.seconds)
-            step, done = outcome(talk, told)
-            if done is not None:
-                return done.value
+            following = outcome(talk, told)
+            if isinstance(following, Done):
+                return following.value
+            step = following
 
     async def _send(self, request: calls.Request[Any], timeout: float) -> Reply | Failure:
         try:

@@ -257,7 +257,7 @@ def _tensors(inputs: Inputs) -> tuple[list[dict[str, Any]], list[bytes]]:
     tensors: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for name, values in inputs.items():
-        dtype = getattr(values, "dtype", None)
+        dtype: Any = getattr(values, "dtype", None)
         if getattr(dtype, "str", "")[1:] in _NUMPY:
             little = values.astype(dtype.newbyteorder("<"), order="C", copy=False)
             blobs.append(little.tobytes())

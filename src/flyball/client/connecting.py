@@ -18,7 +18,7 @@ from flyball.errors import InputError, MissingExtra, first_line
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["address_of", "failure", "headers_of", "httpx_module", "outcome", "reply"]
+__all__ = ["Done", "address_of", "failure", "headers_of", "httpx_module", "outcome", "reply"]
 
 T = TypeVar("T")
 
@@ -78,9 +78,9 @@ def failure(error: Exception) -> Failure:
 
 def outcome(
     talk: Generator[Send | Wait, Reply | Failure | None, T], told: Reply | Failure | None
-) -> tuple[Send | Wait, None] | tuple[None, Done[T]]:
+) -> Send | Wait | Done[T]:
     """Tell a conversation what came of its last step; return the next step, or its answer."""
     try:
-        return talk.send(told), None
+        return talk.send(told)
     except StopIteration as end:
-        return None, Done(end.value)
+        return Done(end.value)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flyball.client import answers, calls
-from flyball.client.connecting import address_of, failure, headers_of, httpx_module, outcome, reply
+from flyball.client.connecting import Done, address_of, failure, headers_of, httpx_module, outcome, reply
 from flyball.client.conversation import Failure, Reply, Send, conversation
 
 if TYPE_CHECKING:
@@ -184,9 +184,10 @@ class Client:
                 told = self._send(request, step.timeout)
             else:
                 time.sleep(step.seconds)
-            step, done = outcome(talk, told)
-            if done is not None:
-                return done.value
+            following = outcome(talk, told)
+            if isinstance(following, Done):
+                return following.value
+            step = following
 
     def _send(self, request: calls.Request[Any], timeout: float) -> Reply | Failure:
         try:
