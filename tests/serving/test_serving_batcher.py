@@ -297,7 +297,7 @@ def test_a_cancelled_request_leaves_the_queue() -> None:
         await asyncio.sleep(0)
         gate.set()
         await asyncio.gather(first, stays)
-        await until(lambda: not batcher._busy)
+        await until(lambda: not batcher.busy)
         batcher.close()
         return batcher.waiting, batcher._rows, batcher._running
 

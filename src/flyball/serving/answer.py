@@ -98,11 +98,26 @@ class Answerer:
             plan.inflight -= 1
             self._active -= 1
 
+    def _admit(self, batcher: Batcher, plan: ModelPlan, call: Call) -> None:
+        """Refuse now what would only be late: rows that wait in vain make others wait too."""
+        wait, limit = batcher.predicted_wait(call.n), plan.route.deadline
+        if call.within is not None:
+            limit = min(limit, call.within)
+        if wait > limit:
+            raise self._refused(f"an answer would take about {wait:.2g} s, its deadline is {limit:g} s", wait)
+
+    def _refused(self, why: str, after: float) -> Busy:
+        self._slot.add(Counter.REFUSED_BUSY)
+        error = Busy(f"{why}; send the request again a little later")
+        error.retry_after = max(after, 1.0)
+        return error
+
     async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
         n, pid, parsed = call.n, self._ids.next(), _ns()
-        deadline = _monotonic() + plan.route.deadline - (parsed - started) / 1e9
-        if call.within is not None:
-            deadline = min(deadline, _monotonic() + call.within)
+        limit = plan.route.deadline
+        if call.within is not None and call.within < limit:
+            limit = call.within
+        deadline = _monotonic() + limit - (parsed - started) / 1e9
         request = Request(plan, call, pid, self._micros(), deadline, started, parsed, [None] * n, [""] * n, [], [])
         units = call.units
         if pinned is not None:

@@ -81,7 +81,7 @@ class Batcher:
 
     Exactly one of `predict` and `remote` is given. `cost` is the learned time of one row in seconds; a batch that is
     predicted to take less than `in_loop` seconds runs in the event loop. `broken` says that the last turn failed by a
-    fault of the batcher itself; `slot`, when set, counts batches, splits and restarts.
+    fault of the batcher itself, `busy` that rows wait or run; `slot`, when set, counts batches, splits and restarts.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Batcher:
         self.broken = False
         self._queue: deque[Item] = deque()
         self._rows = 0  # in the queue
-        self._busy = False
+        self.busy = False
         self._running = 0  # rows of the batch under way
         self._since = 0.0  # monotonic start of it
         self._tasks: set[asyncio.Task[None]] = set()
@@ -159,7 +159,7 @@ class Batcher:
         lately, neither in this turn of the loop nor in the batches before.
         """
         predict, rows = self._predict, len(matrix)
-        if self._busy or predict is None or (cost := self.costs.a + self.costs.b * rows) >= self._in_loop:
+        if self.busy or predict is None or (cost := self.costs.a + self.costs.b * rows) >= self._in_loop:
             return None
         if cost > _TINY:
             if self._crowd or self._ran or rows > self._max_rows:
@@ -196,10 +196,10 @@ class Batcher:
         item = Item(matrix, deadline, loop.create_future())
         self._queue.append(item)
         self._rows += len(matrix)
-        if self._remote is not None or self._busy or self.costs.at(self._rows) >= self._in_loop:
+        if self._remote is not None or self.busy or self.costs.at(self._rows) >= self._in_loop:
             self._watch(loop, item)
-        if not self._busy:
-            self._busy = True
+        if not self.busy:
+            self.busy = True
             loop.call_soon(self._turn)
         return item.future
 
@@ -225,7 +225,7 @@ class Batcher:
         try:
             batch = self._take()
             if not batch:
-                self._busy = False
+                self.busy = False
                 return
             rows = sum(len(item.matrix) for item in batch)
             if self._remote is None and self.costs.at(rows) < self._in_loop and self._run_here(batch, rows):
@@ -238,8 +238,8 @@ class Batcher:
             self.broken = False
 
     def _next(self) -> None:
-        self._busy = bool(self._queue)
-        if self._busy:
+        self.busy = bool(self._queue)
+        if self.busy:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _restart(self, batch: list[Item], error: Exception) -> None:
