@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 __all__ = ["HEAD", "complete", "metadata"]
 
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData(
     naming_convention={
@@ -266,6 +266,7 @@ keys = Table(
     Column("role", String, nullable=False),
     Column("created", BigInteger, nullable=False),
     Column("revoked", BigInteger),
+    Column("scope", Text),  # JSON of models, rate, burst and expiry; null for keys of before
 )
 
 

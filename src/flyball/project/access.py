@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flyball import units
+from flyball.control.keys import KeyScope
 from flyball.disk import write_atomically
-from flyball.errors import InputError
-from flyball.serving.access import Access, hash_of
+from flyball.errors import InputError, Refused
+from flyball.serving.access import FORMAT, Access, KeyGrant, hash_of
+from flyball.serving.limits import SEATS, SERVER_KEY
+from flyball.units import to_micros
 
 if TYPE_CHECKING:
     from flyball.control.keys import Key
     from flyball.project.root import Project
 
-__all__ = ["KeyHandle", "write_access"]
+__all__ = ["KeyHandle", "rate_of", "write_access"]
+
+FIRST_SEAT = SERVER_KEY + 1
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 class KeyHandle:
@@ -27,20 +36,48 @@ class KeyHandle:
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    def create(self, role: str, *, name: str | None = None, actor: str = "cli") -> tuple[str, str]:
-        """Make a key of a role ("admin" may do everything) and return (name, key).
+    def create(
+        self,
+        role: str,
+        *,
+        name: str | None = None,
+        models: Sequence[str] = (),
+        rate: str | float = 0.0,
+        burst: float = 0.0,
+        expires: str | timedelta | None = None,
+        actor: str = "cli",
+    ) -> tuple[str, str]:
+        """Make a key and return (name, key).
+
+        Args:
+            role: "admin" may do everything; others what views and sources name them for.
+            name: What to call it; made up by default.
+            models: The models it may ask; none named: all.
+            rate: Requests a second over all workers, as a number or "100/s", "600/m"; 0 for `server.rate`.
+            burst: Requests that may come at once; 0 for as many as a second brings.
+            expires: After how long it opens nothing any more ("90d"), by the machine's clock; None for never.
+            actor: Who asks, for the audit trail.
 
         Raises:
-            InputError: the role is no plain word.
+            InputError: the role is no plain word, a number is below zero, or a burst has no rate.
+            UnknownName: a model is not defined.
             DuplicateName: the name is taken.
+            Refused: there are as many live keys as there may be.
         """
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", role):
             raise InputError(f"role {role!r} is no plain word; write letters, digits, _ . and - such as analyst")
         project, now = self._project, self._project.clock.now()
+        for model in models:
+            project.applied.model(model)
+        scope = KeyScope(tuple(models), rate_of(rate), burst, None if expires is None else _end(expires))
+        if not 0 <= burst < 1e9 or (burst and not scope.rate):
+            raise InputError(f"burst is {burst:g}; it is a number of requests above 0, beside a rate")
+        if sum(k.revoked is None for k in self.list()) >= SEATS - FIRST_SEAT:
+            raise Refused(f"there are {SEATS - FIRST_SEAT} live keys, as many as there may be; revoke some first")
         key = "fb_" + secrets.token_urlsafe(32)
         label = name or f"{role}-{secrets.token_hex(3)}"
-        project.database.keys.add(label, role, hash_of(key), now)
-        project.database.audit.record(now, actor, "key created", label, {"role": role})
+        project.database.keys.add(label, role, hash_of(key), now, scope)
+        project.database.audit.record(now, actor, "key created", label, {"role": role} | _facts(scope))
         write_access(project)
         return label, key
 
@@ -66,12 +103,14 @@ def write_access(project: Project) -> None:
         for name, source in definitions.sources.items()
     }
     keys = project.database.keys.list()
+    known = _known(project)
     access = Access(
-        version=_version(project) + 1,
-        keys={key.hash: key.role for key in keys if key.revoked is None},
+        version=known.version + 1,
+        keys=_grants([key for key in keys if key.revoked is None], known),
         readers={view.name: view.about.readers for view in views if view.about.readers},
         writers={name: lists for name, lists in writers.items() if any(lists)},
         closed=bool(keys),
+        format=FORMAT,
     )
     before = os.umask(0o077)
     try:
@@ -82,8 +121,53 @@ def write_access(project: Project) -> None:
         os.umask(before)
 
 
-def _version(project: Project) -> int:
+def rate_of(text: str | float) -> float:
+    """Return requests a second of a number or of "100/s", "600/m", "5000/h".
+
+    Raises:
+        InputError: it is neither, or below zero.
+    """
+    number, _, unit = str(text).partition("/")
     try:
-        return msgspec.json.decode(project.layout.access.read_bytes(), type=Access).version
+        rate = float(number) / _SECONDS[unit.strip() or "s"]
+    except (ValueError, KeyError):
+        rate = -1.0
+    if not 0 <= rate < 1e9:
+        raise InputError(f"rate {text!r} is no number of requests; write 100, 100/s, 600/m or 5000/h")
+    return rate
+
+
+def _end(expires: str | timedelta) -> datetime:
+    span = units.duration(expires)
+    if span <= timedelta(0):
+        raise InputError(f"a key cannot expire after {expires}; write a time such as 90d")
+    return datetime.now(UTC) + span
+
+
+def _facts(scope: KeyScope) -> dict[str, Any]:
+    found = {"models": list(scope.models), "rate": scope.rate, "burst": scope.burst,
+             "expires": scope.expires.isoformat() if scope.expires else ""}  # fmt: skip
+    return {name: value for name, value in found.items() if value}
+
+
+def _grants(keys: Sequence[Key], known: Access) -> dict[str, KeyGrant]:
+    """Return what each key may do; a key keeps the seat of its bucket as long as it lives."""
+    seats = {h: g.seat for h, g in known.keys.items() if isinstance(g, KeyGrant)}
+    taken = {seats[key.hash] for key in keys if key.hash in seats}
+    free = (seat for seat in range(FIRST_SEAT, SEATS) if seat not in taken)
+    return {
+        key.hash: KeyGrant(
+            key.name, key.role, key.scope.models, key.scope.rate, key.scope.burst,
+            0 if key.scope.expires is None else to_micros(key.scope.expires),
+            seats[key.hash] if key.hash in seats else next(free),
+        )
+        for key in keys
+    }  # fmt: skip
+
+
+def _known(project: Project) -> Access:
+    """Return what the file says now, nothing where there is none."""
+    try:
+        return msgspec.json.decode(project.layout.access.read_bytes(), type=Access)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return 0
+        return Access()

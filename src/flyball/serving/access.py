@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +18,47 @@ from pathlib import Path
 import msgspec
 
 from flyball.errors import BadRequest
+from flyball.serving.limits import SERVER_KEY
 
-__all__ = ["ADMIN", "Access", "AccessFile", "hash_of"]
+__all__ = ["ADMIN", "FORMAT", "Access", "AccessFile", "KeyGrant", "hash_of"]
 
 ADMIN = "admin"
+FORMAT = 2  # 1 knew only the role of a key
 _LOOK_EVERY = 0.25  # seconds
+_REMEMBERED = 4096  # keys whose hash is not computed again
+_NO_KEY = "the key is missing or wrong; send it as Authorization: Bearer KEY or X-API-Key: KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyGrant:
+    """What a key may do: as which role, with which models (none named: all), how often, until when.
+
+    `rate` is in requests a second, 0 for the server's; `burst` is how many may come at once, 0 for a second's worth.
+    `expires` is in µs since 1970 by the machine's clock, 0 for never. `seat` is the place of its bucket.
+    """
+
+    name: str
+    role: str
+    models: tuple[str, ...] = ()
+    rate: float = 0.0
+    burst: float = 0.0
+    expires: int = 0
+    seat: int = SERVER_KEY
+
+    def require_model(self, model: str) -> None:
+        """Raise BadRequest (403) unless the key may ask this model."""
+        if self.models and model not in self.models:
+            raise BadRequest(f"key {self.name} may not ask model {model!r}; it is for {', '.join(self.models)}", 403)
+
+
+_SERVER = KeyGrant("of the server", ADMIN)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Roles by a key's SHA-256 (hex); which roles may read a view (none named: all); who may write a source.
+    """Grants by a key's SHA-256 (hex); which roles may read a view (none named: all); who may write a source.
+
+    A file of format 1 has roles in place of grants.
 
     `closed` says that a key was made once, so that a caller needs one even where all are revoked.
     A push to a source changes every view over it, so `writers` of a source are several lists, and a role must be in
@@ -35,10 +66,28 @@ class Access:
     """
 
     version: int = 0
-    keys: dict[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | KeyGrant] = field(default_factory=dict)
     readers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     writers: dict[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
     closed: bool = False
+    format: int = 1
+
+    def grant(self, given: bytes, admin: bytes | None) -> KeyGrant | None:
+        """Return what the key that a caller sent may do, None when every caller may do everything.
+
+        Raises:
+            BadRequest: 401, the key is missing, unknown, revoked or expired.
+        """
+        if admin is None and not self.keys and not self.closed:
+            return None
+        if admin is not None and hmac.compare_digest(given, admin):
+            return _SERVER
+        found = self.keys.get(hash_of(given))  # what is compared is a hash: its timing says nothing about the key
+        if found is None:
+            raise BadRequest(_NO_KEY, 401)
+        found = KeyGrant(found, found) if isinstance(found, str) else found
+        require_current(found)
+        return found
 
     def role(self, given: bytes, admin: bytes | None) -> str | None:
         """Return the role of what a caller sent, None when every caller may do everything.
@@ -46,14 +95,8 @@ class Access:
         Raises:
             BadRequest: 401, the key is missing, unknown or revoked.
         """
-        if admin is None and not self.keys and not self.closed:
-            return None
-        if admin is not None and hmac.compare_digest(given, admin):
-            return ADMIN
-        role = self.keys.get(hash_of(given))  # what is compared is a hash: its timing says nothing about the key
-        if role is None:
-            raise BadRequest("the key is missing or wrong; send it as Authorization: Bearer KEY or X-API-Key: KEY", 401)
-        return role
+        found = self.grant(given, admin)
+        return None if found is None else found.role
 
     def require_read(self, role: str | None, views: Iterable[str]) -> None:
         """Raise BadRequest (403) unless a role may read all these views."""
@@ -85,6 +128,19 @@ class AccessFile:
         self._next = 0.0
         self._stamp: tuple[int, int] = (0, 0)
         self._known = _NOBODY
+        self._grants: dict[bytes, KeyGrant] = {}  # keys that were right, so that guesses cannot fill it
+
+    def grant(self, given: bytes, admin: bytes | None) -> KeyGrant | None:
+        """Return what `Access.grant` does; a key that was right before costs one look-up."""
+        access = self.current
+        found = self._grants.get(given)
+        if found is not None:
+            require_current(found)
+            return found
+        found = access.grant(given, admin)
+        if found is not None and len(self._grants) < _REMEMBERED:
+            self._grants[given] = found
+        return found
 
     @property
     def current(self) -> Access:
@@ -98,7 +154,14 @@ class AccessFile:
                 if stamp != self._stamp:
                     self._known = msgspec.json.decode(self._path.read_bytes(), type=Access)
                     self._stamp = stamp
+                    self._grants.clear()
         return self._known
+
+
+def require_current(grant: KeyGrant) -> None:
+    """Raise BadRequest (401) when the key has expired."""
+    if grant.expires and time.time() * 1e6 >= grant.expires:
+        raise BadRequest(f"key {grant.name} has expired; ask for a new one", 401)
 
 
 def hash_of(key: bytes | str) -> str:

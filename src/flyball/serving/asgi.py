@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from flyball.errors import BadRequest, DeadlineExceeded, FlyballError, Unavailable
+from flyball.errors import BadRequest, Busy, DeadlineExceeded, FlyballError, Unavailable
 
 __all__ = [
     "Message",
@@ -38,13 +39,20 @@ _encode = msgspec.json.encode
 
 @dataclass(slots=True)
 class Response:
-    """Status, body and type; `after` runs when the answer is sent."""
+    """Status, body and type; `after` runs when the answer is sent.
+
+    `model`, `version` and `stages` (µs of parse, features, wait, model) are what the access log and traces say.
+    """
 
     body: bytes
     status: int = 200
     type: bytes = _JSON
     headers: list[tuple[bytes, bytes]] | None = None
     after: Callable[[], None] | None = None
+    model: str = ""
+    version: str = ""
+    stages: tuple[int, ...] = ()
+    busy: bool = False  # refused because too much waits
 
 
 def json(value: object, status: int = 200) -> Response:
@@ -64,7 +72,14 @@ def error_response(error: Exception) -> Response:
         case _:
             status = 500
     text = str(error) if isinstance(error, FlyballError) else f"internal error: {type(error).__name__}"
-    return json({"error": text}, status)
+    response = json({"error": text}, status)
+    response.busy = isinstance(error, Busy)
+    after = getattr(error, "retry_after", None)  # seconds, of errors that pass
+    if after is not None:
+        response.headers = [(b"retry-after", b"%d" % max(1, math.ceil(after)))]
+    if status == 401:
+        response.headers = [(b"www-authenticate", b"Bearer")]
+    return response
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[bytes, ...] = (_JSON,)) -> bytes:
@@ -78,8 +93,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[byt
             if value not in types and value.partition(b";")[0].strip().lower() not in types:
                 wanted = " or ".join(t.decode() for t in types)
                 raise BadRequest(f"content type {value.decode('latin-1')!r} is not understood; send {wanted}", 415)
-        elif name == b"content-length" and int(value) > limit:
-            raise _too_large(int(value), limit)
+        elif name == b"content-length" and _length(value) > limit:
+            raise _too_large(_length(value), limit)
         elif name == b"content-encoding" and value != b"identity":
             raise BadRequest(f"content encoding {value.decode('latin-1')!r} is not understood; send plain bytes", 415)
     message = await receive()
@@ -128,6 +143,13 @@ def key_of(scope: Scope) -> bytes:
         elif name == b"x-api-key":
             given = value
     return bytes(given)
+
+
+def _length(value: bytes) -> int:
+    """Return a content-length; a server has checked it, an in-process client has not."""
+    if len(value) > 18 or not value.isdigit():
+        raise BadRequest(f"content-length {value[:20].decode('latin-1')!r} is no number of bytes")
+    return int(value)
 
 
 def _too_large(size: int, limit: int) -> BadRequest:
