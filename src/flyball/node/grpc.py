@@ -6,6 +6,7 @@ its connections along; it tells callers to connect anew (GOAWAY) and finishes wh
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from flyball.errors import ConfigError, MissingExtra, Unavailable
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
 
-__all__ = ["GrpcServer", "require_grpc"]
+__all__ = ["GrpcServer", "require_grpc", "reserve"]
 
 
 class GrpcServer:
@@ -82,6 +83,27 @@ def require_grpc() -> None:
             there = False
         if not there:
             raise MissingExtra.of("gRPC (server.grpc_port)", "grpc")
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Hold the port for the workers without listening on it, so that a port in use is told once, before they start.
+
+    Raises:
+        MissingExtra: gRPC is not installed.
+        Unavailable: the port is taken.
+    """
+    require_grpc()
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    held = socket.socket(family, kind, protocol)
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(address)
+    except OSError as error:
+        held.close()
+        raise Unavailable(
+            f"port {port} of {host} is taken ({error.strerror}); set server.grpc_port to a free port, or 0 for no gRPC"
+        ) from error
+    return held
 
 
 def _pair(certificate: Path, key: Path) -> tuple[bytes, bytes]:

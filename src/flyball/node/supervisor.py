@@ -39,6 +39,7 @@ from flyball.disk import write_atomically
 from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
 from flyball.node.child import Child
+from flyball.node.grpc import reserve
 from flyball.serving.slots import SharedMap
 from flyball.units import to_micros
 
@@ -104,6 +105,7 @@ class Supervisor:
         server, control = self._settings.server, self._settings.control
         gate = bind(server.host, server.port, setting="server.port")
         admin = bind(control.host, control.port, setting="control.port")
+        held_for_grpc = reserve(server.host, server.grpc_port) if server.grpc_port else None
         self._private = self._layout.socket("any").parent
         self._map = SharedMap.create(self._layout.map, slots=max(server.workers, _SLOTS))
         for slot in self._map:
@@ -130,6 +132,8 @@ class Supervisor:
         finally:
             (self._layout.state / "run.json").unlink(missing_ok=True)
             os.close(held)
+            if held_for_grpc is not None:
+                held_for_grpc.close()
         return 0
 
     def _turn(self) -> None:
