@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from flyball.adapters.local.ipc import Call, Server
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.errors import FenceLost, FlyballError, InputError, Refused, Unavailable
 from flyball.serving.mapclock import MapClock
@@ -141,6 +142,14 @@ class ControlProcess:
         """Run something that changes things, between two passes."""
         async with self._passing:
             return await self._on(self._thread, call)
+
+    async def repository(self, body: Any, _: Call) -> dict[str, Any]:
+        """Take a model into service or out of it for a worker: [action, model, who asked]."""
+        from flyball.project.repository import change_service
+
+        action, model, actor = body
+        project = self.project
+        return await self.order(lambda: change_service(project, action, model, actor=actor))
 
     async def set_clock(self, to: datetime) -> dict[str, Any]:
         """Step simulated domain time and do everything that is due; return what was done.
@@ -288,9 +297,12 @@ async def run(control: ControlProcess, sock: socket.socket, *, key: bytes | None
     beats.start()
     server = GracefulServer(create_app(control, key=key, access=AccessFile(control.layout.access)))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.end)
+    asked = Server(control.layout.socket("control"), {"repository": control.repository}, failed=failed)
     await control.start()
+    await asked.start()
     server.when_started(beats.ready)
     await server.run(sock)
+    await asked.close()
     await control.close()
 
 

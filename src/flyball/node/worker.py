@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import signal
 import socket
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from flyball.features.ports import OnlineStore
     from flyball.layout import Layout
     from flyball.node.connection import Limits
+    from flyball.node.grpc import GrpcServer
     from flyball.rollout.routing import VersionRef
     from flyball.serving.gateway import Gateway
     from flyball.settings import ServerSettings
@@ -38,6 +40,7 @@ __all__ = ["Pusher", "main", "run"]
 
 _STORE_WAIT = 30.0
 _LOAD_WAIT = 30.0
+_CONTROL_WAIT = 60.0  # a table is in force when every worker has loaded what it needs
 
 
 class Pusher:
@@ -67,6 +70,21 @@ class Pusher:
         return dict(answer)
 
 
+class Repository:
+    """Have the control process take models into service and out of it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._client = Client(layout.socket("control"), name="control")
+
+    async def __call__(self, action: str, model: str, actor: str) -> dict[str, Any]:
+        """Return what control did; it answers when every worker serves the new table.
+
+        Raises:
+            Unavailable: control is not there.
+        """
+        return dict(await self._client.call("repository", [action, model, actor], timeout=_CONTROL_WAIT, wait=2.0))
+
+
 async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
     """Serve until SIGTERM, then finish the requests at hand."""
     from flyball.node.http import GracefulServer
@@ -75,19 +93,23 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
     beats.start()
     gateway = await _compose(config, slot)
     settings = config.settings.server
-    server = GracefulServer(
-        gateway, drain=settings.deadline.total_seconds() + 2.0, limits=_limits(gateway, settings), tls=_tls(config)
-    )
+    drain = settings.deadline.total_seconds() + 2.0
+    endings: set[asyncio.Task[None]] = set()
+    server = GracefulServer(gateway, drain=drain, limits=_limits(gateway, settings), tls=_tls(config))
     server.when_ending(gateway.drain)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, server.end)
     watch = loop.create_task(_watch(gateway, config.layout))
     await _loaded(gateway)
+    speaking = await _grpc(gateway, config)
+    if speaking is not None:
+        server.when_ending(lambda: endings.add(loop.create_task(speaking.stop(drain))))
     serving = loop.create_task(server.run(sock))
     server.when_started(beats.ready)
     gc.collect()
     gc.freeze()
     await serving
+    await asyncio.gather(*endings)
     watch.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await watch
@@ -116,6 +138,18 @@ def _tls(config: Config) -> tuple[Path, Path] | None:
     if not server.tls_certificate or not server.tls_key:
         raise ConfigError("TLS needs both server.tls_certificate and server.tls_key; set the other one too, or none")
     return config.root / server.tls_certificate, config.root / server.tls_key
+
+
+async def _grpc(gateway: Gateway, config: Config) -> GrpcServer | None:
+    """Listen for gRPC beside HTTP, where a port is set for it."""
+    settings = config.settings.server
+    if not settings.grpc_port:
+        return None
+    from flyball.node.grpc import GrpcServer
+
+    server = GrpcServer(gateway, host=settings.host, port=settings.grpc_port, tls=_tls(config))
+    await server.start()
+    return server
 
 
 async def _loaded(gateway: Gateway) -> None:
@@ -169,8 +203,19 @@ async def _compose(config: Config, slot: int) -> Gateway:
         key=config.secret(settings.server.key).encode() if settings.server.key else None,
         access=AccessFile(layout.access),
         max_body=settings.server.max_body,
+        max_rows=settings.server.max_rows,
+        max_depth=settings.server.max_depth,
+        repository=Repository(layout),
+        settings=_shown(settings.server),
         push=Pusher(layout, deadline=settings.server.deadline.total_seconds()),
     )
+
+
+def _shown(server: ServerSettings) -> dict[str, Any]:
+    """Return the server's settings for `/model_info`: no host, no files, and of secrets only whether there are any."""
+    hidden = ("key", "encryption_key", "tls_certificate", "tls_key", "host")
+    found = {f.name: getattr(server, f.name) for f in dataclasses.fields(server) if f.name not in hidden}
+    return {**found, "key": "set" if server.key else "not set", "tls": bool(server.tls_certificate)}
 
 
 def _loader(config: Config) -> Callable[[VersionRef], Any]:

@@ -164,6 +164,11 @@ def project_gateway(project: Project) -> Gateway:
         return {"accepted": result.accepted, "rejected": result.rejected, "duplicates": result.duplicates,
                 "sequence": result.sequence}  # fmt: skip
 
+    async def repository(action: str, model: str, actor: str) -> dict[str, Any]:
+        from flyball.project.repository import change_service
+
+        return await asyncio.to_thread(change_service, project, action, model, actor=actor)  # type: ignore[arg-type]
+
     return Gateway(
         ModelCache(load, lambda ref: _LocalHost(load, ref), root=layout.root),
         store=project.features.serving_store(),
@@ -172,4 +177,7 @@ def project_gateway(project: Project) -> Gateway:
         access=None if project.is_temporary else AccessFile(layout.access),
         store_name=project.settings.online.store,
         max_body=project.settings.server.max_body,
+        max_rows=project.settings.server.max_rows,
+        max_depth=project.settings.server.max_depth,
+        repository=repository,
     )
