@@ -96,10 +96,10 @@ def until(claim, seconds=20.0, what="the claim"):
 class Node:
     """One project with versions v1 (times 2, trusted) and v2 (times 3, in a host)."""
 
-    def __init__(self, root: Path, *, workers: int = 2) -> None:
+    def __init__(self, root: Path, *, workers: int = 2, models: str = "", settings: str = "") -> None:
         self.root = root
-        (root / "flyball.toml").write_text(TOML.format(workers=workers))
-        (root / "definitions.py").write_text(MODELS)
+        (root / "flyball.toml").write_text(TOML.format(workers=workers) + settings)
+        (root / "definitions.py").write_text(MODELS + models)
         at = pa.array([datetime(2026, 1, 1, tzinfo=UTC)], pa.timestamp("us", "UTC"))
         pq.write_table(pa.table({"zone": [1], "at": at, "id": [0]}), root / "trips.parquet")
         self.layout = load(root / "flyball.toml").layout

@@ -201,7 +201,7 @@ def loader(path: Path, digest: str, layout: Layout) -> Callable[[], Predict]:
         from flyball.registry.artifacts import load_version
 
         key = layout.signing_key.read_bytes() if layout.signing_key.exists() else b""
-        model = load_version(path, digest, signing_key=key)
+        model = load_version(path, digest, signing_key=key, isolated=True)
         log("model loaded", model=model.manifest.model, version=model.manifest.version)
         return model.predict
 
@@ -218,7 +218,7 @@ def explainer(path: Path, digest: str, layout: Layout) -> Callable[[], Explain]:
         from flyball.serving.contributions import Explainer
 
         key = layout.signing_key.read_bytes() if layout.signing_key.exists() else b""
-        explain = Explainer.of(load_version(path, digest, signing_key=key)).explain
+        explain = Explainer.of(load_version(path, digest, signing_key=key, isolated=True)).explain
         encode = msgspec.msgpack.Encoder().encode
         return lambda matrix, deadline: encode(explain(matrix, deadline).pack())
 
