@@ -9,33 +9,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
-from flyball.errors import BadRequest, FlyballError, Unavailable
+from flyball.errors import BadRequest, FlyballError, Unavailable, nearest
 from flyball.features.ports import OnlineStore
 from flyball.features.spec import FeatureService
 from flyball.rollout.routing import RoutingTable
-from flyball.serving import asgi
 from flyball.serving.access import AccessFile
+from flyball.serving.accesslog import template
 from flyball.serving.answer import Answerer
 from flyball.serving.asgi import Receive, Response, Scope, Send, error_response, read_body, send_response
+from flyball.serving.cache import AnswerCache
+from flyball.serving.front import Front, key_sent
 from flyball.serving.handlers import Handlers
 from flyball.serving.ids import IdMaker
 from flyball.serving.log import LogWriter
 from flyball.serving.mapclock import MapClock
 from flyball.serving.models import ModelCache
 from flyball.serving.plan import Arm, ModelPlan, Reader
-from flyball.serving.protocol import Call, encode_infer, parse_infer
+from flyball.serving.protocol import Call, parse_infer
+from flyball.serving.rendering import INFER_TYPES, check_depth, check_rows, infer_response, no_rows
+from flyball.serving.replays import Replays
 from flyball.serving.request import Answer
 from flyball.serving.shadow import Shadows
 from flyball.serving.slots import SharedMap
 from flyball.serving.swap import Tables
+from flyball.serving.testers import asked_arm
 
-__all__ = ["Gateway", "Push"]
+__all__ = ["Gateway", "Push", "Repository"]
 
 log = logging.getLogger("flyball.serving")
 Push = Callable[[str, list[dict[str, Any]]], Awaitable[dict[str, Any]]]
+Repository = Callable[[str, str, str], Awaitable[dict[str, Any]]]
 
 
 class Gateway:
@@ -52,8 +58,15 @@ class Gateway:
         measures: Returns the metrics of processes without a port, which `/metrics` appends.
         push: Forwards rows of a source to ingest and returns its acknowledgement.
         access: Keys with roles and what these may read and write; None knows only `key`.
+        front: Who may call, how often, and what is noted about it; made of `key` and `access` by default.
         read_with: Makes the reader of a feature service; the default is `features.online.OnlineReader` on `store`.
         store_name: Which store that is, for the metrics.
+        max_rows: Rows of one request, 0 for no limit; a model's own limit goes before it.
+        max_depth: Levels of JSON in the bodies that hold rows.
+        repository: Has control take a model ("load") or leave it out ("unload"); called with (action, model, who).
+        settings: What `/model_info` shows of the server's settings; no secrets.
+        max_waiting: Requests under way before more are refused.
+        cache_memory: Bytes of answers that are kept for models that ask for it.
     """
 
     def __init__(
@@ -71,6 +84,13 @@ class Gateway:
         measures: Callable[[], bytes] = bytes,
         store_name: str = "lmdb",
         access: AccessFile | None = None,
+        max_rows: int = 0,
+        max_depth: int = 32,
+        repository: Repository | None = None,
+        settings: Mapping[str, Any] | None = None,
+        front: Front | None = None,
+        max_waiting: int = 4_096,
+        cache_memory: int = 64_000_000,
     ) -> None:
         self.shared = shared or SharedMap.in_memory()
         self.slot = self.shared.slot(slot)
@@ -79,15 +99,25 @@ class Gateway:
         self.push = push
         self.measures = measures
         self._store = store
-        self._key = key
-        self._access = access
+        self.front = front or Front(key=key, access=access)
+        self.front.slot = self.slot
         self.max_body = max_body
+        self.max_rows = max_rows
+        self.max_depth = max_depth
+        self.repository = repository
+        self.settings = dict(settings or {})
         self.draining = False
         self._generation = self.slot.claim()
         self.slot.name_store(store_name)
         if log is not None:
             log.attach(self.slot)
-        self.tables = Tables(models, shared=self.shared, slot=self.slot, read_with=read_with or self._online_reader)
+        self.tables = Tables(
+            models,
+            shared=self.shared,
+            slot=self.slot,
+            read_with=read_with or self._online_reader,
+            logged=None if log is None else log.folder,
+        )
         remote = bool(getattr(store, "remote", False))
         self._shadows = Shadows(self.slot, log, remote=remote)
         self._answerer = Answerer(
@@ -98,7 +128,10 @@ class Gateway:
             shadows=self._shadows,
             vetoed=self.tables.veto,
             remote=remote,
+            max_waiting=max_waiting,
+            cache=AnswerCache(cache_memory, slot=self.slot) if cache_memory > 0 else None,
         )
+        self._replays = Replays()
         self._handlers = Handlers(self)
 
     # -- ASGI ---------------------------------------------------------------------------------------------------------
@@ -110,44 +143,42 @@ class Gateway:
             return
         started = time.perf_counter_ns()
         response: Response
+        front = self.front
         try:
+            met = front.enter(scope)
             found = self.tables.infer.get(scope["path"])
-            if found is not None and scope["method"] == "POST":
+            if met is not None:
+                response = met
+            elif found is not None and scope["method"] == "POST":
                 self.check_key(scope)
                 self.check_read(scope, found[0])
-                body = await read_body(scope, receive, self.max_body)
-                response = await self._infer_v2(found, body, started)
+                body = await read_body(scope, receive, self.max_body, INFER_TYPES)
+                response = await self.infer_v2(found, scope, body, started)
             else:
                 response = await self._handlers.handle(scope, receive, started)
         except FlyballError as error:
             response = error_response(error)
         except Exception as error:
-            log.exception("request failed", extra={"path": scope["path"]})
+            log.exception("request failed", extra={"path": template(scope["path"])})
             response = error_response(error)
+        if not front.quiet(scope, response.status):
+            front.leave(scope, response, started)
         await send_response(send, response)
         if response.after is not None:
             response.after()
 
     def check_key(self, scope: Scope) -> None:
-        """Raise BadRequest (401) unless the caller sent a key; what its role is goes into the scope."""
-        if self._access is not None:
-            scope["flyball.role"] = self._access.current.role(asgi.key_of(scope), self._key)
-        elif self._key is not None and not asgi.allowed(scope, self._key):
-            raise BadRequest("the key is missing or wrong; send it as Authorization: Bearer KEY or X-API-Key: KEY", 401)
+        """Raise BadRequest (401, 429) unless the caller sent a key that may call now; see `Front.check_key`."""
+        self.front.check_key(scope)
 
     def check_read(self, scope: Scope, plan: ModelPlan) -> None:
-        """Raise BadRequest (403) unless the caller's role may read the views of all versions that may answer."""
-        role = scope.get("flyball.role")
-        if role is not None and self._access is not None:
-            arms = (plan.champion, plan.candidate, *plan.pinned.values())
-            views = {view.name for arm in arms if arm is not None for view in arm.loaded.service.views}
-            self._access.current.require_read(role, views)
+        """Raise BadRequest (403) unless the caller may ask the model and read the views of all its versions."""
+        if "flyball.grant" in scope:
+            self.front.check_read(scope, plan.route.model, lambda: _views(plan))
 
     def check_write(self, scope: Scope, source: str) -> None:
         """Raise BadRequest (403) unless the caller's role may push to a source."""
-        role = scope.get("flyball.role")
-        if role is not None and self._access is not None:
-            self._access.current.require_write(role, source)
+        self.front.check_write(scope, source)
 
     async def predict(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None = None) -> Answer:
         """Answer validated rows; the caller offers `Answer.jobs` to `mirror` once the answer is sent."""
@@ -158,17 +189,60 @@ class Gateway:
         jobs = answer.jobs
         return None if jobs is None else lambda: self._shadows.offer(jobs)
 
-    async def _infer_v2(self, found: tuple[ModelPlan, Arm | None], body: bytes, started: int) -> Response:
+    async def infer_v2(self, found: tuple[ModelPlan, Arm | None], scope: Scope, body: bytes, started: int) -> Response:
+        """Answer a V2 inference request for (plan, the version asked for by name or None)."""
+        if "flyball.idempotency" in scope:
+            return await self.once(scope, body, lambda: self._infer(found, scope, body, started))
+        return await self._infer(found, scope, body, started)
+
+    async def once(self, scope: Scope, body: bytes, make: Callable[[], Awaitable[Response]]) -> Response:
+        """Return what `make` answers, or what was answered when the same caller sent this Idempotency-Key before."""
+        place = scope["path"].encode() + b"\0" + key_sent(scope)
+        return await self._replays.once(scope["flyball.idempotency"], body, make, scope=place)
+
+    async def _infer(self, found: tuple[ModelPlan, Arm | None], scope: Scope, body: bytes, started: int) -> Response:
         plan, pinned = found
-        call = parse_infer(body, plan.inputs)
+        call = parse_infer(body, plan.inputs, scope["headers"])
+        if call.n != 1:
+            check_rows(plan, call.n, self.max_rows)
+            if call.n == 0:
+                return infer_response(plan, call, no_rows(plan, pinned.version if pinned else ""))
+        if call.attributes is not None:
+            check_depth(call.attributes, self.max_depth)
+        if plan.testers:
+            call.wish = asked_arm(scope, plan)
         answer = await self._answerer.answer(plan, call, started, pinned=pinned)
-        encoded = encode_infer(
-            plan.route.model, answer.version, answer.id, plan.table, answer.values, id=call.id,
-            versions=answer.versions, features=answer.features,
-        )  # fmt: skip
-        return Response(encoded, after=self.after(answer))
+        return infer_response(plan, call, answer, self.after(answer))
+
+    async def named(self, model: str, version: str | None = None) -> tuple[ModelPlan, Arm | None]:
+        """Return a model's plan, loading it when it is asleep, and the arm of a version asked for by name.
+
+        Raises:
+            BadRequest: 404, the model or the version is not served; the sentence names what is.
+            Unavailable: the model was taken out of service, or cannot be loaded.
+        """
+        try:
+            plan = await self.tables.plan(model)
+        except KeyError:
+            raise _unknown_model(model, self.table) from None
+        if version is None:
+            return plan, None
+        if version not in plan.pinned:
+            known = ", ".join(sorted(plan.pinned))
+            raise BadRequest(f"version {version!r:.80} of {model} is not served; these are: {known}", 404)
+        return plan, plan.pinned[version]
 
     # -- tables -------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests may come: the table in force is served, or there is none yet, and the worker stays.
+
+        A worker whose batcher broke is not ready until a turn of it succeeds.
+        """
+        if self.draining or any(plan.champion.loaded.batcher.broken for plan in self.plans.values()):
+            return False
+        return self.table is not None or self.shared.table_version == 0
 
     @property
     def table(self) -> RoutingTable | None:
@@ -205,6 +279,7 @@ class Gateway:
             await aclose()
         if self.log is not None:
             self.log.close()
+        self.front.close()
         self.slot.release()
 
     def _online_reader(self, service: FeatureService) -> Reader:
@@ -217,6 +292,12 @@ class Gateway:
         return OnlineReader(cast("OnlineStore", self._store), service)  # without views it asks no store
 
 
+def _views(plan: ModelPlan) -> set[str]:
+    """Return the views of all versions that may answer."""
+    arms = (plan.champion, *plan.arms.values(), *plan.pinned.values())
+    return {view.name for arm in arms for view in arm.loaded.service.views}
+
+
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer lifespan events, refuse web sockets."""
     if scope["type"] != "lifespan":
@@ -227,3 +308,11 @@ async def _other(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": f"{message['type']}.complete"})
         if message["type"] == "lifespan.shutdown":
             return
+
+
+def _unknown_model(model: str, table: RoutingTable | None) -> BadRequest:
+    models = table.models if table else {}
+    close = nearest(model, models)
+    known = ", ".join(sorted(models)) if len(models) <= 20 else f"{len(models)} models"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"served: {known or 'none'}."
+    return BadRequest(f"no model named {model!r:.200} is served; {hint}", 404)

@@ -37,10 +37,8 @@ class RateExceeded(BadRequest):
     """Say that a key made more requests than it may; `retry_after` is in seconds."""
 
     def __init__(self, name: str, rate: float, retry_after: float) -> None:
-        super().__init__(
-            f"{name} may make {rate:g} requests a second and made more; send again in {max(1, math.ceil(retry_after))} s",
-            429,
-        )
+        again = max(1, math.ceil(retry_after))
+        super().__init__(f"{name} may make {rate:g} requests a second and made more; send again in {again} s", 429)
         self.retry_after = retry_after
 
 
