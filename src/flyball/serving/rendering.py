@@ -16,7 +16,7 @@ from flyball.serving.plan import ModelPlan
 from flyball.serving.protocol import Call, Labelled, encode_infer, encode_rows, encode_wanted, label
 from flyball.serving.request import Answer
 
-__all__ = ["INFER_TYPES", "check_rows", "infer_response", "labelled_of", "no_rows", "rows_response"]
+__all__ = ["INFER_TYPES", "check_depth", "check_rows", "infer_response", "labelled_of", "no_rows", "rows_response"]
 
 _BINARY = b"application/octet-stream"
 INFER_TYPES = (b"application/json", b"application/octet-stream")
@@ -29,6 +29,22 @@ def check_rows(plan: ModelPlan, n: int, limit: int) -> None:
     most = plan.inputs.max_rows or limit
     if most and n > most:
         raise BadRequest(f"the request has {n} rows, at most {most} are taken; send fewer rows at once", 413)
+
+
+def check_depth(value: Any, most: int) -> None:
+    """Raise BadRequest when lists and objects nest deeper than `most` levels; looked at level by level."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for v in level
+            if isinstance(v, list | dict)
+            for inner in (v.values() if isinstance(v, dict) else v)
+            if isinstance(inner, list | dict)
+        ]
+        if not level:
+            return
+    raise BadRequest(f"the parameter attributes nests deeper than {most} levels; send flat attributes")
 
 
 def no_rows(plan: ModelPlan, version: str = "") -> Answer:

@@ -46,8 +46,13 @@ class Predicting:
 
     async def predict(self, ask: Ask) -> Response:
         """Answer rows."""
-        gateway = self._gateway
         plan, call, _ = await self._rows(ask)
+        if "flyball.idempotency" in ask.scope:
+            return await self._gateway.once(ask.scope, ask.scope["flyball.body"], lambda: self._one(ask, plan, call))
+        return await self._one(ask, plan, call)
+
+    async def _one(self, ask: Ask, plan: ModelPlan, call: Call) -> Response:
+        gateway = self._gateway
         if call.n == 0:
             return rows_response(plan, call, no_rows(plan), ask.started)
         answer = await gateway.predict(plan, call, ask.started)
@@ -55,11 +60,17 @@ class Predicting:
 
     async def batch_predict(self, ask: Ask) -> Response:
         """Answer many rows, a batch at a time."""
-        gateway = self._gateway
         plan, call, request = await self._rows(ask)
         size = request.get("batch_size", _BATCH) if "batch_size" not in plan.inputs else _BATCH
         if type(size) is not int or not 1 <= size <= _MOST:
             raise BadRequest(f"batch_size is {size!r:.60}; send a whole number from 1 to {_MOST}")
+        if "flyball.idempotency" in ask.scope:
+            body = ask.scope["flyball.body"]
+            return await self._gateway.once(ask.scope, body, lambda: self._many(ask, plan, call, size))
+        return await self._many(ask, plan, call, size)
+
+    async def _many(self, ask: Ask, plan: ModelPlan, call: Call, size: int) -> Response:
+        gateway = self._gateway
         answers: list[Answer] = []
         for piece in pieces(call, size):
             answers.append(await gateway.predict(plan, piece, time.perf_counter_ns()))
@@ -77,6 +88,8 @@ class Predicting:
     async def _rows(self, ask: Ask) -> tuple[ModelPlan, Call, dict[str, Any]]:
         gateway = self._gateway
         body = await read_body(ask.scope, ask.receive, gateway.max_body)
+        if "flyball.idempotency" in ask.scope:
+            ask.scope["flyball.body"] = body
         depth = gateway.max_depth
         large = len(body) > _AT_ONCE
         found = await asyncio.to_thread(decode_json, body, depth=depth) if large else decode_json(body, depth=depth)
