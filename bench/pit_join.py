@@ -120,7 +120,7 @@ def _peer(root: Path, requests: pa.Table, corrected: pa.Table) -> dict[str, floa
         print(f"\nFeast cannot be installed here: {(done.stderr.strip().splitlines() or ['pip failed'])[-1]}")
         return {}
     figures: dict[str, float] = {}
-    script = str(Path(__file__).with_name("peers/feast_join.py"))
+    script = str(Path(__file__).parent / "peers" / "feast_join.py")
     for engine in ("dask", "duckdb"):
         made = subprocess.run([str(python), script, str(root), engine], capture_output=True, text=True, check=False)
         if made.returncode:

@@ -12,7 +12,7 @@ or started is a row of the table with the reason.
     python bench/serve.py --peer                        # all peers: about 35 minutes, environments installed before
     python bench/serve.py --peer mlserver fastapi --models lr --clients 1,32 --seconds 2
     python bench/serve.py --peer --resume               # goes on where the last run was ended
-    python bench/serve.py --only start                  # own | peers | fairness | start | shadow, any of them
+    python bench/serve.py --only start                  # own | peers | fairness | start | shadow | grpc, any of them
 """
 
 from __future__ import annotations
@@ -24,26 +24,25 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import peers
-from kit import asks, models
-from kit.project import Project, enriched_service, plain_service, pss_mb, rss_mb, split
+from kit import asks, h2, models
+from kit.product import BAD, Product, bad_row, product, routes, rows
+from kit.project import Project, plain_service, pss_mb, rss_mb, split
 from load import Result, Spec, drive, start_hello
 
-SECTIONS = ("own", "peers", "fairness", "start", "shadow")
+SECTIONS = ("own", "peers", "fairness", "start", "shadow", "grpc")
 TARGETS = {
     "lr_share_of_hello_32": 0.25, "added_latency_ms_p50": 0.15, "log_cost_share_32": 0.10,
     "lr_times_mlserver_32": 6.0, "lr_times_fastapi_32": 3.0, "onnx_times_mlserver_lr_32": 9.0,
     "hgb_times_best_batching_32": 4.0, "hgb_times_best_batching_128": 7.0, "start_to_ready_s": 3.0,
-    "worker_rss_mb": 150.0, "shadow_p99_ratio": 1.10, "innocent_failed_share": 0.0,
+    "worker_rss_mb": 150.0, "shadow_p99_ratio": 1.10, "innocent_failed_share": 0.0, "grpc_times_mlserver_32": 2.0,
 }  # fmt: skip
 AT_MOST = {"added_latency_ms_p50", "log_cost_share_32", "start_to_ready_s", "worker_rss_mb", "shadow_p99_ratio",
            "innocent_failed_share"}  # fmt: skip
-BAD = ("width", "null", "text")
 
 
 @dataclass
@@ -65,67 +64,6 @@ class Run:
             self.cells[name] = measure()
             (peers.cache() / "serve-cells.json").write_text(json.dumps(self.cells))
         return self.cells[name]
-
-
-# -- the product ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Product:
-    """A served project and how it is asked."""
-
-    project: Project
-    kinds: tuple[str, ...]
-    form: str = ""
-
-    def spec(self, kind: str, bad: tuple[str, ...] = ()) -> Spec:
-        if kind == "enriched":
-            return Spec(self.project.port, asks.path(kind), asks.enriched(), asks.HEADERS)
-        bodies = [asks.body(self.form, row) for row in rows()]
-        return Spec(self.project.port, asks.path(kind), bodies, asks.HEADERS, bad)
-
-
-def rows(count: int = 64) -> list[list[float]]:
-    return [[round(v, 6) for v in row] for row in models.data()[0][:count].tolist()]
-
-
-def bad_row(how: str) -> list[Any]:
-    """Return a row with one fault: a number too few, a null, or a text among the numbers."""
-    row: list[Any] = list(rows(1)[0])
-    if how == "width":
-        return row[:-1]
-    row[3] = None if how == "null" else "x"
-    return row
-
-
-def routes(project: Project, files: dict[str, Path], *, enriched: bool = True) -> dict[str, Any]:
-    """Write every model's champion and candidate as artifacts; return their routes."""
-    fitted, X, found = models.fit(), models.data()[0], {}
-    given: dict[str, Any] = dict(fitted)
-    if "onnx" in files:
-        given["onnx"] = files["onnx"].read_bytes()
-    for kind, estimator in given.items():
-        with contextlib.suppress(LookupError):  # a flyball that loads no ONNX has no such row
-            champion = project.artifact(kind, "v1", estimator, plain_service(kind), X[:8])
-            candidate = project.artifact(kind, "v2", estimator, plain_service(kind), X[:8], trusted=False)
-            found[kind] = split(kind, champion, candidate)
-    if enriched:
-        project.fill()
-        champion = project.artifact("enriched", "v1", fitted["lr"], enriched_service("enriched"), X[:8])
-        found["enriched"] = split("enriched", champion, None)
-    return found
-
-
-@contextlib.contextmanager
-def product(folder: Path, files: dict[str, Path], *, log: str = "durable") -> Iterator[Product]:
-    """Serve by one worker process."""
-    project = Project(folder, log=log)
-    table = routes(project, files)
-    try:
-        with project.alone(table):
-            yield Product(project, tuple(table), asks.form(project, "lr", rows(1)[0]))
-    finally:
-        project.close()
 
 
 # -- own figures ------------------------------------------------------------------------------------------------------
@@ -391,6 +329,55 @@ def shadow(run: Run, folder: Path, files: dict[str, Path]) -> None:
           f"p99 {off[2]:.3f} -> {on[2]:.3f} ms ({on[2] / off[2]:.2f}x)")  # fmt: skip
 
 
+# -- gRPC -------------------------------------------------------------------------------------------------------------
+
+
+def over_grpc(run: Run, folder: Path, files: dict[str, Path]) -> None:
+    """Measure one worker's gRPC beside MLServer's, in turn; raw contents, one client on bare sockets for both.
+
+    `--quick` and a run without the peer measure ours alone; a flyball that opens no port says so.
+    """
+    row = rows(1)[0]
+    with product(folder / "grpc", files, grpc=True) as ours, contextlib.ExitStack() as stack:
+        servers: dict[str, tuple[int, bytes, dict[str, str]]] = {}
+        port = ours.project.grpc_port
+        if not peers.listens(port):
+            print(f"\ngRPC: not measured, no worker listens on server.grpc_port ({port})")
+            return
+        servers["flyball"] = (port, h2.infer("lr", row), dict(asks.HEADERS))
+        for k, setting in enumerate(peers.peer("mlserver").SETTINGS if "mlserver" in run.peers else ()):
+            place = folder / "peers" / f"mlserver-grpc-{k}"
+            try:
+                stack.enter_context(peers.running("mlserver", "lr", files["lr"], place, setting))
+            except peers.Unavailable as error:
+                print(f"\ngRPC of MLServer, {setting}: not measured: {error}")
+                continue
+            message = h2.infer("bench", row, output="predict_proba")
+            servers[f"mlserver|{setting}"] = (int((place / "grpc-port").read_text()), message, {})
+        grpc_table(run, servers)
+
+
+def grpc_table(run: Run, servers: dict[str, tuple[int, bytes, dict[str, str]]]) -> None:
+    """Measure the servers in turn and print them; the peer's better setting counts."""
+    print(f"\n{'gRPC, logistic regression':<34}{'clients':>8}{'calls/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}")
+    for clients in run.clients:
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for _ in range(run.rounds):
+            for name, (port, message, headers) in servers.items():
+                got = h2.drive(port, message, headers=headers, clients=clients, seconds=run.seconds)
+                runs.setdefault(name, []).append(got)
+        rates = {}
+        for name, found in runs.items():
+            rates[name], p50, p99 = (statistics.median(r[key] for r in found) for key in ("rps", "p50_ms", "p99_ms"))
+            failed = sum(r["failed"] for r in found)
+            print(f"{name:<34}{clients:>8}{rates[name]:>11,.0f}{p50:>9.3f}{p99:>9.3f}{failed:>8}")
+            run.figures |= {f"grpc_{name}_rps_{clients}": round(rates[name]),
+                            f"grpc_{name}_p50_ms_{clients}": round(p50, 3)}  # fmt: skip
+        mine = rates.pop("flyball")
+        if rates:
+            run.figures[f"grpc_times_mlserver_{clients}"] = round(mine / max(*rates.values(), 1e-9), 2)
+
+
 # -- the whole --------------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +407,8 @@ def main() -> None:
             start_and_memory(run, folder, files)
         if "shadow" in sections:
             shadow(run, folder, files)
+        if "grpc" in sections:
+            over_grpc(run, folder, files)
     fairness_table(run)
     met = {n: run.figures[n] <= limit if n in AT_MOST else run.figures[n] >= limit
            for n, limit in TARGETS.items() if n in run.figures}  # fmt: skip

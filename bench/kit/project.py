@@ -41,7 +41,7 @@ port = 0
 workers = {workers}
 deadline = "3s"
 key = "file:key.txt"
-[log]
+{more}[log]
 mode = "{log}"
 [control]
 port = 0
@@ -85,12 +85,12 @@ class Project:
         workers: Of `up`.
         log: Mode of the prediction log; "off" for a worker alone without one.
         store: "lmdb" or "redis"; `url` is where Redis is.
-        settings: Further lines of flyball.toml.
+        grpc_port: Of `server`; 0 opens none.
     """
 
     def __init__(
         self, root: Path, *, workers: int = 1, log: str = "durable", store: str = "lmdb", url: str = "",
-        settings: str = "",
+        grpc_port: int = 0,
     ) -> None:  # fmt: skip
         from flyball.adapters.local.views import write_views
         from flyball.config import load
@@ -102,9 +102,11 @@ class Project:
         self.no_log = log == "off"
         (root / "key.txt").write_text(KEY)
         (root / "url.txt").write_text(url)
-        toml = TOML.format(workers=workers, log="durable" if self.no_log else log, store=store,
-                           url="file:url.txt" if url else "")  # fmt: skip
-        (root / "flyball.toml").write_text(toml + settings)
+        toml = TOML.format(
+            workers=workers, log="durable" if self.no_log else log, store=store, url="file:url.txt" if url else "",
+            more=f"grpc_port = {grpc_port}\n" if grpc_port else "",
+        )  # fmt: skip
+        (root / "flyball.toml").write_text(toml)
         (root / "definitions.py").write_text('"""The bench commits its routing tables itself."""\n')
         _events(root / "events.parquet")
         self.config = load(root / "flyball.toml")
@@ -113,7 +115,7 @@ class Project:
         write_views(self.layout, [view.spec for view in views()])
         self.layout.access.write_bytes(msgspec.json.encode(Access()))
         self.database = connect(f"sqlite:///{self.layout.state / 'control.db'}")
-        self.port = 0
+        self.port, self.grpc_port = 0, grpc_port
 
     # -- versions and tables ------------------------------------------------------------------------------------------
 

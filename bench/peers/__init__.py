@@ -10,6 +10,7 @@ again. A peer that does not install or start is an Unavailable with the reason, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -20,7 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -110,7 +110,7 @@ def pip_calls(python: str, requires: tuple[str, ...]) -> list[list[str]]:
     return [[*pip, *some] for some in (torch, rest) if some]
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(name: str, kind: str, model: Path, folder: Path, setting: str) -> Iterator[Running]:
     """Run one peer's server in a session of its own; yields when its port answers and ends all of it at the end.
 
@@ -206,6 +206,14 @@ def of_session(session: int) -> list[int]:
             if int(owner) == session and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def listens(port: int) -> bool:
+    """Return whether somebody takes connections on a loopback port."""
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    return False
 
 
 def free_port() -> int:
