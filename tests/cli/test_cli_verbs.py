@@ -309,6 +309,15 @@ def test_a_rollout_by_hand(trained, as_json, human, order):
     assert champion == ("v2" if order == "promote" else "v1")
 
 
+def test_replay_compares_a_version_with_what_was_answered(lived_template, as_json, human):
+    folder = lived_template[0]
+    arguments = ("serve", "replay", "--model", "eta", "--version", "v1", "--limit", "200")
+    found = as_json(folder, *arguments)
+    assert (found["rows"], found["agreement"], found["failed"]) == (200, 1.0, 0)
+    assert "100.00%" in human(folder, *arguments)
+    assert "no time" in human(folder, *arguments, "--since", "soon", code=2)
+
+
 def test_freeze_and_thaw(trained, as_json, human):
     assert as_json(trained, "loop", "freeze", "--reason", "holidays") == {"frozen": "all models"}
     assert "holidays" in human(trained, "loop", "status")

@@ -61,3 +61,17 @@ def test_readers_need_the_log_since_the_oldest_window_that_may_be_open(project, 
     settings = replace(project.settings, clock=ClockSettings())
     monkeypatch.setattr(type(project), "settings", property(lambda _: settings))
     assert to_micros(now - timedelta(days=30)) < needed_since(project, now) < to_micros(now - timedelta(days=1))
+
+
+def test_an_erased_subject_leaves_shipped_files_too(project):
+    with client(project) as http:
+        asked = [{"zone": zone, "distance": 2.0} for zone in (1, 2, 1)]
+        ids = [http.infer("eta", [row])["prediction_id"] for row in asked]
+    ask(project, 1)
+    assert ship(project) == 1
+    dry = project.features.erase({"zone": 1}, dry_run=True)
+    proof = project.features.erase({"zone": 1})
+    shipped = {p.name: (p.removed, p.left) for p in proof.places if p.kind == "prediction log"}
+    assert shipped == {"predictions, shadow answers, outcomes": (3, 0), "shipped Parquet": (2, 0)}
+    assert [p.removed for p in dry.places if p.kind == "prediction log"] == [3, 2]
+    assert project.log.table().column("id").to_pylist() == [ids[1]]

@@ -74,6 +74,10 @@ TREE: Verbs = {
         },
     ),
     "explain": ("explain:explain", "Say how one prediction came about."),
+    "serve": (
+        "The prediction log.",
+        {"replay": ("replay:replay", "Run a version over logged traffic and compare.")},
+    ),
     "monitor": (
         "Drift, performance, alerts.",
         {

@@ -16,7 +16,7 @@ from flyball.errors import InputError
 if TYPE_CHECKING:
     from flyball.project import Project
 
-__all__ = ["skew"]
+__all__ = ["parse_time", "skew"]
 
 _COLUMNS = ("version", "view", "feature", "compared", "mismatch", "missing", "extra", "worst", "rule")
 
@@ -37,7 +37,7 @@ def _skew(
     show: Callable[..., None],
 ) -> int:
     """Compare served vectors with history as known at their time; exact features must not differ (exit 1)."""
-    report = project.features.skew(view, model=model, since=_time(since), sample=sample)
+    report = project.features.skew(view, model=model, since=parse_time(since, "--since"), sample=sample)
     if out is not None:
         Path(out).write_text(_page(_rows(report), report.broken), encoding="utf-8")
         note(f"written to {out}")
@@ -45,13 +45,14 @@ def _skew(
     return 1 if report.broken else 0
 
 
-def _time(text: str | None) -> datetime | None:
+def parse_time(text: str | None, option: str) -> datetime | None:
+    """Return the time that an option names, UTC without an offset; raises InputError."""
     if text is None:
         return None
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"--since {text!r} is no time; write ISO 8601, such as 2020-03-11T04:00:00Z") from error
+        raise InputError(f"{option} {text!r} is no time; write ISO 8601, such as 2020-03-11T04:00:00Z") from error
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 

@@ -29,9 +29,10 @@ from flyball.features.erase import Subject, concerns, is_value, long_keys, mask,
 from flyball.features.packing import namespace
 from flyball.features.spec import SourceSpec
 from flyball.features.values import to_plain
+from flyball.project.erase_log import erase_predictions
 from flyball.project.proof import Erasure, Place, added, keyed_hash, same
 from flyball.project.views import defined_sources, defined_views
-from flyball.records.types import Outcome, Prediction, Record, Shadow
+from flyball.records.types import Prediction, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -203,27 +204,9 @@ class _Work:
     # -- prediction log -------------------------------------------------------------------------------------------
 
     def _predictions(self) -> Iterator[Place]:
-        log = self.project.layout.log
-        if not log.exists():
-            return
-        ids = {r.id for r in self._logged(log) if isinstance(r, Prediction) and self._is_mine(r)}
-
-        def belongs(record: Record) -> bool:
-            return isinstance(record, Shadow | Outcome) and record.id in ids
-
-        if self.dry_run:
-            removed = len(ids) + sum(belongs(r) for r in self._logged(log))
-        else:  # predictions last: their ids lead to the others, should this be killed
-            from flyball.records.redact import redact
-
-            removed = redact(log, belongs).records + redact(log, self._is_mine).records
-        yield Place("prediction log", "predictions, shadow answers, outcomes", removed)
-
-    def _logged(self, log: Path) -> Iterator[Record]:
-        from flyball.records.redact import scan
-
-        for _, _, _, records in scan(log):
-            yield from records
+        if self.project.settings.log.kafka:
+            self._remain("the copy of the prediction log on Kafka: erase it there, or let its retention pass")
+        yield from erase_predictions(self.project, self._is_mine, dry_run=self.dry_run)
 
     def _is_mine(self, record: Record) -> bool:
         if not isinstance(record, Prediction):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flyball.adapters.log_files import ShippedFiles
     from flyball.project.root import Project
     from flyball.records.shipping import Part
+    from flyball.records.types import Record
 
 __all__ = ["LogHandle", "needed_since"]
 
@@ -73,6 +74,23 @@ class LogHandle:
         """Return the same as a pandas frame."""
         frame: pd.DataFrame = self.table(kind, **choice).to_pandas()
         return frame
+
+    def records(self, *, since: datetime | None = None) -> Iterator[Record]:
+        """Yield all records, shipped ones first, each once; `since` spares files that end before, no single record."""
+        from flyball.adapters.local.segments import read_shipped, segments_of
+        from flyball.adapters.log_files import placed
+        from flyball.records.columnar import records_of
+
+        root = self._project.layout.log
+        shipped, files = read_shipped(root), self.files
+        for parts in shipped.segments.values():
+            for part in parts:
+                kind = part.path.partition("/")[0]
+                if since is None or part.until >= to_micros(since) or kind == "outcomes":
+                    yield from (each.record for each in records_of(kind, files.read(part.path)))
+        for segment in segments_of(root):
+            if segment.name not in shipped.segments:
+                yield from (each.record for each in placed(root, segment.name))
 
     def _parts(self, kind: Kind, model: str | None, since: datetime | None) -> Iterator[pa.Table]:
         from flyball.adapters.local.segments import read_shipped, segments_of

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flyball.project.monitor import MonitorHandle
     from flyball.project.releases import RolloutHandle
     from flyball.registry.ports import Tracker
+    from flyball.serving.replay import Replay
     from flyball.training.types import Run
 
 __all__ = ["Project"]
@@ -300,6 +301,41 @@ class Project:
         from flyball.project.runs import train
 
         return train(self, model, params or {}, train_on=train_on, cause=cause, progress=progress)
+
+    def replay(
+        self,
+        model: str,
+        version: str,
+        *,
+        log: str | Path = "live",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100_000,
+        tolerance: float = 1e-9,
+        recompute: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Replay:
+        """Run a version over logged traffic and compare its answers with those that were given.
+
+        Args:
+            model: The model's name.
+            version: The version that is tried.
+            log: "live" for this project's log, or a folder or file of segments or shipped Parquet.
+            since: Only requests from this T on.
+            until: Only requests before this T.
+            limit: Newest requests that are taken.
+            tolerance: Distance up to which two numbers agree; batches of other sizes round differently.
+            recompute: Read the features from history instead of taking the served ones.
+            progress: Called with ("replay", rows done, rows in all).
+
+        Raises:
+            UnknownName: there is no such model or version.
+            InputError: no request fits, or none has the features that the version reads.
+        """
+        from flyball.project.replay import replay
+
+        return replay(self, model, version, log=log, since=since, until=until, limit=limit, tolerance=tolerance,
+                      recompute=recompute, progress=progress)  # fmt: skip
 
     def run_stages_here(self, run: str, stage: str | None = None) -> Run:
         """Run the stages of a run in this process (what a stage child does)."""

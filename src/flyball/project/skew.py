@@ -20,7 +20,7 @@ from flyball.errors import FlyballError, InputError, UnknownName
 from flyball.features.skew import ColumnSkew, compare
 from flyball.project.readers import service_of
 from flyball.records.types import Prediction
-from flyball.units import to_micros
+from flyball.units import from_micros, to_micros
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,7 +94,7 @@ def skew(
     keys: dict[tuple[str, str], frozenset[str]] = {}
     for record in _served(project, model, None if since is None else to_micros(since)):
         if _drawn(project, record, sample, keys):
-            groups.setdefault((record.model, _assigned(project, record)), []).append(record)
+            groups.setdefault((record.model, assigned_version(project, record)), []).append(record)
     found = [_version(project, name, version, records, view) for (name, version), records in sorted(groups.items())]
     if view is not None and not any(v.columns or v.skipped for v in found):
         project.applied.view(view)
@@ -102,18 +102,9 @@ def skew(
 
 
 def _served(project: Project, model: str | None, since: int | None) -> Iterator[Prediction]:
-    from flyball.records.redact import scan
-
-    if not project.layout.log.exists():
-        return
-    for _, _, _, records in scan(project.layout.log):
-        for record in records:
-            if (
-                isinstance(record, Prediction)
-                and model in {None, record.model}
-                and (since is None or record.at >= since)
-            ):
-                yield record
+    for record in project.log.records(since=None if since is None else from_micros(since)):
+        if isinstance(record, Prediction) and model in {None, record.model} and (since is None or record.at >= since):
+            yield record
 
 
 def _drawn(project: Project, record: Prediction, sample: float, keys: dict[tuple[str, str], frozenset[str]]) -> bool:
@@ -136,10 +127,12 @@ def _keys_of(project: Project, model: str, version: str) -> frozenset[str]:
     return frozenset(key.name for view in views for key in view.entity.keys)
 
 
-def _assigned(project: Project, record: Prediction) -> str:
+def assigned_version(project: Project, record: Prediction) -> str:
     """Return the version whose features were read, which is not the one that answered when the champion stepped in."""
-    if record.arm != "candidate" or not record.fallback:
+    if not record.fallback:
         return record.version
+    if record.arm != "candidate":
+        return record.arm  # a variant is called by its version
     try:
         route = read_table(project.layout, record.table).models.get(record.model)
     except FlyballError:
