@@ -26,7 +26,7 @@ from flyball.serving.recording import Recorder
 from flyball.serving.request import Answer, Request, Value
 from flyball.serving.router import CHAMPION, PINNED, UNHOSTED, Assignment, taken
 from flyball.serving.shadow import Shadows
-from flyball.serving.slots import Counter, SharedMap, Slot, VetoReason
+from flyball.serving.slots import SharedMap, Slot, VetoReason
 
 __all__ = ["Answerer"]
 
@@ -86,10 +86,10 @@ class Answerer:
             FlyballError: the champion failed.
         """
         if self._active >= self._most:
-            raise self._refused(f"{self._active} requests are under way in this worker already", 1.0)
+            raise _refused(f"{self._active} requests are under way in this worker already", 1.0)
         batcher = (pinned or plan.champion).loaded.batcher
         if batcher.busy:
-            self._admit(batcher, plan, call)
+            _admit(batcher, plan, call)
         plan.inflight += 1
         self._active += 1
         try:
@@ -97,20 +97,6 @@ class Answerer:
         finally:
             plan.inflight -= 1
             self._active -= 1
-
-    def _admit(self, batcher: Batcher, plan: ModelPlan, call: Call) -> None:
-        """Refuse now what would only be late: rows that wait in vain make others wait too."""
-        wait, limit = batcher.predicted_wait(call.n), plan.route.deadline
-        if call.within is not None:
-            limit = min(limit, call.within)
-        if wait > limit:
-            raise self._refused(f"an answer would take about {wait:.2g} s, its deadline is {limit:g} s", wait)
-
-    def _refused(self, why: str, after: float) -> Busy:
-        self._slot.add(Counter.REFUSED_BUSY)
-        error = Busy(f"{why}; send the request again a little later")
-        error.retry_after = max(after, 1.0)
-        return error
 
     async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
         n, pid, parsed = call.n, self._ids.next(), _ns()
@@ -270,6 +256,21 @@ class Answerer:
             self._vetoed(plan, VetoReason.HOST_GONE, arm)
         elif assignment.drawn and arm.breaker.record(failed=item.errors is not None):
             self._vetoed(plan, VetoReason.FAILURES, arm)
+
+
+def _admit(batcher: Batcher, plan: ModelPlan, call: Call) -> None:
+    """Refuse now what would only be late: rows that wait in vain make others wait too."""
+    wait, limit = batcher.predicted_wait(call.n), plan.route.deadline
+    if call.within is not None:
+        limit = min(limit, call.within)
+    if wait > limit:
+        raise _refused(f"an answer would take about {wait:.2g} s, its deadline is {limit:g} s", wait)
+
+
+def _refused(why: str, after: float) -> Busy:
+    error = Busy(f"{why}; send the request again a little later")
+    error.retry_after = max(after, 1.0)
+    return error
 
 
 def _may_repeat(plan: ModelPlan) -> bool:

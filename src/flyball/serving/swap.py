@@ -65,6 +65,7 @@ class Tables:
         logged: Path | None = None,
     ) -> None:
         self.table: RoutingTable | None = None
+        self.protector: Callable[[Mapping[str, Protection]], Protector] | None = None  # of what the log must not hold
         self.plans: dict[str, ModelPlan] = {}
         self.infer: dict[str, tuple[ModelPlan, Arm | None]] = {}
         self._models = models
@@ -124,7 +125,10 @@ class Tables:
                 reasons[route.model, name] = reason
         warm = await self._warm(route)
         candidate = rivals.pop("candidate", None)
-        return make_plan(route, version, champion, candidate, warm, self._read_with, variants=rivals)
+        plan = make_plan(route, version, champion, candidate, warm, self._read_with, variants=rivals)
+        if route.serving.personal and self.protector is not None:
+            plan.protect = self.protector(route.serving.personal)
+        return plan
 
     async def _champion(self, route: ModelRoute) -> Loaded:
         loaded = await self._bring(route, route.champion)
@@ -201,6 +205,7 @@ class Tables:
         self.infer[f"/v2/models/{model}/infer"] = plan, None
         for version, arm in plan.pinned.items():
             self.infer[f"/v2/models/{model}/versions/{version}/infer"] = plan, arm
+            arm.loaded.batcher.slot = self._slot  # where it counts its batches
 
     def _follow_control(self, plan: ModelPlan, before: ModelPlan | None) -> None:
         """Bring the hosted copy for the control cohort; the one of the former table goes on at once."""
