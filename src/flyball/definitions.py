@@ -19,7 +19,7 @@ from flyball.features.definitions import FeatureView, Field, Source, Transform, 
 from flyball.features.definitions.services import expand
 from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService, SourceSpec, ViewSpec
-from flyball.rollout.routing import ServingSpec
+from flyball.rollout.routing import Flag, ServingSpec
 from flyball.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
@@ -150,10 +150,11 @@ class Definitions:
     views: Mapping[str, FeatureView]
     sources: Mapping[str, SourceSpec]
     services: Mapping[str, NamedService] = field(default_factory=dict)
+    flags: Mapping[str, Flag] = field(default_factory=dict)
 
     @classmethod
     def of(cls, objects: Iterable[object]) -> Self:
-        """Collect models and views, and the sources they read.
+        """Collect models, views and flags, and the sources they read.
 
         Raises:
             DuplicateName: two different definitions share a name.
@@ -162,11 +163,14 @@ class Definitions:
         models: dict[str, Model] = {}
         views: dict[str, FeatureView] = {}
         sources: dict[str, SourceSpec] = {}
+        flags: dict[str, Flag] = {}
         for thing in given:
             if isinstance(thing, FeatureView | ViewSelection):
                 _add(views, thing.view if isinstance(thing, ViewSelection) else thing, "feature view")
             elif isinstance(thing, Source):
                 _add(sources, thing.spec, "source")
+            elif isinstance(thing, Flag):
+                _add(flags, thing, "flag")
         services = _services(given, views)
         for model in (thing for thing in given if isinstance(thing, Model)):
             _add(models, model, "model")
@@ -175,7 +179,7 @@ class Definitions:
                 _add(views, view, "feature view")
         for view in views.values():
             _add(sources, view.spec.source, "source")
-        return cls(models, views, sources, services)
+        return cls(models, views, sources, services, flags)
 
     @classmethod
     def from_module(cls, module: ModuleType) -> Self:

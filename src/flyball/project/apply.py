@@ -17,6 +17,7 @@ from flyball.features.difference import FieldChange, breaks, difference
 from flyball.features.spec import ViewSpec, digest_of
 from flyball.project.access import write_access
 from flyball.project.readers import Reader, readers_of
+from flyball.project.routing import apply_routing
 from flyball.project.shared import Sharing, publish, sharing
 from flyball.project.views import in_use
 
@@ -37,7 +38,7 @@ class Change:
     whether its online rows are built anew (`rebuilds`); the old rows stay beside them while a version reads them.
     """
 
-    kind: Literal["view", "model", "code"]
+    kind: Literal["view", "model", "flag", "code"]
     name: str
     action: Literal["add", "change", "remove"]
     text: str
@@ -76,7 +77,7 @@ def plan(project: Project) -> Plan:
     new = project.working
     _require_something(project)
     readers = {} if old is None else readers_of(project, old, new)
-    changes = [*_view_changes(project, old, new, readers), *_model_changes(old, new)]
+    changes = [*_view_changes(project, old, new, readers), *_model_changes(old, new), *_flag_changes(old, new)]
     if record is not None:
         changes += _never_built(project, new.view_specs, {c.name for c in changes if c.kind == "view"})
     if record is not None and record.code != code and not changes:
@@ -119,11 +120,12 @@ def apply(project: Project, *, progress: Progress | None = None, force: bool = F
     project.features.attach(in_use(project, specs))
     if not project.is_temporary:
         write_access(project)
+    apply_routing(project, project.working)
     return Plan(code, proposed.changes, tuple(filled), publish(project, proposed.sharing))
 
 
 def _require_something(project: Project) -> None:
-    if not project.working.models and not project.working.views:
+    if not (project.working.models or project.working.views or project.working.flags):
         where = project.root / project.settings.project.definitions
         raise DefinitionError(
             f"{where} defines neither a model nor a feature view; an example is made by: flyball init --template eta"
@@ -249,8 +251,17 @@ def _model_changes(old: Definitions | None, new: Definitions) -> list[Change]:
     return changes
 
 
+def _flag_changes(old: Definitions | None, new: Definitions) -> list[Change]:
+    before, after = {} if old is None else dict(old.flags), new.flags
+    changes = [Change("flag", n, "add", f"flag {n} is new") for n in sorted(after.keys() - before.keys())]
+    changes += [Change("flag", n, "remove", f"flag {n} is gone") for n in sorted(before.keys() - after.keys())]
+    changed = [n for n in sorted(before.keys() & after.keys()) if before[n].defined != after[n].defined]
+    return changes + [Change("flag", n, "change", f"flag {n} changed; its switch is set anew") for n in changed]
+
+
 def _model_difference(old: Model, new: Model) -> list[str]:
-    parts = ("service", "examples", "label", "params", "train_on", "holdout", "gates", "rollout", "monitors", "retrain")
+    parts = ("service", "examples", "label", "params", "train_on", "holdout", "gates", "rollout", "monitors", "retrain",
+             "serving")  # fmt: skip
     return [part for part in parts if _plain(getattr(old, part)) != _plain(getattr(new, part))]
 
 

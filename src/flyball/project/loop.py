@@ -203,7 +203,7 @@ class ControlPass:
     def _ref(self, model: str, version: str) -> VersionRef:
         from flyball.project.models import ref_of
 
-        return ref_of(self._project.database.versions.get(model, version), trusted=False)
+        return ref_of(self._project, self._project.database.versions.get(model, version), trusted=False)
 
     def _promoted(self, model: str, version: str, now: datetime) -> None:
         from flyball.registry.types import Lifecycle

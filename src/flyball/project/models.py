@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flyball.errors import Refused, UnknownName
 from flyball.project.mirror import tell_champion
 from flyball.project.views import restore
 from flyball.registry.types import Lifecycle, Version
-from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
+from flyball.rollout.routing import ModelRoute, VersionRef
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +107,60 @@ class ModelHandle:
         Raises:
             Refused: its gate did not pass, or a rollout of this model is under way. A retired version may come back.
         """
+        return self._make_champion(version, reason, actor, "promote")
+
+    def switch(self, version: str | None = None, *, reason: str = "switched by hand", actor: str = "cli") -> Version:
+        """Exchange the champion for another version at once, the old one kept loaded beside it (blue-green).
+
+        Args:
+            version: Which; the former champion when left out, so that a second call takes the first one back.
+            reason: Why, for the audit.
+            actor: Who.
+
+        Returns:
+            The new champion, once every worker answers with it.
+
+        Raises:
+            Refused: as `promote`; or there is no former version; or a worker cannot serve it, and the old one goes on.
+        """
+        from flyball.project.routing import former
+
+        return self._make_champion(version or former(self._project, self.name), reason, actor, "switch")
+
+    def split(
+        self,
+        shares: Mapping[str, str | float],
+        *,
+        holdout: str | float | None = None,
+        reason: str = "",
+        actor: str = "cli",
+    ) -> dict[str, float]:
+        """Compare versions side by side (A/B/n): each gets its share of units, the champion the rest.
+
+        Units keep their variant while its share grows; calling it again changes shares, and `{}` ends the split.
+
+        Args:
+            shares: Version -> share of units, such as {"v3": "20%", "v4": "20%"}; at most six.
+            holdout: Share of units that always get the champion; left as it is when not given.
+            reason: Why, for the audit.
+            actor: Who.
+
+        Returns:
+            The shares in force, the champion's too, in [0, 1].
+
+        Raises:
+            UnknownName: there is no such version.
+            Refused: a gate did not pass, a rollout is under way, or there is no champion.
+            ConflictError: the shares are more than all units, or growing one would move another's units.
+        """
+        from flyball.project.routing import split
+        from flyball.rollout.routing import BUCKETS
+
+        made = split(self._project, self.name, shares, holdout=holdout, reason=reason, actor=actor)
+        parts = {v.name: (v.end - v.start) / BUCKETS for v in made.variants}
+        return {made.champion.version: round(1.0 - sum(parts.values()), 6), **parts}
+
+    def _make_champion(self, version: str, reason: str, actor: str, cause: Literal["promote", "switch"]) -> Version:
         from flyball.project.releases import exclusive
 
         found = self.version(version)
@@ -120,8 +174,9 @@ class ModelHandle:
         self._refuse_during_rollout(f"use: flyball rollout promote {version} --model {self.name}")
         restore(self._project, found)
         with exclusive(self._project) as (routes, fence):  # lifecycle and table change together, or another one's do
-            _route_champion(self._project, found, routes, fence)
-            return self._settle(found, Lifecycle.CHAMPION, "promoted", reason, actor)
+            _route_champion(self._project, found, routes, fence, cause)
+            action = "promoted" if cause == "promote" else "switched to"
+            return self._settle(found, Lifecycle.CHAMPION, action, reason, actor)
 
     def retire(self, version: str, *, reason: str = "", actor: str = "cli") -> Version:
         """Say that a version may not serve any more."""
@@ -153,24 +208,31 @@ class ModelHandle:
         return self.version(version.version)
 
 
-def ref_of(version: Version, *, trusted: bool) -> VersionRef:
-    """Return where a worker finds a version."""
-    return VersionRef(version=version.version, path=version.path, digest=version.digest, trusted=trusted)
+def ref_of(project: Project, version: Version, *, trusted: bool) -> VersionRef:
+    """Return where a worker finds a version; one that must stay in a process of its own is never trusted."""
+    from flyball.registry.artifacts import confined
+
+    hosted = confined(project.root / version.path)
+    return VersionRef(version.version, version.path, version.digest, trusted and not hosted, hosted)
 
 
-def _route_champion(project: Project, version: Version, routes: Routes, fence: int) -> None:
-    """Commit a table in which the version is champion and nothing else takes traffic."""
+def _route_champion(
+    project: Project, version: Version, routes: Routes, fence: int, cause: Literal["promote", "switch"]
+) -> None:
+    """Commit a table in which the version is champion and nothing else takes traffic; the old one is kept warm."""
+    from flyball.project.routing import as_defined
     from flyball.units import to_micros
 
     table = routes.current()
     old = table.models.get(version.model)
-    route = ModelRoute(
-        model=version.model,
-        salt=old.salt if old is not None else version.model,
-        champion=ref_of(version, trusted=True),
-        deadline=project.settings.server.deadline.total_seconds(),
-        warm=(old.champion,) if old is not None else (),
-    )
-    models = {**table.models, version.model: route}
-    new = RoutingTable(table.version + 1, fence, to_micros(project.clock.now()), models, "promote")
+    champion = ref_of(project, version, trusted=True)
+    route = ModelRoute(version.model, version.model, champion)
+    if old is not None:
+        before = old.champion if old.champion.version != version.version else None
+        route = ModelRoute(
+            version.model, old.salt, champion, warm=(before,) if before is not None else old.warm, holdout=old.holdout
+        )
+    spec = project.applied.model(version.model).serving
+    route = as_defined(route, spec, deadline=project.settings.server.deadline.total_seconds())
+    new = table.following(route, fence=fence, now=to_micros(project.clock.now()), cause=cause)
     routes.commit(new, expected=table.version, fence=fence)

@@ -162,6 +162,7 @@ def start_rollout(
     if found.gate != "passing":
         raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")
     restore(project, found)
+    _refuse_during_split(project, model)
     now = now or project.clock.now()
     status = start(
         project.database.rollouts,
@@ -177,6 +178,16 @@ def start_rollout(
     details = {"skip_shadow": skip_shadow, "cause": cause, "champion": champion.version}
     project.database.audit.record(now, actor, "rollout started", status.id, details)
     return status
+
+
+def _refuse_during_split(project: Project, model: str) -> None:
+    route = project.database.routing.current().models.get(model)
+    if route is not None and route.variants:
+        names = ", ".join(variant.name for variant in route.variants)
+        raise Refused(
+            f"a split of {model} with {names} is in force and has its units; "
+            f"end it first with: flyball model split --stop --model {model}"
+        )
 
 
 def routes_of(project: Project) -> Routes:

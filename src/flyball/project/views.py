@@ -71,7 +71,7 @@ def live_versions(project: Project) -> Iterator[Version]:
     routes = project.database.routing.current().models
     for model in project.database.versions.models():
         route = routes.get(model)
-        warm = {ref.version for ref in route.warm} if route is not None else set()
+        warm = {ref.version for ref in (*route.warm, *(v.version for v in route.variants))} if route else set()
         for version in project.database.versions.list(model):
             if version.lifecycle in _SERVING or version.version in warm:
                 yield version
