@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flyball.errors import BadRequest, FlyballError, Unavailable, nearest
 from flyball.features.ports import OnlineStore
 from flyball.features.spec import FeatureService
-from flyball.rollout.routing import RoutingTable
+from flyball.rollout.routing import RoutingTable, VersionRef
 from flyball.serving.access import AccessFile
 from flyball.serving.accesslog import template
 from flyball.serving.answer import Answerer
 from flyball.serving.asgi import Receive, Response, Scope, Send, error_response, read_body, send_response
 from flyball.serving.cache import AnswerCache
+from flyball.serving.contributions.asking import ExplainHost, Explanations
 from flyball.serving.front import Front, key_sent
 from flyball.serving.handlers import Handlers
 from flyball.serving.ids import IdMaker
@@ -36,6 +38,10 @@ from flyball.serving.shadow import Shadows
 from flyball.serving.slots import SharedMap
 from flyball.serving.swap import Tables
 from flyball.serving.testers import asked_arm
+
+if TYPE_CHECKING:
+    from flyball.rollout.routing import Protection
+    from flyball.serving.personal import PersonalKeys, Protector
 
 __all__ = ["Gateway", "Push", "Repository"]
 
@@ -58,6 +64,7 @@ class Gateway:
         measures: Returns the metrics of processes without a port, which `/metrics` appends.
         push: Forwards rows of a source to ingest and returns its acknowledgement.
         access: Keys with roles and what these may read and write; None knows only `key`.
+        personal: Loads the keys by which personal fields are hashed and encrypted in the log.
         front: Who may call, how often, and what is noted about it; made of `key` and `access` by default.
         read_with: Makes the reader of a feature service; the default is `features.online.OnlineReader` on `store`.
         store_name: Which store that is, for the metrics.
@@ -67,6 +74,7 @@ class Gateway:
         settings: What `/model_info` shows of the server's settings; no secrets.
         max_waiting: Requests under way before more are refused.
         cache_memory: Bytes of answers that are kept for models that ask for it.
+        explainers: Connects to what explains a version; without it nothing is explained.
     """
 
     def __init__(
@@ -89,8 +97,10 @@ class Gateway:
         repository: Repository | None = None,
         settings: Mapping[str, Any] | None = None,
         front: Front | None = None,
+        personal: Callable[[], PersonalKeys] | None = None,
         max_waiting: int = 4_096,
         cache_memory: int = 64_000_000,
+        explainers: Callable[[VersionRef], ExplainHost] | None = None,
     ) -> None:
         self.shared = shared or SharedMap.in_memory()
         self.slot = self.shared.slot(slot)
@@ -118,7 +128,10 @@ class Gateway:
             read_with=read_with or self._online_reader,
             logged=None if log is None else log.folder,
         )
-        remote = bool(getattr(store, "remote", False))
+        self.explanations = Explanations(explainers)
+        remote = self.remote = bool(getattr(store, "remote", False))
+        self._personal = personal
+        self.tables.protector = self._protector
         self._shadows = Shadows(self.slot, log, remote=remote)
         self._answerer = Answerer(
             shared=self.shared,
@@ -274,6 +287,7 @@ class Gateway:
         except TimeoutError:
             log.warning("shadow rows dropped at the end", extra={"rows": self._shadows.waiting})
         self.tables.close()
+        self.explanations.close()
         aclose = getattr(self._store, "aclose", None)
         if aclose is not None:
             await aclose()
@@ -281,6 +295,13 @@ class Gateway:
             self.log.close()
         self.front.close()
         self.slot.release()
+
+    def _protector(self, personal: Mapping[str, Protection]) -> Protector:
+        """Return what keeps personal fields out of the log; without keys of a project, hashes mean nothing later."""
+        from flyball.serving.personal import PersonalKeys, Protector
+
+        keys = PersonalKeys(secrets.token_bytes(32)) if self._personal is None else self._personal()
+        return Protector(personal, keys)
 
     def _online_reader(self, service: FeatureService) -> Reader:
         from flyball.features.online import OnlineReader

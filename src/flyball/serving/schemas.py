@@ -56,6 +56,8 @@ _MORE: dict[str, Schema] = {
 }
 _ROWS_BODY: dict[str, Schema] = {"model": {"type": "string"}, **_PARAMETERS["properties"]}
 
+_MARGIN: Schema = {"type": ["number", "array"]}
+_BY_FEATURE: Schema = {"type": "object", "additionalProperties": {"type": ["number", "array", "null"]}}
 SCHEMAS: dict[str, Schema] = {
     "Error": _object({"error": {"type": "string", "minLength": 1}}),
     "Object": _ANY_OBJECT,
@@ -94,6 +96,16 @@ SCHEMAS: dict[str, Schema] = {
     "Predicted": _object(
         _ANSWERED, prediction_id=_TEXT, prediction={"type": ["number", "string", "boolean", "array"]},
         latency_ms=_NUMBER, **_MORE,
+    ),
+    "ExplainRequest": _object(
+        {}, rows=_list({"type": ["object", "array"]}), inputs=_list(_ref("Tensor")),
+        parameters=_object({}, deadline_ms={"type": "integer", "minimum": 1, "maximum": 60_000}),
+    ),
+    "Explained": _object(
+        {"model": _TEXT, "model_version": _TEXT, "rows": _list(_object(
+            {"base": _MARGIN, "contributions": _BY_FEATURE, "margin": _MARGIN}, standard_errors=_BY_FEATURE))},
+        method={"enum": ["tree", "linear", "sampled"]}, samples=_COUNT, classes=_list(_SCALAR),
+        space={"enum": ["prediction", "log-odds", "log", "score", "probability"]},
     ),
     "BatchRequest": _object(
         {"instances": _list({"type": ["object", "array"]})},
