@@ -7,9 +7,11 @@ from datetime import timedelta
 
 import pytest
 
+from flyball.adapters.local.segments import read_shipped
 from flyball.adapters.log_files import LogShipper
 from flyball.errors import UnknownName
 from flyball.project import Project
+from flyball.project.explain import explain
 from flyball.project.log import needed_since
 from flyball.settings import ClockSettings
 from flyball.testing import client
@@ -75,3 +77,18 @@ def test_an_erased_subject_leaves_shipped_files_too(project):
     assert shipped == {"predictions, shadow answers, outcomes": (3, 0), "shipped Parquet": (2, 0)}
     assert [p.removed for p in dry.places if p.kind == "prediction log"] == [3, 2]
     assert project.log.table().column("id").to_pylist() == [ids[1]]
+
+
+def test_a_prediction_whose_segment_is_gone_is_explained_from_what_was_shipped(project):
+    (first,) = ask(project, 1)
+    ask(project, 1)
+    assert ship(project) == 1
+    before = explain(project, first)
+    with client(project) as http:
+        row = {"prediction_id": first, "value": 9.5, "event_time": project.clock.now().isoformat()}
+        assert http.post("/v1/outcomes", json=[row]).status_code == 200
+    for name in read_shipped(project.layout.log).segments:
+        (project.layout.log / name).unlink()
+    after = explain(project, first)
+    assert after["outcome"]["value"] == 9.5
+    assert {**after, "outcome": None} == before

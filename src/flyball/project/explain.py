@@ -31,7 +31,7 @@ def explain(project: Project, prediction_id: str) -> dict[str, Any]:
     from flyball.registry.artifacts import read_manifest
     from flyball.serving import explain as log
 
-    found = log.explain(project.layout, prediction_id)
+    found = log.explain(project.layout, prediction_id, shipped=project.log.shipped_records_of)
     at = to_micros(datetime.fromisoformat(found["at"]))
     version = project.database.versions.get(found["model"], found["assigned"])
     service = read_manifest(project.root / version.path, version.digest).service

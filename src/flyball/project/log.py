@@ -22,6 +22,7 @@ __all__ = ["LogHandle", "needed_since"]
 
 Kind = Literal["predictions", "shadows", "outcomes"]
 _KINDS = ("predictions", "shadows", "outcomes")
+_DRIFT = 60_000_000  # µs a clock may have been set back
 _SLACK = timedelta(days=1)  # for late outcomes and a control process that was away
 
 
@@ -91,6 +92,23 @@ class LogHandle:
         for segment in segments_of(root):
             if segment.name not in shipped.segments:
                 yield from (each.record for each in placed(root, segment.name))
+
+    def shipped_records_of(self, prediction: str) -> Iterator[Record]:
+        """Yield the shipped records of one prediction."""
+        import pyarrow.compute as pc
+
+        from flyball.adapters.local.segments import read_shipped
+        from flyball.records.columnar import records_of
+        from flyball.serving.ids import parts_of
+
+        born = parts_of(prediction)
+        files = self.files
+        for parts in read_shipped(self._project.layout.log).segments.values():
+            for part in parts:
+                if born is None or self._project.settings.clock.domain == "simulated" or part.until >= born[0] - _DRIFT:
+                    table = files.read(part.path)
+                    mine = table.filter(pc.equal(table.column("id"), prediction))
+                    yield from (each.record for each in records_of(part.path.partition("/")[0], mine))
 
     def _parts(self, kind: Kind, model: str | None, since: datetime | None) -> Iterator[pa.Table]:
         from flyball.adapters.local.segments import read_shipped, segments_of

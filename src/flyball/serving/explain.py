@@ -6,7 +6,7 @@ later, in any worker's segments. The surprise: frames are searched as bytes befo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,22 @@ _SLACK = 60_000_000_000  # ns a clock may have been set back
 _STAGES = ("parse", "features", "wait", "model")
 
 
-def explain(layout: Layout, prediction: str) -> dict[str, Any]:
+def explain(
+    layout: Layout, prediction: str, *, shipped: Callable[[str], Iterable[Record]] = lambda _: ()
+) -> dict[str, Any]:
     """Return everything known about a prediction as plain data.
+
+    Args:
+        layout: The project's paths.
+        prediction: Its id.
+        shipped: Returns the records of an id that lie in shipped files; asked when the segments do not hold it.
 
     Raises:
         UnknownName: the log does not hold it.
     """
     found, shadows, outcomes = find(layout.log, prediction)
+    if found is None:
+        found, shadows, outcomes = _sorted_out([*shipped(prediction.removesuffix("#0")), *shadows, *outcomes])
     if found is None:
         raise UnknownName(
             f"there is no prediction {prediction!r} in the log; "
@@ -67,18 +76,21 @@ def find(log: Path, prediction: str) -> tuple[Prediction | None, list[Shadow], l
     wanted = prediction.removesuffix("#0")
     parts = parts_of(wanted)
     born, slot = (parts[0] * 1000, parts[1]) if parts else (0, None)
+    return _sorted_out(record for path in _segments(log, born, slot) for record in _records(path, wanted))
+
+
+def _sorted_out(records: Iterable[Record]) -> tuple[Prediction | None, list[Shadow], list[Outcome]]:
     found: Prediction | None = None
     shadows: list[Shadow] = []
     outcomes: list[Outcome] = []
-    for path in _segments(log, born, slot):
-        for record in _records(path, wanted):
-            match record:
-                case Prediction():
-                    found = record
-                case Shadow():
-                    shadows.append(record)
-                case Outcome():
-                    outcomes.append(record)
+    for record in records:
+        match record:
+            case Prediction():
+                found = record
+            case Shadow():
+                shadows.append(record)
+            case Outcome():
+                outcomes.append(record)
     return found, shadows, sorted(outcomes, key=lambda o: (o.revision, o.received))
 
 
