@@ -8,7 +8,7 @@ import pickle
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -131,12 +131,13 @@ class Node:
         stop(self.layout)
         self.database.close()
 
-    def route(self, candidate: VersionRef | None = None, *, share: float = 0.0) -> float:
+    def route(self, candidate: VersionRef | None = None, *, share: float = 0.0, **fields: object) -> float:
         """Commit a table; return the seconds until all workers served it."""
         lease = self.database.leases.acquire("routes", "test", timedelta(seconds=60))
         routes = NodeRoutes(self.layout, self.database.routing)
         version = routes.current().version
-        route = ModelRoute("eta", "salt", self.champion, candidate, int(share * BUCKETS), pair=False, deadline=3.0)
+        route = ModelRoute("eta", "salt", self.champion, candidate, int(share * BUCKETS))
+        route = replace(route, **{"pair": False, "deadline": 3.0, **fields})
         started = time.monotonic()
         routes.commit(RoutingTable(version + 1, lease.fence, 0, {"eta": route}), expected=version, fence=lease.fence)
         return time.monotonic() - started

@@ -20,6 +20,7 @@ from flyball.serving.cache import AnswerCache, randomised
 from flyball.serving.ids import IdMaker
 from flyball.serving.log import LogWriter
 from flyball.serving.mapclock import MapClock
+from flyball.serving.patience import ask_again, gone_error, successor
 from flyball.serving.plan import Arm, ModelPlan
 from flyball.serving.protocol import Call
 from flyball.serving.recording import Recorder
@@ -99,7 +100,7 @@ class Answerer:
             self._active -= 1
 
     async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
-        n, pid, parsed = call.n, self._ids.next(), _ns()
+        n, pid, parsed = call.n, call.pid or self._ids.next(), _ns()
         limit = plan.route.deadline
         if call.within is not None and call.within < limit:
             limit = call.within
@@ -176,8 +177,24 @@ class Answerer:
                 await self._serve(request, taken(assignment), plan.champion, rows)
                 return
             if item.errors is not None:
-                fallen = await self._fall_back(request, item.errors, rows)
+                fallen = await self._fall_back(request, plan.champion, item.errors, rows)
+        elif item.gone and arm is plan.champion:
+            await self._champion_gone(request, assignment, rows, matrix, statuses, item)
+            return
         self._recorder.record(request, assignment, arm, rows, matrix, statuses, item, fallen)
+
+    async def _champion_gone(
+        self, request: Request, assignment: Assignment, rows: list[int] | None, matrix: np.ndarray,
+        statuses: np.ndarray, item: Item,
+    ) -> None:  # fmt: skip
+        """The champion runs in a host that is away: a former one answers, or the host is asked again in time."""
+        champion, former = request.plan.champion, successor(request.plan)
+        fallen: dict[int, Value] = {}
+        if former is not None and item.errors is not None:
+            fallen = await self._fall_back(request, former, item.errors, rows)
+        else:
+            item = await ask_again(champion.loaded.batcher, matrix, request.deadline, item)
+        self._recorder.record(request, assignment, champion, rows, matrix, statuses, item, fallen, by=former)
 
     def _features(self, request: Request, arm: Arm, rows: list[int] | None) -> tuple[np.ndarray, np.ndarray]:
         known = request.features
@@ -229,24 +246,27 @@ class Answerer:
         item.values = [None] * n
         item.errors = dict.fromkeys(range(n), f"{type(error).__name__}: {error}"[:500])
         self._judge(request.plan, assignment, arm, item)
-        fallen = await self._fall_back(request, item.errors, rows)
+        fallen = await self._fall_back(request, request.plan.champion, item.errors, rows)
         statuses = np.full((n, width), Status.MISSING, dtype=np.uint8)
         self._recorder.record(request, assignment, arm, rows, item.matrix, statuses, item, fallen)
 
-    async def _fall_back(self, request: Request, errors: dict[int, str], rows: list[int] | None) -> dict[int, Value]:
-        """Return the champion's answers to the rows (positions in `rows`) that the candidate failed."""
+    async def _fall_back(
+        self, request: Request, arm: Arm, errors: dict[int, str], rows: list[int] | None
+    ) -> dict[int, Value]:
+        """Return the answers of `arm` (the champion, or a former one) to the rows (positions in `rows`) in `errors`."""
         bad = list(errors)
         wanted = bad if rows is None else [rows[k] for k in bad]
-        champion = request.plan.champion
         try:
             if self._remote:
-                await self._fetch(request, champion)
-            matrix, _ = self._features(request, champion, wanted)
+                await self._fetch(request, arm)
+            matrix, _ = self._features(request, arm, wanted)
         except Exception as error:
             raise _store_failure(error) from error
         until = max(request.deadline, _monotonic() + _GRACE)  # a little late is better than no answer
-        batcher = champion.loaded.batcher
+        batcher = arm.loaded.batcher
         item = batcher.now(matrix) or await batcher.submit(matrix, until)
+        if item.gone:
+            item = await ask_again(batcher, matrix, until, item)
         if item.errors is not None:
             request.error = next(iter(item.errors.values()))
         return dict(zip(bad, item.values, strict=True))
@@ -285,6 +305,9 @@ def _answer_of(request: Request) -> Answer:
 
 
 def _failure(cause: str) -> FlyballError:
+    gone = gone_error(cause)
+    if gone is not None:
+        return gone
     if cause.startswith(DeadlineExceeded.__name__):
         return DeadlineExceeded("the model gave no answer before the request's deadline; send it again or raise it")
     return FlyballError(f"the model failed: {cause}")

@@ -37,6 +37,7 @@ class Recorder:
         statuses: np.ndarray,
         item: Item,
         fallen: dict[int, Value],
+        by: Arm | None = None,
     ) -> None:
         """Add the records of `rows` (None: all) answered by `arm` to the request, and set their values."""
         call, errors, plan = request.call, item.errors, request.plan
@@ -55,7 +56,7 @@ class Recorder:
             error = errors.get(k) if errors is not None else None
             value, version, fallback = item.values[k], arm.version, False
             if k in fallen:
-                value, version = fallen[k], plan.champion.version
+                value, version = fallen[k], (by or plan.champion).version
                 fallback = value is not None
             elif error is not None:
                 request.error = error
@@ -85,6 +86,7 @@ class Recorder:
                     assignment.why,
                     request.state,
                     cached is not None and k in cached and not fallback,
+                    "" if protect is None else protect.names,
                 )
             )
             if mirrors and error is None:
