@@ -91,6 +91,16 @@ class Layout:
         """The registry's HMAC key, mode 0600."""
         return self.state / "keys" / "registry.key"
 
+    @property
+    def personal_key(self) -> Path:
+        """The key by which personal fields are hashed in the prediction log, mode 0600."""
+        return self.state / "keys" / "personal.key"
+
+    @property
+    def rates(self) -> Path:
+        """Token buckets of keys over all workers; the number of workers follows the name."""
+        return self.state / "rates"
+
     def table(self, version: int) -> Path:
         """Return the file of a routing table."""
         return self.routing / f"{version:012d}.json"

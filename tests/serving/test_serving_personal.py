@@ -7,10 +7,14 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from serving_kit import Kit, double, infer_body, table, triple
 
 from flyball.errors import InputError
 from flyball.features.spec import FeatureService, InputSpec, ServiceColumn
+from flyball.records.types import Prediction, Shadow
+from flyball.rollout.routing import ServingSpec
 from flyball.serving.personal import MASK, PersonalKeys, Protector, reveal
+from flyball.testing.in_process import client
 
 KEYS = PersonalKeys(b"k" * 32, b"e" * 64)
 SERVICE = FeatureService(
@@ -83,3 +87,29 @@ def test_what_may_stand_for_a_value_is_known():
     kept = keep.inputs({"user": 7, "name": "ann"})
     assert kept["user"] in KEYS.forms("user", 7)
     assert kept["name"] in KEYS.forms("name", "ann")
+
+
+def test_the_log_of_a_gateway_holds_nothing_in_plain(tmp_path):
+    keys = PersonalKeys.load(tmp_path / "personal.key", "secret")
+    kit = Kit(tmp_path, v1=double, v2=triple)
+    gateway = kit.gateway(personal=lambda: keys)
+    spec = ServingSpec(personal={"zone": "hash", "distance": "encrypt", "unit": "hash"})
+    with client(gateway) as http:
+        http.call(gateway.swap(table(1, kit.ref("v1"), kit.ref("v2"), share=0.5, shadow=1.0, serving=spec)))
+        for unit in ("ann", "bob", "cyd", "dan"):
+            answer = http.post("/v2/models/eta/infer", json=infer_body(2.5, 74321, unit=unit)).json()
+            assert answer["outputs"][0]["data"][0] in {5.0, 7.5}
+        http.post("/v2/models/eta/infer", json=infer_body(2.5, 74321))
+        http.post("/v2/models/eta/infer", json=infer_body(2.5, 74321, unit="ann"))
+    records = kit.records()
+    predictions = [r for r in records if isinstance(r, Prediction)]
+    assert len({r.unit for r in predictions}) == 5  # four named, and one that is its request's id
+    assert [r.unit for r in predictions].count(keys.hashed("ann")) == 2
+    assert {r.unit for r in records if isinstance(r, Shadow)} <= {r.unit for r in predictions}
+    assert any(isinstance(r, Shadow) for r in records)
+    assert sum(r.unit == r.id for r in predictions) == 1
+    assert all(v != v for r in predictions for v in r.features)  # both columns are personal fields
+    assert {r.protected for r in predictions} == {"distance,unit,zone"}
+    assert reveal(predictions[0].inputs, keys) == {"zone": keys.hashed(74321), "distance": 2.5}
+    written = b"".join(p.read_bytes() for p in (tmp_path / "log").rglob("*.seg"))
+    assert not any(word in written for word in (b"ann", b"bob", b"74321"))

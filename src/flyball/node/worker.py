@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from flyball.node.connection import Limits
     from flyball.node.grpc import GrpcServer
     from flyball.rollout.routing import VersionRef
+    from flyball.serving.front import Front
     from flyball.serving.gateway import Gateway
+    from flyball.serving.personal import PersonalKeys
+    from flyball.serving.slots import Slot
     from flyball.settings import ServerSettings
 
 __all__ = ["Pusher", "main", "run"]
@@ -177,7 +180,7 @@ async def _watch(gateway: Gateway, layout: Layout) -> None:
 async def _compose(config: Config, slot: int) -> Gateway:
     from flyball.adapters.local.measures import read_measures
     from flyball.adapters.local.snapshots import find_in_snapshots
-    from flyball.node.remote import RemoteHost
+    from flyball.node.remote import ExplainHost, RemoteHost
     from flyball.serving.access import AccessFile
     from flyball.serving.gateway import Gateway
     from flyball.serving.log import LogWriter
@@ -200,15 +203,49 @@ async def _compose(config: Config, slot: int) -> Gateway:
         store_name=settings.online.store,
         measures=lambda: b"".join(read_measures(layout.state / f"{n}.prom") for n in ("ingest", "shipper", "kafka")),
         log=writer,
-        key=config.secret(settings.server.key).encode() if settings.server.key else None,
-        access=AccessFile(layout.access),
+        front=_front(config, slot, shared.slot(slot)),
+        personal=lambda: _personal_keys(config),
         max_body=settings.server.max_body,
         max_rows=settings.server.max_rows,
         max_depth=settings.server.max_depth,
+        max_waiting=settings.server.max_waiting,
+        cache_memory=settings.cache.memory,
         repository=Repository(layout),
         settings=_shown(settings.server),
         push=Pusher(layout, deadline=settings.server.deadline.total_seconds()),
+        explainers=lambda ref: ExplainHost(layout, ref),
     )
+
+
+def _front(config: Config, slot: int, counters: Slot) -> Front:
+    """Return who may call, how often, and what is noted about it."""
+    from flyball.serving.access import AccessFile
+    from flyball.serving.accesslog import AccessLog
+    from flyball.serving.front import Front
+    from flyball.serving.limits import Rates
+    from flyball.serving.slots import Counter
+    from flyball.serving.tracing import Tracer
+
+    layout, server = config.layout, config.settings.server
+    path = layout.state / "logs" / f"access-w{slot}.log"
+    return Front(
+        key=config.secret(server.key).encode() if server.key else None,
+        access=AccessFile(layout.access),
+        rates=Rates.open(layout.rates, slots=server.workers, slot=slot),
+        rate=server.rate,
+        origins=server.origins.split(),
+        access_log=AccessLog(path, lambda n: counters.add(Counter.ACCESS_LOG_DROPPED, n))
+        if server.access_log
+        else None,
+        tracer=Tracer.from_environment(),
+    )
+
+
+def _personal_keys(config: Config) -> PersonalKeys:
+    from flyball.serving.personal import PersonalKeys
+
+    reference = config.settings.server.encryption_key
+    return PersonalKeys.load(config.layout.personal_key, config.secret(reference) if reference else None)
 
 
 def _shown(server: ServerSettings) -> dict[str, Any]:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from flyball.definitions import Model
     from flyball.project.root import Project
+    from flyball.serving.personal import PersonalKeys
 
 __all__ = ["Erasure", "Place", "erase"]
 
@@ -211,9 +212,27 @@ class _Work:
     def _is_mine(self, record: Record) -> bool:
         if not isinstance(record, Prediction):
             return False
-        if self._unit(record.model) == record.unit:
+        unit = self._unit(record.model)
+        if unit == record.unit:
             return True
+        if record.protected:
+            return self._is_mine_protected(record, unit)
         return all(_same_value(record.inputs.get(name), value) for name, value in self.subject.items())
+
+    def _is_mine_protected(self, record: Prediction, unit: str | None) -> bool:
+        """Whether a record is the subject's by what stands for its values; what is masked shows nobody's."""
+        keys = self._personal_keys
+        if unit is not None and record.unit in keys.forms("unit", unit):
+            return True
+        plain = self._plain()
+        return all(
+            _same_value(record.inputs.get(name), value) or record.inputs.get(name) in keys.forms(name, plain[name])
+            for name, value in self.subject.items()
+        )
+
+    @cached_property
+    def _personal_keys(self) -> PersonalKeys:
+        return self.project.personal_keys()
 
     def _unit(self, model: str) -> str | None:
         known = self.project.applied.models.get(model)

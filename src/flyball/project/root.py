@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flyball.project.monitor import MonitorHandle
     from flyball.project.releases import RolloutHandle
     from flyball.registry.ports import Tracker
+    from flyball.serving.personal import PersonalKeys
     from flyball.serving.replay import Replay
     from flyball.training.types import Run
 
@@ -348,6 +349,13 @@ class Project:
         from flyball.project.releases import RolloutHandle
 
         return RolloutHandle(self, model, version)
+
+    def personal_keys(self) -> PersonalKeys:
+        """Return the keys by which personal fields of the prediction log are hashed and encrypted."""
+        from flyball.serving.personal import PersonalKeys
+
+        reference = self.settings.server.encryption_key
+        return PersonalKeys.load(self.layout.personal_key, self.config.secret(reference) if reference else None)
 
     def explain(self, prediction_id: str) -> dict[str, Any]:
         """Say how one prediction came about: arm and why, features with status, versions, latency by stage, outcome.

@@ -152,6 +152,15 @@ def _version(project: Project, model: str, version: str, records: list[Predictio
     whole = [r for r in records if len(r.features) == len(service.names) and _is_read(r)]
     if not whole:
         return VersionSkew(model, version, 0, (), "no vector of it is in the log")
+    needed = {spec.name for spec in service.inputs}
+    hidden = {name for r in whole if r.protected for name in r.protected.split(",") if name in needed}
+    if hidden:
+        whole = [r for r in whole if not (r.protected and needed & set(r.protected.split(",")))]
+    if not whole:
+        names = ", ".join(sorted(hidden))
+        return VersionSkew(
+            model, version, 0, (), f"{names} is kept protected in the log (personal), so history cannot be asked for it"
+        )
     try:
         recomputed = _recomputed(project, service, whole)
     except FlyballError as error:

@@ -52,6 +52,7 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     why: str = ""  # how the arm was chosen: "share", "control", "champion", "header", "veto", "kill switch"
     read: str = ""  # "stale" or "defaulted" when the online store was away: no evidence about skew
     cached: bool = False  # the value is one that this worker gave to equal features before
+    protected: str = ""  # names of inputs (or "unit") that are masked, hashed or encrypted here, comma-separated
 
 
 class Shadow(msgspec.Struct, frozen=True, array_like=True, tag="s"):

@@ -25,7 +25,7 @@ from flyball.serving.cache import AnswerCache
 from flyball.serving.contributions.asking import ExplainHost, Explanations
 from flyball.serving.front import Front, key_sent
 from flyball.serving.handlers import Handlers
-from flyball.serving.ids import IdMaker
+from flyball.serving.ids import IdMaker, keyed_id
 from flyball.serving.log import LogWriter
 from flyball.serving.mapclock import MapClock
 from flyball.serving.models import ModelCache
@@ -205,17 +205,27 @@ class Gateway:
     async def infer_v2(self, found: tuple[ModelPlan, Arm | None], scope: Scope, body: bytes, started: int) -> Response:
         """Answer a V2 inference request for (plan, the version asked for by name or None)."""
         if "flyball.idempotency" in scope:
-            return await self.once(scope, body, lambda: self._infer(found, scope, body, started))
+            pid = self.keyed(scope, body)
+            return await self.once(scope, body, lambda: self._infer(found, scope, body, started, pid))
         return await self._infer(found, scope, body, started)
+
+    def keyed(self, scope: Scope, body: bytes, part: int = 0) -> str:
+        """Return the prediction id that every worker gives this request: of its caller, key, path and body."""
+        key = scope["flyball.idempotency"]
+        return keyed_id(scope["path"].encode(), key_sent(scope), key, body, b"%d" % part)
 
     async def once(self, scope: Scope, body: bytes, make: Callable[[], Awaitable[Response]]) -> Response:
         """Return what `make` answers, or what was answered when the same caller sent this Idempotency-Key before."""
         place = scope["path"].encode() + b"\0" + key_sent(scope)
         return await self._replays.once(scope["flyball.idempotency"], body, make, scope=place)
 
-    async def _infer(self, found: tuple[ModelPlan, Arm | None], scope: Scope, body: bytes, started: int) -> Response:
+    async def _infer(
+        self, found: tuple[ModelPlan, Arm | None], scope: Scope, body: bytes, started: int, pid: str = ""
+    ) -> Response:
         plan, pinned = found
         call = parse_infer(body, plan.inputs, scope["headers"])
+        if pid:
+            call.pid = pid
         if call.n != 1:
             check_rows(plan, call.n, self.max_rows)
             if call.n == 0:

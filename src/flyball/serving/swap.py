@@ -28,7 +28,10 @@ from flyball.serving.vetoes import Vetoes
 from flyball.serving.warming import TooSlow, Unlike, examine, logged_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from flyball.rollout.routing import Protection
+    from flyball.serving.personal import Protector
 
 __all__ = ["Tables"]
 

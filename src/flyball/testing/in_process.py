@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flyball.project import Project
+    from flyball.serving.contributions.types import Explained
 
 __all__ = ["GatewayClient", "async_client", "client", "project_gateway"]
 
@@ -124,6 +125,28 @@ class _LocalHost:
         """There is nothing to hang up."""
 
 
+class _LocalExplainer:
+    """Stand in for the process that explains a version: a thread of this one, for projects without processes."""
+
+    def __init__(self, load: Any, ref: VersionRef) -> None:
+        self._load, self._ref = load, ref
+        self._explainer: Any = None
+
+    async def explain(self, matrix: np.ndarray, deadline: float) -> Explained:
+        return await asyncio.to_thread(self._explain, matrix, deadline)
+
+    def _explain(self, matrix: np.ndarray, deadline: float) -> Explained:
+        from flyball.serving.contributions import Explainer
+
+        if self._explainer is None:
+            self._explainer = Explainer.of(self._load(self._ref))
+        found: Explained = self._explainer.explain(matrix, deadline)
+        return found
+
+    def close(self) -> None:
+        """There is nothing to hang up."""
+
+
 def client(target: Gateway | Project, *, key: str | None = None) -> GatewayClient:
     """Return a synchronous in-process client of a gateway or of a project.
 
@@ -175,9 +198,11 @@ def project_gateway(project: Project) -> Gateway:
         log=LogWriter(layout.log / "w0"),
         push=push,
         access=None if project.is_temporary else AccessFile(layout.access),
+        personal=None if project.is_temporary else project.personal_keys,
         store_name=project.settings.online.store,
         max_body=project.settings.server.max_body,
         max_rows=project.settings.server.max_rows,
         max_depth=project.settings.server.max_depth,
         repository=repository,
+        explainers=lambda ref: _LocalExplainer(load, ref),
     )
