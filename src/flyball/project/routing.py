@@ -1,7 +1,7 @@
 """What definitions say about routing goes into the table; splits and switches made by hand.
 
 The surprise: applying definitions leaves arms alone. Shares, candidates and variants are decisions of rollouts and
-people; an apply only changes how a model is served, its segments and its flags, and writes no table when nothing differs.
+people; an apply only changes how a model is served, its segments and its flags, and writes no table for nothing.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _require_passing(version: Version) -> None:
 def _refuse_during_rollout(project: Project, model: str) -> None:
     for _, status in project.database.rollouts.list(model, active=True):
         raise Refused(
-            f"rollout {status.id} of {model} {status.candidate} is under way ({status.phase}) and needs the same units; "
+            f"rollout {status.id} of {model} {status.candidate} is under way ({status.phase}) and needs its units; "
             f"wait for it, or use: flyball rollout abort {status.candidate} --model {model}"
         )
 

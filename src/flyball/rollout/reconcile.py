@@ -96,6 +96,8 @@ class Reconciler:
             except FenceLost:
                 self.close()
                 raise
+            except Refused as error:
+                events += self._hold(status, str(error), now, fence)
             except RevisionConflict:  # an order came in between, or the table moved; the next pass sees it
                 continue
         return events
@@ -140,6 +142,19 @@ class Reconciler:
         seen = (status.bins, status.cursor, status.state.get("waiting"))
         if status.phase not in TERMINAL and seen != (live.ledger.bins, live.cursor, decision.reason):
             self._persist(status, live, evidence, fence, [], waiting=decision.reason)
+
+    def _hold(self, status: RolloutStatus, cause: str, now: datetime, fence: int) -> list[RolloutEvent]:
+        """Pause a rollout whose next table the workers cannot serve; a person looks and resumes."""
+        _, status = self._store.get(status.id)
+        live = self._live.get(status.id)
+        if live is None or status.phase in TERMINAL or status.phase is Phase.PAUSED:
+            return []
+        decision = Decision("pause", cause, step=status.step, share=status.share, guardrail="table")
+        live.decided(status, decision, now, "")
+        event = RolloutEvent(status.id, now, "Paused", cause, {"from": str(status.phase), "guardrail": "table"})
+        held = replace(apply(status, decision, now), wanted="pause")
+        self._store.save(held, expected=status.revision, fence=fence, events=[event])
+        return [event]
 
     def _open(self, spec: RolloutSpec, status: RolloutStatus, fence: int) -> Live:
         live = self._live.get(status.id)

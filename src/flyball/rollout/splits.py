@@ -83,8 +83,8 @@ def _check_room(model: str, kept: Mapping[str, _Range], top: int) -> None:
         limit, other = (ordered[n + 1][0], ordered[n + 1][2]) if n + 1 < len(ordered) else (top, "the holdout")
         if end > limit:
             raise ConflictError(
-                f"variant {name} of {model} has room for {(limit - start) / BUCKETS:.2%} where it lies; more would move "
-                f"units of {other}. Give it less, or begin anew after: flyball model split --stop --model {model}"
+                f"variant {name} of {model} has room for {(limit - start) / BUCKETS:.2%} where it lies; more would "
+                f"move units of {other}. Give it less, or begin anew after: flyball model split --stop --model {model}"
             )
 
 

@@ -1,7 +1,8 @@
 """Change the routing table in force on this node: file, database, shared map, acknowledgements, in this order.
 
 The surprise: a worker that does not acknowledge in time is ended, not waited for. A change is in force when every live
-worker serves it, and a worker that was ended serves nothing until its successor has read the new table.
+worker serves it, and a worker that was ended serves nothing until its successor has read the new table. A worker that
+says it cannot serve the change stops it: then all go back to what was in force, under a new version.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from flyball.adapters.local.running import read_running
 from flyball.adapters.local.tables import read_table
 from flyball.disk import write_atomically
-from flyball.errors import FlyballError, RevisionConflict, Unavailable
+from flyball.errors import FlyballError, Refused, RevisionConflict, Unavailable
 from flyball.serving.slots import SharedMap, Slot
 
 if TYPE_CHECKING:
@@ -74,15 +76,28 @@ class NodeRoutes:
         Raises:
             RevisionConflict: the version in force is not `expected`.
             FenceLost: a newer fence wrote.
+            Refused: a worker cannot serve it; what was in force before is in force again, as a table of its own.
         """
         if table.version != expected + 1:
             raise RevisionConflict(
                 f"routing table {table.version} cannot follow {expected}; read the current one again"
             )
-        self._precede(expected)
+        former = self._precede(expected)
         self._store.write(table, expected=expected, fence=fence)
         self._put(table)
-        self._announce(table.version)
+        refusals = self._announce(table.version)
+        if refusals:
+            self._go_back(former, table.version, fence)
+            raise Refused(
+                f"routing table {table.version} was taken back, and what served before goes on serving: "
+                f"{'; '.join(refusals)}; see the workers' logs"
+            )
+
+    def _go_back(self, former: RoutingTable, refused: int, fence: int) -> None:
+        back = replace(former, version=refused + 1, fence=fence, cause="rollback")
+        self._store.write(back, expected=refused, fence=fence)
+        self._put(back)
+        self._announce(back.version)
 
     def ensure(self) -> int:
         """Make this node follow what the database says (after a crash or a change elsewhere); return its version."""
@@ -91,16 +106,19 @@ class NodeRoutes:
         behind = shared is not None and shared.table_version != table.version
         if behind or not self._has(table):
             self._put(table)
-            self._announce(table.version)
+            for refusal in self._announce(table.version):
+                self._told("table refused", {"table": table.version, "cause": refusal})
         return table.version
 
-    def _precede(self, expected: int) -> None:
-        """Find out that we are late before a file is touched."""
-        current = self._store.current().version
-        if current != expected:
+    def _precede(self, expected: int) -> RoutingTable:
+        """Find out that we are late before a file is touched; return what is in force."""
+        current = self._store.current()
+        if current.version != expected:
             raise RevisionConflict(
-                f"routing table {current} is in force, not {expected}; read it again and repeat the change on top of it"
+                f"routing table {current.version} is in force, not {expected}; "
+                "read it again and repeat the change on top of it"
             )
+        return current
 
     def _put(self, table: RoutingTable) -> None:
         if table.version:
@@ -116,28 +134,31 @@ class NodeRoutes:
             return SharedMap.open(self._layout.map)
         return None
 
-    def _announce(self, version: int) -> None:
+    def _announce(self, version: int) -> list[str]:
+        """Have the workers serve a table; return why some refuse, nothing when all that live serve it."""
         shared = self._map()
         if shared is None:
-            return  # never ran here: the supervisor makes the map, control tells it the version
+            return []  # never ran here: the supervisor makes the map, control tells it the version
         shared.table_version = version
         supervisor = _supervisor(self._layout)
-        if supervisor:
-            self._await(shared, version, supervisor)
+        return self._await(shared, version, supervisor) if supervisor else []
 
-    def _await(self, shared: SharedMap, version: int, supervisor: int) -> None:
+    def _await(self, shared: SharedMap, version: int, supervisor: int) -> list[str]:
         until = time.monotonic() + self._patience
         pause = 0.001
         while late := [slot for slot in _live(shared, supervisor) if slot.acknowledged != version]:
             if shared.table_version > version:
-                return  # a newer table took its place
+                return []  # a newer table took its place
+            if refusals := _refusals(late, version):
+                return refusals
             now = time.monotonic()
             if now > until:
                 self._end(late, version)
-                return  # their successors begin with the new table
+                return []  # their successors begin with the new table
             self._end([s for s in late if now - s.heartbeat / 1e9 > _SILENT], version)
             time.sleep(pause)
             pause = min(pause * 1.5, 0.02)
+        return []
 
     def _end(self, late: list[Slot], version: int) -> None:
         for slot in late:
@@ -145,6 +166,12 @@ class NodeRoutes:
             self._told("worker ended", {"slot": slot.index, "pid": pid, "table": version, "after_s": self._patience})
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _refusals(late: list[Slot], version: int) -> list[str]:
+    """Return one sentence's part for each worker that goes on with the table before `version`."""
+    refused = [(slot.index, slot.refused) for slot in late]
+    return [f"worker {k} refused its champion: {r[1].words}" for k, r in refused if r is not None and r[0] == version]
 
 
 def _supervisor(layout: Layout) -> int:
