@@ -48,7 +48,9 @@ class Predicting:
         """Answer rows."""
         plan, call, _ = await self._rows(ask)
         if "flyball.idempotency" in ask.scope:
-            return await self._gateway.once(ask.scope, ask.scope["flyball.body"], lambda: self._one(ask, plan, call))
+            body = ask.scope["flyball.body"]
+            call.pid = self._gateway.keyed(ask.scope, body)
+            return await self._gateway.once(ask.scope, body, lambda: self._one(ask, plan, call))
         return await self._one(ask, plan, call)
 
     async def _one(self, ask: Ask, plan: ModelPlan, call: Call) -> Response:
@@ -72,7 +74,9 @@ class Predicting:
     async def _many(self, ask: Ask, plan: ModelPlan, call: Call, size: int) -> Response:
         gateway = self._gateway
         answers: list[Answer] = []
-        for piece in pieces(call, size):
+        for part, piece in enumerate(pieces(call, size)):
+            if "flyball.idempotency" in ask.scope:
+                piece.pid = gateway.keyed(ask.scope, ask.scope["flyball.body"], part)
             answers.append(await gateway.predict(plan, piece, time.perf_counter_ns()))
             await asyncio.sleep(0)
         after = [run for run in map(gateway.after, answers) if run is not None]
@@ -112,12 +116,20 @@ class Predicting:
             return (await gateway.named(name))[0]
         if len(routes) == 1:
             plan, _ = await gateway.named(next(iter(routes)))
-            if name is not None and "model" not in plan.inputs:
-                return (await gateway.named(str(name)))[0]
+            if isinstance(request, dict) and "model" in request and "model" not in plan.inputs:
+                return (await gateway.named(_name(name)))[0]
             return plan
+        if isinstance(request, dict) and "model" in request:
+            _name(name)
         known = ", ".join(sorted(routes)) or "none"
         raise BadRequest(f'several models are served ({known:.500}); name one as "model"' if routes else
                          "no model is served yet; promote a version first", 400)  # fmt: skip
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(f'"model" is {value!r:.60}; send a model\'s name, or leave it out where there is one model')
+    return value
 
 
 def pieces(call: Call, size: int) -> list[Call]:
