@@ -203,3 +203,25 @@ def test_units_that_a_veto_took_away_are_not_missing_from_the_split(why, mismatc
     found = fold.evidence()
     assert found.mismatch is mismatch
     assert (found.candidate.requests, found.control.requests) == (300, 600)
+
+
+def test_a_request_that_two_workers_answered_counts_once():
+    fold = Fold(spec())
+    twice = [prediction("x1", SECOND, unit="a"), prediction("x1", 2 * SECOND, unit="a")]
+    plain = [prediction("01", SECOND, unit="b"), prediction("01", 2 * SECOND, unit="b")]  # cannot be one request
+    fold(*twice, *plain, now=9 * SECOND)
+    assert fold.evidence().candidate.requests == 3
+
+
+def test_a_failed_try_and_the_answer_to_its_retry_both_count():
+    fold = Fold(spec())
+    failed = [prediction("x1", SECOND, unit="a", error="no", fallback=True)] * 2
+    fold(*failed, prediction("x1", 2 * SECOND, unit="a"), now=9 * SECOND)
+    found = fold.evidence().candidate
+    assert (found.requests, found.errors) == (2, 1)
+
+
+def test_a_mirrored_row_of_a_request_sent_twice_counts_once():
+    fold = Fold(spec(), kind="shadow", share=1.0)
+    fold(*[pair("x1", SECOND, 1.0, version="v2")] * 2, pair("02", SECOND, 1.0, version="v2"), now=9 * SECOND)
+    assert fold.evidence(Phase.SHADOW).candidate.requests == 2

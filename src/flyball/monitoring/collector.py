@@ -27,6 +27,7 @@ from flyball.profiles.profile import Profile
 from flyball.profiles.reference import Reference
 from flyball.profiles.windows import window_bounds
 from flyball.records.log import Batch
+from flyball.records.repeats import Repeats
 from flyball.records.types import Outcome, Prediction
 from flyball.units import from_micros, to_micros
 
@@ -107,6 +108,7 @@ class Collector:
         self._drift: dict[str, list[_Watch]] = {}
         self._performance: dict[str, list[_Watch]] = {}
         self._champions: dict[str, tuple[dict[int, str], str]] = {}  # by table, and the newest
+        self._repeats = Repeats()  # a request sent twice may stand in the logs of two workers
         self._orphans: dict[str, tuple[Outcome, int]] = {}  # and how often they were tried
         self.late = 0  # rows and outcomes that came after their window was closed
         for each in models:
@@ -127,7 +129,8 @@ class Collector:
         for prediction in predictions:
             self._learn_champion(prediction)
         for prediction in predictions:
-            if (prediction.value is not None and prediction.error is None) or prediction.fallback:
+            answered = (prediction.value is not None and prediction.error is None) or prediction.fallback
+            if answered and not self._repeats.again(prediction.id):
                 self._predicted(prediction)
         waiting, self._orphans = self._orphans, {}
         for outcome, tried in waiting.values():

@@ -16,6 +16,7 @@ import msgspec
 import xxhash
 
 from flyball.records.log import Batch
+from flyball.records.repeats import Repeats
 from flyball.records.types import Outcome, Prediction, Shadow
 from flyball.rollout.types import RolloutSpec
 from flyball.units import micros
@@ -128,6 +129,8 @@ class Binner:
         self._early: OrderedDict[str, float] = OrderedDict()
         self._vetoed = (0, 0, 0)  # first and last time and number of the present run of vetoed requests
         self.dropped = 0
+        self._repeats = Repeats()  # a request sent twice may stand in the logs of two workers
+        self._mirrored = Repeats()
 
     def allocate(self, allocation: Allocation) -> None:
         """Count records from `allocation.table` on under a new split."""
@@ -173,7 +176,7 @@ class Binner:
 
     def _prediction(self, p: Prediction) -> None:
         index = self._allocation(p.table) if p.model == self._model else -1
-        if index < 0 or self.allocations[index].kind == "off":
+        if index < 0 or self.allocations[index].kind == "off" or self._again(p):
             return
         into = self._bin(p.at // SECOND)
         into.newest = max(into.newest, p.at)
@@ -196,6 +199,10 @@ class Binner:
         if self._joins and not failed and _number(p.value):
             self._wait(p, index, arm, unit)
 
+    def _again(self, p: Prediction) -> bool:
+        """Tell whether a request that two workers answered was counted before; a failed try counts by itself."""
+        return self._repeats.again(p.id if p.error is None else f"{p.id}!")
+
     def _stands(self, at: int) -> bool:
         """Tell whether a veto lasts: one that ends when a killed host is back is no verdict on the candidate."""
         first, last, n = self._vetoed
@@ -205,7 +212,7 @@ class Binner:
 
     def _shadow(self, s: Shadow) -> None:
         index = self._allocation(s.table) if s.model == self._model else -1
-        if index < 0:
+        if index < 0 or (s.version == self._candidate and self._mirrored.again(s.id)):
             return
         if self.allocations[index].kind == "shadow" and s.version == self._candidate:
             into = self._bin(s.at // SECOND)

@@ -96,16 +96,23 @@ class Service:
     async def _infer(self, body: bytes, scope: Scope, context: Any) -> Response:
         started = time.perf_counter_ns()
         request = _decoded(_Infer, body)
+        scope["path"] = _path(request.model_name, request.model_version, "infer")
+        self._gateway.check_key(scope)
+        if "flyball.idempotency" not in scope:
+            return await self._inferred(request, scope, context, started, "")
+        apart = {**scope, "path": f"grpc {scope['path']}"}  # the same key over HTTP has another form of answer
+        pid = self._gateway.keyed(apart, body)
+        return await self._gateway.once(apart, body, lambda: self._inferred(request, scope, context, started, pid))
+
+    async def _inferred(self, request: Any, scope: Scope, context: Any, started: int, pid: str) -> Response:
         gateway, model, version = self._gateway, request.model_name, request.model_version
-        scope["path"] = _path(model, version, "infer")
-        gateway.check_key(scope)
         plan, pinned = await self._found(model, version)
         gateway.check_read(scope, plan)
         call = call_from(request, plan.inputs)
         check_rows(plan, call.n, gateway.max_rows)
         if plan.testers:
             call.wish = asked_arm(scope, plan)
-        call.within = context.time_remaining()
+        call.within, call.pid = context.time_remaining(), pid
         if call.n:
             answer = await gateway.predict(plan, call, started, pinned)
         else:

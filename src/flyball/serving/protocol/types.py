@@ -145,6 +145,7 @@ class Call:
     single: bool = False
     wish: str = ""  # the arm a tester asked for
     within: float | None = None  # seconds the caller still waits, when it said so
+    pid: str = ""  # the prediction id of a request with an Idempotency-Key
 
 
 def unknown_input(name: str, inputs: dict[str, InputSpec]) -> BadRequest:
