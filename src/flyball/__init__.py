@@ -18,6 +18,7 @@ _HOMES = {
     "FeatureService": "flyball.features.definitions",
     "FeatureView": "flyball.features.definitions",
     "Field": "flyball.features.definitions",
+    "Flag": "flyball.serving.definitions",
     "FlyballError": "flyball.errors",
     "Label": "flyball.datasets.definitions",
     "List": "flyball.features.definitions",
@@ -33,6 +34,7 @@ _HOMES = {
     "Project": "flyball.project",
     "Retrain": "flyball.loop.policy",
     "Rollout": "flyball.rollout.definitions",
+    "Segment": "flyball.serving.definitions",
     "Serving": "flyball.serving.definitions",
     "TrainingSet": "flyball.datasets.types",
     "Vector": "flyball.features.definitions",
@@ -50,6 +52,7 @@ _HOMES = {
     "distinct": "flyball.features.definitions",
     "embed": "flyball.features.definitions",
     "first": "flyball.features.definitions",
+    "flag": "flyball.project.flags",
     "gate": "flyball.gates.checks",
     "geohash": "flyball.features.definitions",
     "guard": "flyball.rollout.definitions",
@@ -166,6 +169,9 @@ if TYPE_CHECKING:
     from flyball.monitoring import drift as drift
     from flyball.monitoring.definitions import monitor as monitor
     from flyball.project import Project as Project
+    from flyball.project.flags import flag as flag
     from flyball.rollout.definitions import Rollout as Rollout
     from flyball.rollout.definitions import guard as guard
+    from flyball.serving.definitions import Flag as Flag
+    from flyball.serving.definitions import Segment as Segment
     from flyball.serving.definitions import Serving as Serving

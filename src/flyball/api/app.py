@@ -85,6 +85,24 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class _Flag(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    on: bool | None = None
+    shares: list[tuple[str | bool | int | float, float]] = []  # (value, share): a JSON object's keys are texts only
+    reason: str = ""
+
+
+class _Split(msgspec.Struct, forbid_unknown_fields=True):
+    shares: dict[str, float]
+    holdout: float | None = None
+    reason: str = ""
+
+
+class _Switch(msgspec.Struct, forbid_unknown_fields=True):
+    version: str | None = None
+    reason: str = ""
+
+
 _Endpoint = Callable[[Request], Awaitable[Any]]
 
 
@@ -112,6 +130,10 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
         ("/v1/features/history", "POST", api.history),
         ("/v1/features/history", "GET", api.feature),
         ("/v1/features/{name}", "GET", api.feature),
+        ("/v1/flags", "GET", api.flags),
+        ("/v1/flags", "POST", api.set_flag),
+        ("/v1/models/{name}/split", "POST", api.split),
+        ("/v1/models/{name}/switch", "POST", api.switch),
         ("/v1/alerts", "GET", api.alerts),
         ("/v1/loop/{model}", "GET", api.loop),
     ]
@@ -180,6 +202,32 @@ class _Api:
             return {name: project.database.versions.list(name) for name in project.applied.models}
 
         return await self._control.work(read)
+
+    async def flags(self, _: Request) -> Any:
+        """All flags in force."""
+        return await self._control.work(self._control.project.flags.list)
+
+    async def set_flag(self, request: Request) -> Any:
+        """Switch a flag or change its shares."""
+        asked, project = await _body(request, _Flag), self._control.project
+        shares = dict(asked.shares)
+        return await self._control.order(
+            lambda: project.flags.set(asked.name, on=asked.on, shares=shares, reason=asked.reason, actor="api")
+        )
+
+    async def split(self, request: Request) -> Any:
+        """Give versions shares of a model's units; none end the split."""
+        asked, handle = await _body(request, _Split), self._control.project.models[request.path_params["name"]]
+        return await self._control.order(
+            lambda: handle.split(asked.shares, holdout=asked.holdout, reason=asked.reason, actor="api")
+        )
+
+    async def switch(self, request: Request) -> Any:
+        """Exchange the champion."""
+        asked, handle = await _body(request, _Switch), self._control.project.models[request.path_params["name"]]
+        return await self._control.order(
+            lambda: handle.switch(asked.version, reason=asked.reason or "switched by the API", actor="api")
+        )
 
     async def features(self, request: Request) -> Any:
         """All applied views; with ?search=WORDS only those that match, best first."""

@@ -56,6 +56,8 @@ TREE: Verbs = {
             "show": ("model:show", "Show a version and its gate."),
             "compare": ("model:compare", "Compare two versions."),
             "promote": ("model:promote", "Make a version champion, without a rollout."),
+            "switch": ("model:switch", "Exchange the champion at once, and back."),
+            "split": ("model:split", "Compare versions side by side (A/B/n)."),
             "retire": ("model:retire", "Say that a version may not serve any more."),
             "score": ("model:score", "Predict for a file of past requests."),
         },
@@ -71,6 +73,14 @@ TREE: Verbs = {
             "abort": ("rollout:abort", "Return all traffic to the champion."),
             "explain": ("rollout:explain", "Show the evidence against every limit."),
             "history": ("rollout:history", "List releases and what became of them."),
+        },
+    ),
+    "flag": (
+        "Feature flags.",
+        {
+            "list": ("flag:list_", "List flags in force."),
+            "get": ("flag:get", "Say what a flag is for a unit, and why."),
+            "set": ("flag:set_", "Switch a flag, or change its shares."),
         },
     ),
     "explain": ("explain:explain", "Say how one prediction came about."),
@@ -105,6 +115,10 @@ TREE: Verbs = {
             "list": ("key:list_", "List keys by name and role."),
             "revoke": ("key:revoke", "Have a key open nothing any more."),
         },
+    ),
+    "audit": (
+        "Who did what.",
+        {"list": ("audit:list_", "List what was done, by whom, and who read the prediction log.")},
     ),
     "config": (
         "Settings.",

@@ -14,7 +14,7 @@ from flyball.cli.run import only_model
 if TYPE_CHECKING:
     from flyball.project import Project
 
-__all__ = ["compare", "list_", "promote", "retire", "score", "show"]
+__all__ = ["compare", "list_", "promote", "retire", "score", "show", "split", "switch"]
 
 _model = click.option("--model", help="May be left out when there is one.")
 
@@ -78,6 +78,40 @@ def _promote(project: Project, version: str, *, model: str | None, reason: str, 
     show(done, lambda d: note(f"{d['model']} {d['version']} is champion"))
 
 
+@click.argument("version", required=False)
+@_model
+@click.option("--reason", default="switched by hand", help="For the audit.")
+def _switch(
+    project: Project, version: str | None, *, model: str | None, reason: str, show: Callable[..., None]
+) -> None:
+    """Exchange the champion for VERSION, or for the one before it; the old one stays loaded beside it."""
+    done = project.models[model or only_model(project)].switch(version, reason=reason)
+    show(done, lambda d: note(f"{d['model']} {d['version']} serves; the other one is warm: flyball model switch"))
+
+
+@click.argument("shares", nargs=-1)
+@_model
+@click.option("--holdout", help="Share of units that always get the champion, such as 5%.")
+@click.option("--stop", is_flag=True, help="End the split: the champion gets all units.")
+@click.option("--reason", default="", help="For the audit.")
+def _split(
+    project: Project,
+    shares: tuple[str, ...],
+    *,
+    model: str | None,
+    holdout: str | None,
+    stop: bool,
+    reason: str,
+    show: Callable[..., None],
+) -> None:
+    """Give versions shares of the units beside the champion: flyball model split v3=20% v4=20%."""
+    if stop == bool(shares) or any("=" not in share for share in shares):
+        raise click.UsageError("write VERSION=SHARE for each variant, such as v3=20%, or --stop")
+    wanted = {version: share for version, _, share in (pair.partition("=") for pair in shares)}
+    done = project.models[model or only_model(project)].split(wanted, holdout=holdout, reason=reason)
+    show(done, lambda d: note(", ".join(f"{version} {share:.2%}" for version, share in d.items())))
+
+
 @click.argument("version")
 @_model
 @click.option("--reason", default="", help="For the audit.")
@@ -109,5 +143,7 @@ list_ = verb(_list)
 show = verb(_show)
 compare = verb(_compare)
 promote = verb(_promote)
+switch = verb(_switch)
+split = verb(_split)
 retire = verb(_retire)
 score = verb(_score)

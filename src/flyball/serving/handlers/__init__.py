@@ -14,6 +14,7 @@ from flyball.serving.asgi import Receive, Response, Scope, json
 from flyball.serving.handlers.ask import Ask, routes_of
 from flyball.serving.handlers.data import Data
 from flyball.serving.handlers.explaining import Explaining
+from flyball.serving.handlers.flags import Flags
 from flyball.serving.handlers.models import Models
 from flyball.serving.handlers.predicting import Predicting
 from flyball.serving.handlers.repository import Repository
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ROUTES", "Ask", "Handlers", "Route", "routes_of"]
 
 Handler = Callable[[Ask], Awaitable[Response]]
-_PARTS = (State, Models, Predicting, Explaining, Repository, Data)
+_PARTS = (State, Models, Predicting, Explaining, Repository, Data, Flags)
 
 
 class Handlers:

@@ -69,6 +69,10 @@ ROUTES: tuple[Route, ...] = (
           refusals=(413, 415), lines=True),
     Route("POST", "/v1/sources/{source}/events", "events", "Rows of a source, all or none", "Events", "Rows",
           refusals=(413, 415, 429), lines=True),
+    Route("GET", "/v1/flags", "flags", "Feature flags, with their values for a unit", "FlagList",
+          query=(("unit", "whose values to add"),)),
+    Route("POST", "/v1/flags/{flag}", "flag", "A feature flag's value for a unit", "FlagValue", "FlagRequest",
+          refusals=(413, 415)),
 )  # fmt: skip
 
 
