@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "flyball.client",
+    "Client": "flyball.client",
     "Decimal": "flyball.features.definitions",
     "Entity": "flyball.features.definitions",
     "Examples": "flyball.datasets.definitions",
@@ -108,6 +110,8 @@ if TYPE_CHECKING:
     from flyball import experiments as experiments
     from flyball import rollout as rollout
     from flyball import testing as testing
+    from flyball.client import AsyncClient as AsyncClient
+    from flyball.client import Client as Client
     from flyball.datasets.definitions import Examples as Examples
     from flyball.datasets.definitions import Label as Label
     from flyball.datasets.types import TrainingSet as TrainingSet
