@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from flyball.features.definitions.imported import ImportedView
     from flyball.project.access import KeyHandle
     from flyball.project.apply import Plan
+    from flyball.project.audit import AuditHandle
     from flyball.project.data import DataHandle
     from flyball.project.features import FeatureHandle
+    from flyball.project.flags import FlagHandle
     from flyball.project.log import LogHandle
     from flyball.project.loop import ControlPass, LoopHandle
     from flyball.project.models import ModelHandles
@@ -251,6 +253,20 @@ class Project:
         return KeyHandle(self)
 
     @cached_property
+    def flags(self) -> FlagHandle:
+        """Feature flags: list, decide, set."""
+        from flyball.project.flags import FlagHandle
+
+        return FlagHandle(self)
+
+    @cached_property
+    def audit(self) -> AuditHandle:
+        """Who did what, and who read the prediction log."""
+        from flyball.project.audit import AuditHandle
+
+        return AuditHandle(self)
+
+    @cached_property
     def data(self) -> DataHandle:
         """Training sets."""
         from flyball.project.data import DataHandle
@@ -335,6 +351,7 @@ class Project:
         """
         from flyball.project.replay import replay
 
+        self.audit.log_read("replayed", f"{model} {version}")
         return replay(self, model, version, log=log, since=since, until=until, limit=limit, tolerance=tolerance,
                       recompute=recompute, progress=progress)  # fmt: skip
 
@@ -357,15 +374,19 @@ class Project:
         reference = self.settings.server.encryption_key
         return PersonalKeys.load(self.layout.personal_key, self.config.secret(reference) if reference else None)
 
-    def explain(self, prediction_id: str) -> dict[str, Any]:
+    def explain(self, prediction_id: str, *, reveal: bool = False) -> dict[str, Any]:
         """Say how one prediction came about: arm and why, features with status, versions, latency by stage, outcome.
+
+        That somebody looked goes into the audit trail; `reveal` decrypts what the log keeps encrypted.
 
         Raises:
             UnknownName: the log holds no such prediction.
+            InputError: it is to be revealed, and `server.encryption_key` is missing or another one.
         """
         from flyball.project.explain import explain
 
-        return explain(self, prediction_id)
+        self.audit.log_read("revealed" if reveal else "explained", prediction_id)
+        return explain(self, prediction_id, reveal=reveal)
 
     def monitor(self, model: str) -> MonitorHandle:
         """Return a model's drift and performance."""
