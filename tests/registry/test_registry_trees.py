@@ -54,7 +54,7 @@ def test_a_kernel_that_differs_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
     model, rows = fitted(), data(10, seed=3)
     right, wrong = Predictor(model, tuple("abcd")), Predictor(model, tuple("abcd"))
     assert right.accelerate(rows)
-    monkeypatch.setattr("flyball.registry.artifacts.lower", lambda _: lambda m: np.zeros(len(m)))
+    monkeypatch.setattr("flyball.registry.predictor.lower", lambda _: lambda m: np.zeros(len(m)))
     assert not wrong.accelerate(rows)
     assert np.array_equal(wrong.predict(rows), right.predict(rows))
 

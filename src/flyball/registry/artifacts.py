@@ -1,7 +1,7 @@
 """Artifact folders: written whole or not at all, and loaded only when every byte is what was registered.
 
-The surprise: a loaded model answers on one thread, whichever thread calls it. OpenMP keeps its thread count per calling
-thread, so the limit is set once on each.
+The surprise: a lowered version is served without its model. What answers is the kernel beside it, which needs neither
+the library that trained it nor its memory; the model itself is opened when somebody asks for it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +18,19 @@ import msgspec
 import numpy as np
 
 from flyball.disk import sync
-from flyball.errors import ConflictError, InputError, IntegrityError, Untrusted
-from flyball.registry.code import PREFIX, install_code
-from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
-from flyball.registry.trees import SMALL, lower
+from flyball.errors import ConflictError, IntegrityError, Untrusted
+from flyball.registry.apart import Apart
+from flyball.registry.code import install_code
+from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key, pyfunc
+from flyball.registry.lowering.kernels import open_kernel
+from flyball.registry.predictor import Predictor
+from flyball.registry.requirements import requirements
 from flyball.registry.types import Manifest
 
 __all__ = [
     "LoadedModel",
     "Predictor",
+    "confined",
     "ensure_signing_key",
     "file_digest",
     "load_version",
@@ -39,60 +40,7 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
-_HOMES = {"sklearn": "scikit-learn"}
-_NAMES_WARNING = "X does not have valid feature names"
-
-
-class Predictor:
-    """Answer float64 matrices with float64 arrays, whatever kind of model is inside."""
-
-    def __init__(self, model: Any, names: tuple[str, ...]) -> None:
-        """Wrap a fitted model whose matrix has the columns `names`.
-
-        Raises:
-            InputError: the model cannot predict, or was fitted on columns that are not among `names`.
-        """
-        call = getattr(model, "predict_proba", None) or getattr(model, "predict", None)
-        if call is None:
-            raise InputError(f"a {type(model).__name__} has no predict(X); return an object that has one from train()")
-        self.model = model
-        self.classifier = hasattr(model, "predict_proba")
-        self.classes: tuple[float, ...] | None = _classes(model) if self.classifier else None
-        self._call = call
-        self._order = _order(getattr(model, "feature_names_in_", None), names)
-        self._small: Callable[[np.ndarray], np.ndarray] | None = None
-        self._limited = threading.local()
-        warnings.filterwarnings("ignore", message=_NAMES_WARNING)  # columns are in the fitted order, by construction
-
-    def accelerate(self, sample: np.ndarray) -> bool:
-        """Answer small batches by a faster kernel, if there is one that equals the model on `sample` to the bit."""
-        rows = sample[:SMALL] if self._order is None else sample[:SMALL, self._order]
-        small = lower(self.model) if len(rows) else None
-        if small is not None and np.array_equal(small(rows), np.asarray(self._call(rows)), equal_nan=True):
-            self._small = small
-        return self._small is not None
-
-    def predict(self, matrix: np.ndarray) -> np.ndarray:
-        """Return predictions (n,), or a classifier's probabilities (n, c), float64.
-
-        Args:
-            matrix: float64 of shape (n, k), columns in the order of the service, null as NaN.
-
-        Raises:
-            InputError: the model answered with another number of rows, or with something that is no number.
-        """
-        if not hasattr(self._limited, "done"):
-            self._limited.done = _one_thread()
-        ordered = matrix if self._order is None else matrix[:, self._order]
-        if self._small is not None and len(ordered) <= SMALL:
-            return self._small(ordered)
-        answer = self._call(ordered)
-        out = np.asarray(answer, dtype=np.float64)
-        if out.ndim == 2 and out.shape[1] == 1:
-            out = out[:, 0]
-        if out.ndim not in {1, 2} or len(out) != len(matrix):
-            raise InputError(f"the model answered {len(matrix)} rows with an array of shape {out.shape}")
-        return out
+EXPECTED, SAMPLE = "expected.npy", "sample.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +62,18 @@ class LoadedModel:
 
     def sample(self) -> np.ndarray:
         """Return up to 256 holdout rows, float64 (n, k), to warm up with and to time calls."""
-        return np.asarray(np.load(self.path / "sample.npy", allow_pickle=False), dtype=np.float64)
+        return np.asarray(np.load(self.path / SAMPLE, allow_pickle=False), dtype=np.float64)
+
+    def expected(self) -> np.ndarray | None:
+        """Return the answers to `sample()` when the version was registered, None for a version without them."""
+        if EXPECTED not in self.manifest.files:
+            return None
+        return np.asarray(np.load(self.path / EXPECTED, allow_pickle=False), dtype=np.float64)
+
+    @property
+    def direct(self) -> Callable[[np.ndarray], np.ndarray]:
+        """`predict` with the fewest steps between, for those who call it very often."""
+        return self.predictor.direct
 
 
 def write_artifact(
@@ -148,9 +107,11 @@ def write_artifact(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     for name, data in {**files, MANIFEST: body}.items():
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
         (draft / name).write_bytes(data)
         sync(draft / name)
-    sync(draft)
+    for below in sorted({(draft / name).parent for name in files} | {draft}, reverse=True):
+        sync(below)
     if folder.exists():
         shutil.rmtree(folder)
     draft.rename(folder)
@@ -158,34 +119,81 @@ def write_artifact(
     return full, digest
 
 
-def load_version(path: Path, digest: str, *, signing_key: bytes = b"", code: Path | None = None) -> LoadedModel:
+def load_version(
+    path: Path,
+    digest: str,
+    *,
+    signing_key: bytes = b"",
+    code: Path | None = None,
+    isolated: bool = False,
+    native: bool = False,
+) -> LoadedModel:
     """Load a version after comparing every byte with its digest.
 
     Args:
         path: The artifact folder.
         digest: SHA-256 of its manifest.json, from the control database.
-        signing_key: The registry's key; only a pickle needs it.
+        signing_key: The registry's key; a pickle and an exported PyTorch program need it.
         code: Folder of code snapshots; by default STATE/code beside STATE/artifacts/MODEL/VERSION.
+        isolated: Whether this process serves nothing but this version, as a host does. Elsewhere an MLflow folder is
+            opened in a child process, which answers in its place.
+        native: Whether to answer with the model itself where a lowered kernel would.
 
     Raises:
         IntegrityError: a file is missing or changed; names the file.
-        Untrusted: a pickle that this registry did not sign, or a type outside of our list.
+        Untrusted: a file that this registry did not sign, or a type outside of our list.
+        MissingExtra: the library that the format needs is not installed.
     """
     manifest = read_manifest(path, digest)
     for name, expected in manifest.files.items():
         _require(path / name, expected)
-    if manifest.format == "pickle":
-        folder = (code or path.parent.parent.parent / "code") / manifest.code
-        if manifest.code and folder.is_dir():
-            install_code(folder)
     name = FILE_NAMES.get(manifest.format, "")
     if name not in manifest.files:
         raise Untrusted(f"{path.name} has no file of format {manifest.format!r} in its manifest; train the model again")
-    model = deserialize(manifest.format, (path / name).read_bytes(), signature=manifest.signature, key=signing_key)
-    loaded = LoadedModel(path, manifest, Predictor(model, manifest.service.names))
-    if "sample.npy" in manifest.files:
+    names = manifest.service.names
+    if manifest.format == "pyfunc":
+        _require_no_more(path / "pyfunc", {n.removeprefix("pyfunc/") for n in manifest.files})
+        made = pyfunc.load(path / "pyfunc", names, classes=manifest.classes) if isolated else Apart(path, digest)
+        return LoadedModel(path, manifest, Predictor(made, names, classes=manifest.classes))
+    snapshot = (code or path.parent.parent.parent / "code") / manifest.code
+
+    def bring() -> Any:
+        """Return the model itself; what it was checked against may have changed since, so it is checked again."""
+        _require(path / name, manifest.files[name])
+        package = (lambda: install_code(snapshot)) if manifest.code and snapshot.is_dir() else None
+        if manifest.format == "pickle" and package is not None:
+            package()
+        return deserialize(
+            manifest.format, (path / name).read_bytes(),
+            signature=manifest.signature, key=signing_key, classes=manifest.classes, package=package,
+        )  # fmt: skip
+
+    low = manifest.lowered
+    if low is not None and not native and low.file in manifest.files:
+        kernel = open_kernel(low.kind, (path / low.file).read_bytes(), classes=manifest.classes)
+        predictor = Predictor.lowered(
+            kernel, bring, columns=low.columns, order=low.order, classes=manifest.classes
+        )  # fmt: skip
+        return LoadedModel(path, manifest, predictor)
+    loaded = LoadedModel(path, manifest, Predictor(bring(), names, classes=manifest.classes))
+    if SAMPLE in manifest.files and not native:
         loaded.predictor.accelerate(loaded.sample())
     return loaded
+
+
+def confined(folder: Path) -> bool:
+    """Return whether a version may only be loaded in a process of its own, as champion too.
+
+    It reads the manifest without checking it: whoever loads the version does that.
+    """
+    try:
+        return msgspec.json.decode((folder / MANIFEST).read_bytes(), type=_Format).format == "pyfunc"
+    except (OSError, msgspec.DecodeError):
+        return False
+
+
+class _Format(msgspec.Struct):
+    format: str = ""
 
 
 def read_manifest(path: Path, digest: str) -> Manifest:
@@ -209,21 +217,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def requirements(model: object, extra: Iterable[str] = ()) -> list[str]:
-    """Return pinned requirements of a fitted model: flyball, numpy and the package its class comes from."""
-    packages = {"flyball", "numpy", *extra}
-    root = type(model).__module__.partition(".")[0]
-    if not root.startswith(PREFIX):
-        packages |= _distributions(root)
-    if "scikit-learn" in packages:
-        packages |= {"scipy", "skops"}
-    return sorted(f"{name}=={metadata.version(name)}" for name in packages if _installed(name))
-
-
-def _distributions(root: str) -> set[str]:
-    """Return what is installed to provide a top-level module; the general question takes 0.3 s, so guess first."""
-    near = {_HOMES.get(root, root), f"{root}-cpu"}
-    return {n for n in near if _installed(n)} or set(metadata.packages_distributions().get(root, []))
+def _require_no_more(folder: Path, known: set[str]) -> None:
+    foreign = sorted({p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - known)
+    if foreign:
+        raise IntegrityError(f"{foreign[0]} was added to {folder.parent} after it was registered; remove it")
 
 
 def _require(path: Path, expected: str) -> None:
@@ -234,40 +231,3 @@ def _require(path: Path, expected: str) -> None:
             f"{path.name} of {path.parent} was changed: its SHA-256 is {found[:12]}, registered was {expected[:12]}; "
             f"restore the folder or train the model again"
         )
-
-
-def _order(fitted: Any, names: tuple[str, ...]) -> list[int] | None:
-    """Return the positions of the fitted columns among `names`, None when they are the same."""
-    if fitted is None or tuple(fitted) == names:
-        return None
-    foreign = [str(name) for name in fitted if name not in names]
-    if foreign:
-        raise InputError(
-            f"the model was fitted on {', '.join(foreign)}, which the features do not have; they have {names}"
-        )
-    return [names.index(name) for name in fitted]
-
-
-def _classes(model: Any) -> tuple[float, ...] | None:
-    """Return the label of each probability column; None when the model does not say or they are no numbers."""
-    try:
-        return tuple(float(label) for label in getattr(model, "classes_", ())) or None
-    except (TypeError, ValueError):
-        return None
-
-
-def _one_thread() -> bool:
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return False
-    threadpool_limits(limits=1)
-    return True
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

@@ -11,7 +11,12 @@ import msgspec
 
 from flyball.features.spec import FeatureService
 
-__all__ = ["Lifecycle", "Manifest", "ModelVersion", "Version"]
+__all__ = ["Flip", "Kind", "Lifecycle", "Lowered", "Manifest", "ModelVersion", "Scalar", "Version"]
+
+Scalar = str | int | bool | float
+Kind = Literal[
+    "onnx", "xgboost", "lightgbm", "catboost", "safetensors", "keras", "skops", "torch_export", "pickle", "pyfunc"
+]  # in order of trust: what may run when a file is loaded grows from left to right (docs/decisions)
 
 ModelVersion = NewType("ModelVersion", str)  # "v1", "v2", ... unique within a model
 
@@ -26,6 +31,34 @@ class Lifecycle(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Flip:
+    """A row on which a lowered model decides another class: `row` of the rows compared, both answers for `before`."""
+
+    row: int
+    before: Scalar  # the class that the model itself decides
+    after: Scalar
+    native: float  # probability of `before` by the model itself
+    lowered: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """An equal, faster form of a version's model that answers in its place, and the proof that it is equal.
+
+    `file` is beside the manifest; `gap` is the largest difference over `rows` rows, edge values included. `columns` is
+    0 for one number a row; `order` are the positions of its columns in the service's, empty for all in order.
+    """
+
+    kind: Literal["linear", "onnx"]
+    file: str
+    rows: int
+    gap: float
+    columns: int = 0
+    order: tuple[int, ...] = ()
+    flips: tuple[Flip, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """`manifest.json` of an artifact folder: everything a server needs; its SHA-256 is the version's digest.
 
@@ -35,16 +68,18 @@ class Manifest:
     model: str
     version: str
     run: str
-    format: Literal["skops", "pickle", "onnx", "lightgbm"]
+    format: Kind
     files: dict[str, str]
     service: FeatureService
     dataset: str  # digest of the training set
     code: str  # digest of the project's code
     created: datetime
-    signature: str = ""  # HMAC of the pickle by this project's registry, hex; empty for other formats
+    signature: str = ""  # HMAC of a pickle or an exported program by this project's registry, hex; else empty
     label: str = ""
     label_min: float | None = None
     label_max: float | None = None
+    classes: tuple[Scalar, ...] | None = None  # label of each column of probabilities
+    lowered: Lowered | None = None
 
     def to_json(self) -> bytes:
         """Return canonical JSON."""

@@ -1,0 +1,50 @@
+"""The registry's key, and signatures of files whose loading can run code."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+
+from flyball.errors import IntegrityError, Untrusted
+from flyball.layout import Layout
+
+__all__ = ["ensure_signing_key", "require_signature", "sign"]
+
+
+def sign(data: bytes, key: bytes) -> str:
+    """Return the HMAC-SHA256 of a model file under the registry's key, in hex."""
+    return hmac.new(key, b"flyball-pickle-1\0" + hashlib.sha256(data).digest(), hashlib.sha256).hexdigest()
+
+
+def require_signature(what: str, data: bytes, signature: str, key: bytes) -> None:
+    """Raise Untrusted unless this registry signed the file."""
+    if not key or not hmac.compare_digest(sign(data, key), signature):
+        raise Untrusted(f"this {what} was not signed by this project's registry; train the model here, or use skops")
+
+
+def ensure_signing_key(layout: Layout) -> bytes:
+    """Return the registry's key, made once with mode 0600; of several processes the first wins.
+
+    Raises:
+        IntegrityError: the file exists but is too short to be a key.
+    """
+    path = layout.signing_key
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(draft, path)  # fails when another process was faster; both then read the same key
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    key = path.read_bytes()
+    if len(key) < 32:
+        raise IntegrityError(f"{path.name} holds {len(key)} bytes, a key has 32; restore it from a backup")
+    return key
