@@ -82,6 +82,39 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     control: float | None
 
 
+class Compared(msgspec.Struct, array_like=True):
+    """Rows that both arms answered: how many agreed, and what mean and deviation of their shift follow from.
+
+    The shift is the candidate's score less the champion's; `micros` is what the discarded answers took in all.
+    """
+
+    rows: int = 0
+    agreed: int = 0
+    shifts: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+    micros: int = 0
+
+    def add(self, s: Shadow) -> None:
+        """Take one discarded answer."""
+        self.rows += 1
+        self.agreed += bool(s.agreed)
+        self.micros += s.total
+        if s.shift is not None:
+            self.shifts += 1
+            self.total += s.shift
+            self.squares += s.shift * s.shift
+
+    def merge(self, other: Compared) -> None:
+        """Take all of another's rows."""
+        self.rows += other.rows
+        self.agreed += other.agreed
+        self.shifts += other.shifts
+        self.total += other.total
+        self.squares += other.squares
+        self.micros += other.micros
+
+
 class Bin(msgspec.Struct, array_like=True):
     """One closed second of evidence, in the order it was folded."""
 
@@ -91,6 +124,7 @@ class Bin(msgspec.Struct, array_like=True):
     rows: list[Row]
     newest: int = 0
     veto: str = ""
+    compared: Compared | None = None
 
 
 class _Waiting(msgspec.Struct):
@@ -218,6 +252,10 @@ class Binner:
             into = self._bin(s.at // SECOND)
             unit = 0 if s.unit == s.id or not s.unit else unit_hash(s.unit)
             self._count(into, index, CANDIDATE, unit, s.at, failed=s.error is not None)
+        if s.agreed is not None and self.allocations[index].kind != "off":
+            into = self._bin(s.at // SECOND)
+            into.compared = into.compared or Compared()
+            into.compared.add(s)
         waiting = self._waiting.get(s.id)
         if waiting is None or not waiting.paired:
             return

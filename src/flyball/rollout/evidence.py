@@ -18,10 +18,18 @@ import msgspec
 from flyball.experiments.confidence import BURN, Bounds, Moments, difference, mean_bounds, rate_lower, rate_upper
 from flyball.experiments.eprocess import MAX_LOG, OddsProcess, odds
 from flyball.experiments.srm import ratio_e_value
-from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Counts, Failure, Row
+from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Compared, Counts, Failure, Row
 from flyball.rollout.definitions import NO_MARGIN, SLOW_SHARE
 from flyball.rollout.routing import cut
-from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, GuardrailSpec, Phase, RolloutSpec
+from flyball.rollout.types import (
+    ArmCounts,
+    Evidence,
+    GuardrailEvidence,
+    GuardrailSpec,
+    Phase,
+    RolloutSpec,
+    ShadowEvidence,
+)
 from flyball.units import from_micros, micros
 
 __all__ = ["SAFE_ALPHA", "Ledger", "alphas", "snapshot"]
@@ -72,6 +80,7 @@ class Ledger:
         self._older = [0, 0, 0, 0]
         self._newest = 0
         self._veto = ""
+        self._compared = Compared()
         self.bins = 0
         levels = alphas(spec)
         self._accounts: list[_Rate | _Mean] = [
@@ -94,6 +103,8 @@ class Ledger:
             self._remember(closed.second * 1_000_000 // _MINUTE, counts)
         if closed.veto and not self._veto and not self._incident():
             self._veto = closed.veto
+        if closed.compared is not None:
+            self._compared.merge(closed.compared)
         self._fail(closed.failures)
         for row in closed.rows:
             for account in self._accounts:
@@ -147,6 +158,7 @@ class Ledger:
             vetoed=vetoed or self._veto,
             incident=self._incident(),
             mismatch=any(_mismatch(a, s) for a, s in pairs if a.kind == "step" and cut(a.share) == cut(share)),
+            shadow=_shadow(self._compared),
         )
 
     def _incident(self) -> bool:
@@ -164,6 +176,15 @@ def _mismatch(allocation: Allocation, stretch: _Stretch) -> bool:
     if share >= 1.0:
         return False
     return ratio_e_value(stretch.fresh, [share, 1.0 - share]) >= 1.0 / _MISMATCH_ALPHA
+
+
+def _shadow(c: Compared) -> ShadowEvidence | None:
+    if c.rows == 0:
+        return None
+    mean = c.total / c.shifts if c.shifts else None
+    spread = None if mean is None or c.shifts < 2 else max(c.squares - c.shifts * mean * mean, 0.0) / (c.shifts - 1)
+    deviation = None if spread is None else math.sqrt(spread)
+    return ShadowEvidence(c.rows, c.agreed / c.rows, mean, deviation, c.micros / c.rows / 1e6)
 
 
 class _Rate:

@@ -39,9 +39,21 @@ def explain(spec: RolloutSpec, status: RolloutStatus, events: Sequence[RolloutEv
         "alpha": spec.alpha,
         "bins": status.bins,
         "candidate_requests": (evidence or {}).get("candidate", {}).get("requests", 0),
+        "shadow": _shadow((evidence or {}).get("shadow")),
         "guardrails": [{**rail, "sentence": _sentence(rails[rail["name"]], rail)} for rail in found],
         "events": [{"at": e.at.isoformat(), "kind": e.kind, "reason": e.reason} for e in events],
     }
+
+
+def _shadow(seen: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return how the arms compare on the rows that both answered, with one sentence."""
+    if seen is None:
+        return None
+    text = f"both arms answered {seen['rows']:,} rows and agreed on {seen['agreement']:.1%}"
+    if seen["shift"] is not None:
+        spread = "" if seen["deviation"] is None else f" (deviation {seen['deviation']:.3g})"
+        text += f"; the candidate's answers are {seen['shift']:+.3g} from the champion's on average{spread}"
+    return {**seen, "sentence": f"{text}; a discarded answer took {seen['seconds'] * 1000:.3g} ms"}
 
 
 def _sentence(rail: GuardrailSpec, seen: dict[str, Any]) -> str:

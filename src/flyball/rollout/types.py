@@ -121,6 +121,17 @@ class GuardrailEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowEvidence:
+    """How the candidate's answers compare with the champion's to the same rows; no guardrail, but worth a look."""
+
+    rows: int
+    agreement: float  # share of rows on which both said the same
+    shift: float | None  # mean of candidate less champion
+    deviation: float | None  # standard deviation of that
+    seconds: float  # mean time of the discarded answers
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What reconcile observed, at `at` (domain time)."""
 
@@ -133,6 +144,7 @@ class Evidence:
     vetoed: str = ""  # a worker's veto and its cause
     incident: bool = False  # both arms fail together
     mismatch: bool = False  # units arrive in other shares than the table says: hold
+    shadow: ShadowEvidence | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,5 +109,7 @@ class Recorder:
         if found is not None:
             matrix = found[0][row : row + 1]
             matrix = matrix if other.pick is None else matrix[:, other.pick]
-        inputs = {name: column[row : row + 1] for name, column in request.call.columns.items()}
+        inputs = {}
+        if matrix is None:  # the other arm reads features of its own
+            inputs = {name: column[row : row + 1] for name, column in request.call.columns.items()}
         request.jobs.append(ShadowJob(plan, other, rid, kept, request.at, inputs, matrix, request.values[row]))
