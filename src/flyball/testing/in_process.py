@@ -48,6 +48,11 @@ class GatewayClient(httpx.Client):
         headers = {"authorization": f"Bearer {key}"} if key else {}
         super().__init__(transport=_Bridge(self), base_url=_BASE, headers=headers)
 
+    @property
+    def transport(self) -> httpx.BaseTransport:
+        """What `fb.Client(url, transport=...)` takes to ask this gateway."""
+        return self._transport
+
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the gateway's event loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
