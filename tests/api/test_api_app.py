@@ -3,11 +3,13 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import httpx
+import msgspec
 import pytest
 
 from flyball.api.app import create_app
 from flyball.errors import Refused, Unavailable, UnknownName
 from flyball.rollout.types import Phase, RolloutSpec, RolloutStatus
+from flyball.serving.access import Access, AccessFile, KeyGrant, hash_of
 
 NOW = datetime(2020, 3, 11, 4, tzinfo=UTC)
 STATUS = RolloutStatus("r1", "eta", "v2", "v1", Phase.STEP, 3, NOW)
@@ -63,6 +65,7 @@ class Rollouts:
 class Control:
     def __init__(self):
         self.given = []
+        self.audited = []
         loop = SimpleNamespace(frozen=lambda m: None, triggers=lambda m: [], story=lambda m: [])
         self.project = SimpleNamespace(
             rollout=lambda m, v: Handle(self.given, m, v),
@@ -72,7 +75,9 @@ class Control:
                 versions=SimpleNamespace(list=lambda m: [{"version": "v1"}]),
                 monitors=SimpleNamespace(alerts=lambda since: [{"since": since}]),
                 loop=loop,
+                audit=SimpleNamespace(record=lambda *fact: self.audited.append(fact[1:])),
             ),
+            clock=SimpleNamespace(now=lambda: NOW),
         )
 
     def health(self):
@@ -181,3 +186,26 @@ def test_a_host_header_does_not_choose_the_path_that_is_guarded(host):
     control = Control()
     answer = TestClient(create_app(control, key=b"k")).post("/v1/rollouts/r1/abort", headers={"host": host})
     assert (answer.status_code, control.given) == (401, [])
+
+
+def test_every_order_is_audited_with_who_and_what_came_of_it_refused_ones_too(control, tmp_path):
+    grant = KeyGrant("ann", "admin"), KeyGrant("bob", "reader")
+    path = tmp_path / "access.json"
+    keys = {hash_of(g.name): g for g in grant}
+    path.write_bytes(msgspec.json.encode(Access(1, keys, closed=True)))
+    api = TestClient(create_app(control, access=AccessFile(path)))
+    for key, order in (("ann", "abort"), ("bob", "abort"), ("cyd", "abort"), ("ann", "explode")):
+        api.post(f"/v1/rollouts/r1/{order}", headers={"x-api-key": key}, json={})
+    api.get("/v1/rollouts", headers={"x-api-key": "ann"})
+    what = "POST /v1/rollouts/{id}/{order}"
+    assert [(who, action, facts["status"]) for who, action, _, facts in control.audited] == [
+        ("key ann", what, 200), ("key bob", what, 403), ("key unknown", what, 401), ("key ann", what, 404),
+    ]  # fmt: skip
+    assert control.audited[0][3] == {"status": 200, "id": "r1", "order": "abort"}
+
+
+def test_guesses_do_not_fill_the_audit_trail(control):
+    api = TestClient(create_app(control, key=b"right"))
+    for _ in range(40):
+        assert api.post("/v1/rollouts/r1/abort", headers={"x-api-key": "wrong"}).status_code == 401
+    assert 0 < len(control.audited) <= 30

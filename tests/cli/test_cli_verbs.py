@@ -325,6 +325,22 @@ def test_freeze_and_thaw(trained, as_json, human):
     assert as_json(trained, "loop", "status")[0]["frozen"] is None
 
 
+def test_keys_have_scopes(trained, as_json, human):
+    options = ("--models", "eta", "--rate", "600/m", "--burst", "20", "--expires", "90d")
+    as_json(trained, "key", "create", "--role", "team", "--name", "scoped", *options)
+    (found,) = as_json(trained, "key", "list")
+    assert (found["models"], found["rate"], found["burst"]) == (["eta"], 10.0, 20.0)
+    assert found["expires"] > found["created"]
+    assert "10/s" in human(trained, "key", "list")
+
+
+def test_the_audit_trail_says_who_did_what(trained, as_json, human):
+    as_json(trained, "key", "create", "--role", "team", "--name", "nightly")
+    (found,) = as_json(trained, "audit", "list", "--subject", "nightly")
+    assert (found["action"], found["details"]) == ("key created", {"role": "team"})
+    assert "key created" in human(trained, "audit", "list")
+
+
 def test_keys_are_made_listed_and_revoked(trained, as_json, human):
     made = as_json(trained, "key", "create", "--role", "team", "--name", "nightly")
     assert [(k["name"], k["role"]) for k in as_json(trained, "key", "list")] == [("nightly", "team")]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
 __all__ = ["Controller", "create_app"]
 
 _T = TypeVar("_T")
+log = logging.getLogger("flyball.api")
 _ORDERS = ("pause", "resume", "promote", "abort")
 _MAX_BODY = 1_000_000
 _READS_AT_ONCE = 2
+_STRANGERS = 10  # refused callers without a key that are audited each second
 
 
 class Controller(Protocol):
@@ -140,8 +144,9 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
     by_path: dict[str, dict[str, _Endpoint]] = {}
     for path, method, endpoint in routes:
         by_path.setdefault(path, {})[method] = endpoint
+    auditor = _Auditor(control)
     return Starlette(
-        routes=[Route(p, _guarded(methods, key, access), methods=[*methods]) for p, methods in by_path.items()],
+        routes=[Route(p, _guarded(p, m, key, access, auditor), methods=[*m]) for p, m in by_path.items()],
         exception_handlers={HTTPException: _http_error},
     )
 
@@ -282,9 +287,15 @@ class _Api:
 
 
 def _guarded(
-    methods: dict[str, _Endpoint], key: bytes | None, access: AccessFile | None
+    path: str, methods: dict[str, _Endpoint], key: bytes | None, access: AccessFile | None, auditor: _Auditor
 ) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
+        response = await decide(request)
+        if request.method not in {"GET", "HEAD"} and path not in READS:
+            await auditor.note(request, path, response.status_code)
+        return response
+
+    async def decide(request: Request) -> Response:
         try:
             if _path(request) != "/health":
                 if access is not None:
@@ -299,6 +310,38 @@ def _guarded(
             return _json({"error": str(error)}, status_of(error))
 
     return answer
+
+
+class _Auditor:
+    """Write down who asked for a change and what came of it, refusals too.
+
+    Of callers without a right key only some are written down each second: they must not fill the database.
+    """
+
+    def __init__(self, control: Controller) -> None:
+        self._control = control
+        self._second, self._strangers = 0, 0
+
+    async def note(self, request: Request, path: str, status: int) -> None:
+        actor = getattr(request.state, "actor", "")
+        if status == 401 and not self._has_room():
+            return
+        try:
+            project = self._control.project
+            facts = {"status": status, **{name: str(value)[:200] for name, value in request.path_params.items()}}
+            action, subject = f"{request.method} {path}", _path(request)[:200]
+            who = actor or ("key unknown" if status == 401 else "api")
+            await self._control.work(
+                lambda: project.database.audit.record(project.clock.now(), who, action, subject, facts)
+            )
+        except FlyballError as error:  # without its database control changes nothing either
+            log.error("not audited: %s", error, extra={"path": path, "status": status})
+
+    def _has_room(self) -> bool:
+        second = int(time.monotonic())
+        self._strangers = 1 if second != self._second else self._strangers + 1
+        self._second = second
+        return self._strangers <= _STRANGERS
 
 
 def status_of(error: FlyballError) -> int:
@@ -321,7 +364,9 @@ def status_of(error: FlyballError) -> int:
 
 
 def _check_role(request: Request, key: bytes | None, access: Access) -> None:
-    role = request.state.role = access.role(_sent(request), key)
+    grant = access.grant(_sent(request), key)
+    role = request.state.role = None if grant is None else grant.role
+    request.state.actor = "" if grant is None else f"key {grant.name}"
     if role in {None, ADMIN}:
         return
     if request.method not in {"GET", "HEAD"}:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 @click.argument("prediction_id")
-def _explain(project: Project, prediction_id: str, *, show: Callable[..., None]) -> None:
+@click.option("--reveal", is_flag=True, help="Decrypt personal fields; needs server.encryption_key and is audited.")
+def _explain(project: Project, prediction_id: str, *, reveal: bool, show: Callable[..., None]) -> None:
     """Say how one prediction came about: arm and why, features, versions, latency, outcome."""
-    show(project.explain(prediction_id), _print)
+    show(project.explain(prediction_id, reveal=reveal), _print)
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
-def explain(project: Project, prediction_id: str) -> dict[str, Any]:
+def explain(project: Project, prediction_id: str, *, reveal: bool = False) -> dict[str, Any]:
     """Return everything known about a prediction.
 
     Raises:
@@ -32,6 +32,12 @@ def explain(project: Project, prediction_id: str) -> dict[str, Any]:
     from flyball.serving import explain as log
 
     found = log.explain(project.layout, prediction_id, shipped=project.log.shipped_records_of)
+    if reveal:
+        from flyball.serving.personal import reveal as in_plain
+
+        keys = project.personal_keys()
+        found["inputs"] = in_plain(found["inputs"], keys)
+        found["unit"] = in_plain({"unit": found["unit"]}, keys)["unit"]
     at = to_micros(datetime.fromisoformat(found["at"]))
     version = project.database.versions.get(found["model"], found["assigned"])
     service = read_manifest(project.root / version.path, version.digest).service

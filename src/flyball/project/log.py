@@ -65,6 +65,7 @@ class LogHandle:
 
         if kind not in _KINDS:
             raise UnknownName.of("kind of record", kind, _KINDS)
+        self._project.audit.log_read(kind, model or "all models")
         schema = schema_of(kind)
         plain = pa.schema([f.with_type(pa.string()) if pa.types.is_dictionary(f.type) else f for f in schema])
         parts = [t.select(schema.names).cast(plain) for t in self._parts(kind, model, since)]
