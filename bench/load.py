@@ -376,7 +376,7 @@ def by_wrk(spec: Spec, *, clients: int, seconds: float) -> Result:
     text = done.stdout
 
     def milliseconds(name: str) -> float:
-        value, unit = re.search(rf"{name}\s+([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
+        value, unit = re.search(rf"^\s+{name}\s+([\d.]+)(us|ms|s)", text, re.MULTILINE).groups()  # type: ignore[union-attr]
         return float(value) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
 
     number = re.search(r"(\d+) requests in ([\d.]+)s", text)

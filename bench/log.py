@@ -93,7 +93,7 @@ def writer_alone(folder: Path, seconds: float) -> dict[str, Any]:
 
 def served(root: Path, mode: str) -> tuple[Project, dict[str, Any]]:
     project = Project(root, log=mode)
-    version = project.artifact("lr", "v1", models.fit()["lr"], plain_service("lr"), models.data()[0][:8])
+    version = project.artifact("lr", "v1", models.fit()["lr"], plain_service("lr"), models.data()[0][:256])
     return project, {"lr": split("lr", version, None)}
 
 

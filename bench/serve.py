@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from typing import Any
 
 import peers
 from kit import asks, h2, models
-from kit.product import BAD, Product, bad_row, product, routes, rows
+from kit.product import BAD, Product, bad_row, near, probe, product, routes, rows
 from kit.project import Project, plain_service, pss_mb, rss_mb, split
 from load import Result, Spec, drive, start_hello
 
@@ -80,8 +81,9 @@ def own(run: Run, folder: Path, files: dict[str, Path]) -> None:
         with product(folder / "p", files) as on, product(folder / "n", files, log="off") as off, node.up():
             whole = Product(node, on.kinds, on.form)
             print(f"shape of the request: {on.form}; enriched: 1 key, 10 fields, 20 features of 2 views from LMDB")
+            print("answered by: " + ", ".join(f"{kind} {form}" for kind, form in on.project.forms.items()))
             table: list[tuple[str, Spec]] = [("hello", Spec(port, "/"))]
-            table += [(kind, on.spec(kind)) for kind in on.kinds if kind in run.kinds or kind == "enriched"]
+            table += [(kind, on.spec(kind)) for kind in on.kinds if kind in {*run.kinds, "enriched", "lr-native"}]
             table += [("lr, no log", off.spec("lr")), ("lr, node", whole.spec("lr"))]
             for _ in range(run.rounds):
                 for clients in run.clients:
@@ -135,7 +137,6 @@ def bare_call_ms() -> float:
 
 def beside_peers(run: Run, folder: Path, files: dict[str, Path]) -> None:
     """Measure every peer in turn with the product, in pairs."""
-    truth = {kind: found.tolist() for kind, found in models.answers(models.data()[0][:64]).items()}
     with product(folder / "beside", files) as ours:
         kinds = [k for k in run.kinds if k in files]
         for kind in kinds:
@@ -143,24 +144,23 @@ def beside_peers(run: Run, folder: Path, files: dict[str, Path]) -> None:
                 for setting in peers.peer(name).SETTINGS:
                     cell = run.kept(
                         f"{name}|{setting}|{kind}",
-                        lambda n=name, s=setting, k=kind: measured(run, folder, files[k], ours, n, s, k, truth[k][0]),
+                        lambda n=name, s=setting, k=kind: measured(run, folder, files[k], ours, n, s, k),
                     )
                     peer_rows(name, setting, kind, cell)
     ratios(run)
 
 
-def measured(
-    run: Run, folder: Path, model: Path, ours: Product, name: str, setting: str, kind: str, truth: float
-) -> dict[str, Any]:
+def measured(run: Run, folder: Path, model: Path, ours: Product, name: str, setting: str, kind: str) -> dict[str, Any]:
     """Return what one peer does in one setting with one model, or why it cannot be measured."""
     place = folder / "peers" / f"{name}-{kind}-{peers.peer(name).SETTINGS.index(setting)}"
     what = peers.peer(name)
     try:
         with peers.running(name, kind, model, place, setting) as server:
             spec = Spec(server.port, what.PATH, [what.body([row], kind).decode() for row in rows()])
-            answer = peers.ask(server.port, what.PATH, spec.bodies[0].encode())
-            if abs(what.value(answer.body, kind) - truth) > 1e-4 * max(1.0, abs(truth)):
-                return {"reason": f"answers {what.value(answer.body, kind):.6g}, the model says {truth:.6g}"}
+            k, truth = probe()
+            answer = peers.ask(server.port, what.PATH, spec.bodies[k].encode())
+            if not near(what.value(answer.body, kind), truth[kind]):
+                return {"reason": f"answers {what.value(answer.body, kind):.6g}, the model says {truth[kind]:.6g}"}
             cell: dict[str, Any] = {"ready_s": round(server.ready_s, 1), "mb": round(memory(server.pid))}
             cell |= in_pairs(run, spec, ours.spec(kind) if kind in ours.kinds else None)
             if kind == "lr":
@@ -284,7 +284,7 @@ def start_and_memory(run: Run, folder: Path, files: dict[str, Path]) -> None:
     found = []
     for k in range(1 if run.quick else 3):
         project = Project(folder / f"start{k}")
-        champion = project.artifact("lr", "v1", models.fit()["lr"], plain_service("lr"), models.data()[0][:8])
+        champion = project.artifact("lr", "v1", models.fit()["lr"], plain_service("lr"), models.data()[0][:256])
         project.commit({"lr": split("lr", champion, None)})
         began = time.monotonic()
         with project.up() as running:
@@ -306,8 +306,8 @@ def shadow(run: Run, folder: Path, files: dict[str, Path]) -> None:
     """Measure the champion's p99 with all its traffic mirrored to a candidate in a host, and without; open loop."""
     project = Project(folder / "shadow")
     fitted, X = models.fit(), models.data()[0]
-    champion = project.artifact("lr", "v1", fitted["lr"], plain_service("lr"), X[:8])
-    candidate = project.artifact("lr", "v2", fitted["lr"], plain_service("lr"), X[:8], trusted=False)
+    champion = project.artifact("lr", "v1", fitted["lr"], plain_service("lr"), X[:256])
+    candidate = project.artifact("lr", "v2", fitted["lr"], plain_service("lr"), X[:256], trusted=False)
     alone = {"lr": split("lr", champion, None)}
     mirrored = {"lr": replace(split("lr", champion, candidate, share=0.0), shadow=1.0)}
     project.commit(alone)
@@ -392,6 +392,7 @@ def main() -> None:
     if args.resume and kept.exists():
         run.cells = json.loads(kept.read_text())
     sections = tuple(args.only or SECTIONS)
+    run.figures["closed_loop_by"] = "wrk" if shutil.which("wrk") else "bench/load.py"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         files = models.write(folder / "models")

@@ -28,12 +28,17 @@ def fields(names: Iterable[str], row: Sequence[Any]) -> str:
 
 def enriched(count: int = 500, *, seed: int = 3) -> list[str]:
     """Return bodies for entities at random: one key and ten numbers; 20 features come from the store."""
-    rng = random.Random(seed)
     return [
-        json.dumps({"inputs": [_scalar("thing", "INT64", rng.randrange(ENTITIES)),
-                               *(_scalar(f"g{i}", "FP64", round(rng.random(), 6)) for i in range(10))]})
-        for _ in range(count)
+        json.dumps({"inputs": [_scalar("thing", "INT64", thing),
+                               *(_scalar(f"g{i}", "FP64", number) for i, number in enumerate(numbers))]})
+        for thing, numbers in keys_and_numbers(count, seed=seed)
     ]  # fmt: skip
+
+
+def keys_and_numbers(count: int = 500, *, seed: int = 3) -> list[tuple[int, list[float]]]:
+    """Return what those bodies say: an entity's key and ten numbers each."""
+    rng = random.Random(seed)
+    return [(rng.randrange(ENTITIES), [round(rng.random(), 6) for _ in range(10)]) for _ in range(count)]
 
 
 def _scalar(name: str, kind: str, value: Any) -> dict[str, Any]:
@@ -55,5 +60,5 @@ def body(how: str, row: Sequence[Any]) -> str:
 
 def value(answer: bytes) -> float:
     """Return the first row's prediction; of a classifier the probability of class 1."""
-    first = json.loads(answer)["outputs"][0]
-    return float(first["data"][1] if first["shape"][-1] == 2 else first["data"][0])
+    outputs = {output["name"]: output["data"] for output in json.loads(answer)["outputs"]}
+    return float(outputs["probabilities"][1] if "probabilities" in outputs else outputs["prediction"][0])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from load import Spec
-from peers import free_port
+from peers import ask, free_port
 
 from kit import asks, models
 from kit.project import Project, enriched_service, plain_service, split
@@ -52,13 +52,14 @@ def routes(project: Project, files: dict[str, Path], *, enriched: bool = True) -
     if "onnx" in files:
         given["onnx"] = files["onnx"].read_bytes()
     for kind, estimator in given.items():
-        with contextlib.suppress(LookupError):  # a flyball that loads no ONNX has no such row
-            champion = project.artifact(kind, "v1", estimator, plain_service(kind), X[:8])
-            candidate = project.artifact(kind, "v2", estimator, plain_service(kind), X[:8], trusted=False)
-            found[kind] = split(kind, champion, candidate)
+        champion = project.artifact(kind, "v1", estimator, plain_service(kind), X[:256])
+        candidate = project.artifact(kind, "v2", estimator, plain_service(kind), X[:256], trusted=False)
+        found[kind] = split(kind, champion, candidate)
+    native = project.artifact("lr-native", "v1", fitted["lr"], plain_service("lr-native"), X[:256], lower=False)
+    found["lr-native"] = split("lr-native", native, None)
     if enriched:
         project.fill()
-        champion = project.artifact("enriched", "v1", fitted["lr"], enriched_service("enriched"), X[:8])
+        champion = project.artifact("enriched", "v1", fitted["lr"], enriched_service("enriched"), X[:256])
         found["enriched"] = split("enriched", champion, None)
     return found
 
@@ -70,6 +71,31 @@ def product(folder: Path, files: dict[str, Path], *, log: str = "durable", grpc:
     table = routes(project, files)
     try:
         with project.alone(table):
-            yield Product(project, tuple(table), asks.form(project, "lr", rows(1)[0]))
+            ours = Product(project, tuple(table), asks.form(project, "lr", rows(1)[0]))
+            prove(ours)
+            yield ours
     finally:
         project.close()
+
+
+def prove(ours: Product) -> None:
+    """Refuse to time a server whose answers are not the model's."""
+    k, truth = probe()
+    for kind in (kind for kind in ours.kinds if kind != "enriched"):
+        spec = ours.spec(kind)
+        answer = ask(spec.port, spec.path, spec.bodies[k].encode(), spec.headers)
+        right = truth["lr" if kind.startswith("lr") else kind]
+        if answer.status != 200 or not near(asks.value(answer.body), right):
+            raise SystemExit(f"{kind} answers {answer.status} {answer.body[:300]!r}; the model says {right:.6g}")
+
+
+def probe() -> tuple[int, dict[str, float]]:
+    """Return which of the rows asked has a probability near a half, and what each kind has to answer to it."""
+    found = models.answers(models.data()[0][:64])
+    k = int(abs(found["lr"] - 0.5).argmin())
+    return k, {kind: float(values[k]) for kind, values in found.items()}
+
+
+def near(value: float, right: float) -> bool:
+    """Return whether a value is the model's, but for float32 inside and the six decimals of the rows asked."""
+    return abs(value - right) <= 1e-4 * max(1.0, abs(right))

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -116,14 +117,26 @@ class Project:
         self.layout.access.write_bytes(msgspec.json.encode(Access()))
         self.database = connect(f"sqlite:///{self.layout.state / 'control.db'}")
         self.port, self.grpc_port = 0, grpc_port
+        self.forms: dict[str, str] = {}  # what answers for each model
 
     # -- versions and tables ------------------------------------------------------------------------------------------
 
     def artifact(
         self, model: str, version: str, estimator: Any, service: FeatureService, sample: np.ndarray,
-        *, trusted: bool = True, code: str = "",
+        *, trusted: bool = True, code: str = "", lower: bool = True,
     ) -> VersionRef:  # fmt: skip
-        """Write a version as a real artifact; `estimator` may be bytes of an ONNX file."""
+        """Write a version as a real artifact, as registration does: lowered where that is equal and faster.
+
+        Args:
+            model: Its model.
+            version: Its name.
+            estimator: The fitted model, or the bytes of an ONNX file.
+            service: What it reads.
+            sample: Rows to warm up with, and to prove a lowering on.
+            trusted: Whether workers load it themselves.
+            code: Digest of the code snapshot that a pickle needs.
+            lower: False keeps the library's own call.
+        """
         import io
 
         from flyball.registry.artifacts import write_artifact
@@ -131,16 +144,19 @@ class Project:
         from flyball.registry.types import Manifest
 
         kind, data = ("onnx", estimator) if isinstance(estimator, bytes) else serialize(estimator)[:2]
-        if kind not in FILE_NAMES:
-            raise LookupError(f"this flyball loads no {kind}")
         signature = sign(data, ensure_signing_key(self.layout)) if kind == "pickle" else ""
         rows = io.BytesIO()
         np.save(rows, sample)
         manifest = Manifest(
             model, version, "bench", kind, {}, service, "d", code, datetime.now(UTC), signature=signature
-        )  # type: ignore[arg-type]
+        )  # fmt: skip
+        files = {FILE_NAMES[kind]: data, "sample.npy": rows.getvalue()}
+        if lower and not isinstance(estimator, bytes):
+            manifest, more = _lowered(manifest, estimator, sample)
+            files |= more
         folder = self.layout.artifacts / model / version
-        _, digest = write_artifact(folder, manifest, {FILE_NAMES[kind]: data, "sample.npy": rows.getvalue()})
+        _, digest = write_artifact(folder, manifest, files)
+        self.forms[model] = manifest.lowered.kind if manifest.lowered is not None else kind
         return VersionRef(version, str(folder), digest, trusted)
 
     def commit(self, routes: Mapping[str, ModelRoute], *, cause: str = "apply") -> float:
@@ -253,6 +269,20 @@ class Project:
 
     def close(self) -> None:
         self.database.close()
+
+
+def _lowered(manifest: Any, estimator: Any, sample: np.ndarray) -> tuple[Any, dict[str, bytes]]:
+    """Return the manifest and the files of an equal, faster form, if there is one."""
+    from flyball.registry.formats import labels
+    from flyball.registry.lowering import find_lowering
+    from flyball.registry.predictor import Predictor
+
+    classes = labels(getattr(estimator, "classes_", None)) if hasattr(estimator, "predict_proba") else None
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # its edge rows hold the largest of numbers
+        warnings.simplefilter("ignore")
+        found = find_lowering(Predictor(estimator, manifest.service.names, classes=classes), sample)
+    more = {found.chosen.file: found.data} if found.chosen is not None else {}
+    return replace(manifest, classes=classes, lowered=found.chosen), more
 
 
 def split(model: str, champion: VersionRef, candidate: VersionRef | None, *, share: float = 0.1) -> ModelRoute:

@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 HERE = Path(__file__).parent
 INSTALL_S, START_S = 1800.0, 120.0
@@ -70,11 +70,16 @@ def peer(name: str) -> Peer:
     path = HERE / f"{name}_peer.py"
     if not path.exists():
         raise SystemExit(f"no peer named {name}; there are {', '.join(names())}")
-    spec = importlib.util.spec_from_file_location(f"bench_{name}_peer", path)
+    return definition(path)  # type: ignore[no-any-return]
+
+
+def definition(path: Path) -> Any:
+    """Load a file of this folder by its path: no package name of the peer is in the way."""
+    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module  # type: ignore[return-value]
+    return module
 
 
 def cache() -> Path:
@@ -126,13 +131,20 @@ def running(name: str, kind: str, model: Path, folder: Path, setting: str) -> It
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = what.command(str(python), kind, str(model), port, str(folder), setting)
+    with launched(command, python, folder, port, what.PATH, what.body([[0.0] * 30], kind)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def launched(command: list[str], python: Path, folder: Path, port: int, path: str, body: bytes) -> Iterator[Running]:
+    """Run a command in a session of its own; yields when it answers a prediction, and ends the session at the end."""
     env = {**os.environ, **SINGLE, **QUIET, "PATH": f"{python.parent}:{os.environ.get('PATH', '')}"}
     env.pop("PYTHONPATH", None)  # ours
     begin = time.monotonic()
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
         try:
-            wait_ready(process, port, folder / "output.txt", what.PATH, what.body([[0.0] * 30], kind))
+            wait_ready(process, port, folder / "output.txt", path, body)
             yield Running(port, process.pid, time.monotonic() - begin)
         finally:
             end_session(process)
