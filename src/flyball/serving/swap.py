@@ -101,7 +101,9 @@ class Tables:
         old = list(self.plans.values())
         self._exchange(table, plans, reasons)
         await self._drained(old)
-        self._models.retain(_refs(self.table or table))
+        kept = list(_refs(self.table or table))
+        self._models.retain(kept)
+        self._known &= {(ref.digest, ref.trusted) for ref in kept}  # what comes back is examined again
 
     async def _prepare(self, table: RoutingTable) -> tuple[dict[str, ModelPlan], Reasons]:
         plans: dict[str, ModelPlan] = {}
@@ -150,7 +152,7 @@ class Tables:
             elif self._is_new(ref):  # in a host it hurts nobody: what it answers is evidence, and judged as such
                 await loaded.probe(patience=_AT_ONCE)
                 self._known.add((ref.digest, ref.trusted))
-        except FlyballError as error:
+        except Exception as error:  # whatever is wrong with it: the table must not wait for it
             log.error("version not ready", extra={"version": ref.version, "cause": str(error)})
             gone = loaded is not None and isinstance(error, Unavailable)
             return loaded, VetoReason.STARTING if gone else _reason(error)
@@ -327,7 +329,7 @@ class Tables:
 _NOTHING = RoutingTable(0, 0, 0)
 
 
-def _reason(error: FlyballError) -> VetoReason:
+def _reason(error: Exception) -> VetoReason:
     match error:
         case Refused():
             return VetoReason.MEMORY
