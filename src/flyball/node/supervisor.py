@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import ipaddress
 import os
 import select
 import signal
@@ -113,6 +114,9 @@ class Supervisor:
         self._map.domain_time = self._domain_time()
         self._map.table_version = max(self._map.table_version, newest_table(self._layout))
         self._addresses = (gate.getsockname()[:2], admin.getsockname()[:2])
+        for warning in unguarded(self._settings, self._layout):
+            log("unguarded", warning=warning)
+            sys.stderr.write(f"warning: {warning}\n")
         logs = self._layout.state / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         (self._layout.state / "run.json").unlink(missing_ok=True)
@@ -219,8 +223,9 @@ class Supervisor:
         restarts = {child.name: child.restarts for child in self._children() if child.restarts}
         (host, port), (control_host, control_port) = self._addresses
         running = Running(
-            os.getpid(), host, port, control_host, control_port, self._started, len(self._workers), children, restarts
-        )
+            os.getpid(), host, port, control_host, control_port, self._started, len(self._workers), children, restarts,
+            tls=bool(self._settings.server.tls_certificate),
+        )  # fmt: skip
         if running != self._last:
             write_atomically(self._layout.state / "run.json", msgspec.json.encode(running))
             if self._last is None:
@@ -291,6 +296,29 @@ class Supervisor:
 
     def _end(self, *_: object) -> None:
         self._ending = True
+
+
+def unguarded(settings: Settings, layout: Layout) -> list[str]:
+    """Say, a sentence each, which ports others than this machine reach without a key."""
+    from flyball.serving.access import AccessFile
+
+    access = AccessFile(layout.access).current
+    keyed = access.closed or bool(access.keys)
+    ports = (("server", settings.server.host, settings.server.key), ("control", settings.control.host,
+             settings.control.key))  # fmt: skip
+    return [
+        f"{name}.host is {host}: whoever reaches that port may call without a key; "
+        f"set {name}.key, or make keys: flyball key create --role ROLE"
+        for name, host, key in ports
+        if not key and not keyed and not _is_loopback(host)
+    ]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -181,7 +181,6 @@ async def _compose(config: Config, slot: int) -> Gateway:
     from flyball.adapters.local.measures import read_measures
     from flyball.adapters.local.snapshots import find_in_snapshots
     from flyball.node.remote import ExplainHost, RemoteHost
-    from flyball.serving.access import AccessFile
     from flyball.serving.gateway import Gateway
     from flyball.serving.log import LogWriter
     from flyball.serving.models import ModelCache

@@ -42,11 +42,12 @@ class Running:
     workers: int = 1
     children: dict[str, int] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
+    tls: bool = False  # of the gateway
 
     @property
     def url(self) -> str:
         """Where the gateway answers."""
-        return f"http://{self.host}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"
 
     @property
     def control_url(self) -> str:
