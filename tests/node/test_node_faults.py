@@ -44,6 +44,7 @@ def test_a_swap_under_load_fails_no_request(node):
     with Load(node, pushers=0) as load:
         load.more()
         node.route(v2, share=0.5)
+        until(lambda: 3.0 in list(load.answered.values()), what="an answer of the new version, whose host starts now")
         load.more(300)
         back = node.route()
         load.more()
