@@ -1,13 +1,14 @@
-"""A version answered by a child process, for models that must not be opened in this one.
+"""An MLflow folder answered by a child process, because it must not be opened in this one.
 
-Run as `python -m flyball.registry.apart FOLDER DIGEST`, it loads the version and answers matrices on its standard
-input with matrices on its standard output. The surprise: what the model prints goes to standard error, because the
+Run as `python -m flyball.registry.apart FOLDER NAMES`, it loads the model and answers matrices on its standard input
+with matrices on its standard output. The surprise: what the model prints goes to standard error, because the
 child keeps its real output to itself.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import select
 import struct
@@ -35,13 +36,14 @@ class Apart:
     """Predict in a child process that is started by the first call and ends with this object.
 
     Args:
-        folder: The artifact folder.
-        digest: SHA-256 of its manifest.
+        folder: What MLflow's save_model wrote; the caller has compared it with its digests.
+        names: Columns of the matrices.
         patience: Seconds one call may take.
     """
 
-    def __init__(self, folder: Path, digest: str, *, patience: float = 60.0) -> None:
-        self._command = [sys.executable, "-m", "flyball.registry.apart", str(folder), digest]
+    def __init__(self, folder: Path, names: tuple[str, ...], *, patience: float = 60.0) -> None:
+        self._command = [sys.executable, "-m", "flyball.registry.apart", str(folder), json.dumps(names)]
+        self._place = f"{folder.parent.parent.name} {folder.parent.name}"
         self._patience = patience
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -61,7 +63,7 @@ class Apart:
                 return self._exchange(self._child, _pack(matrix), self._patience)
             except (OSError, Unavailable) as error:
                 end(self._child)
-                raise Unavailable(f"the process that answers for {self._command[-2]} is gone: {error}") from error
+                raise Unavailable(f"the process that answers for {self._place} is gone: {error}") from error
 
     def _start(self) -> None:
         self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -99,9 +101,9 @@ def main(arguments: list[str]) -> int:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
-        from flyball.registry.artifacts import load_version
+        from flyball.registry.formats import pyfunc
 
-        predict = load_version(Path(arguments[0]), arguments[1], isolated=True).predict
+        predict = pyfunc.load(Path(arguments[0]), tuple(json.loads(arguments[1]))).predict
     except Exception as error:
         _send(out, _FAILED, f"{type(error).__name__}: {error}".encode())
         return 1

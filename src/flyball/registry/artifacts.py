@@ -18,14 +18,14 @@ import msgspec
 import numpy as np
 
 from flyball.disk import sync
-from flyball.errors import ConflictError, IntegrityError, Untrusted
+from flyball.errors import ConflictError, IntegrityError, MissingExtra, Untrusted
 from flyball.registry.apart import Apart
 from flyball.registry.code import install_code
 from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key, pyfunc
 from flyball.registry.lowering.kernels import open_kernel
 from flyball.registry.predictor import Predictor
 from flyball.registry.requirements import requirements
-from flyball.registry.types import Manifest
+from flyball.registry.types import Manifest, Scalar
 
 __all__ = [
     "LoadedModel",
@@ -153,7 +153,9 @@ def load_version(
     names = manifest.service.names
     if manifest.format == "pyfunc":
         _require_no_more(path / "pyfunc", {n.removeprefix("pyfunc/") for n in manifest.files})
-        made = pyfunc.load(path / "pyfunc", names, classes=manifest.classes) if isolated else Apart(path, digest)
+        made = (
+            pyfunc.load(path / "pyfunc", names, classes=manifest.classes) if isolated else Apart(path / "pyfunc", names)
+        )
         return LoadedModel(path, manifest, Predictor(made, names, classes=manifest.classes))
     snapshot = (code or path.parent.parent.parent / "code") / manifest.code
 
@@ -169,8 +171,10 @@ def load_version(
         )  # fmt: skip
 
     low = manifest.lowered
+    kernel = None
     if low is not None and not native and low.file in manifest.files:
-        kernel = open_kernel(low.kind, (path / low.file).read_bytes(), classes=manifest.classes)
+        kernel = _kernel(low.kind, (path / low.file).read_bytes(), classes=manifest.classes, refuses=low.refuses)
+    if low is not None and kernel is not None:
         predictor = Predictor.lowered(
             kernel, bring, columns=low.columns, order=low.order, classes=manifest.classes
         )  # fmt: skip
@@ -179,6 +183,16 @@ def load_version(
     if SAMPLE in manifest.files and not native:
         loaded.predictor.accelerate(loaded.sample())
     return loaded
+
+
+def _kernel(
+    kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None, refuses: str
+) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Return a lowered kernel; None where what runs it is not installed, for then the model answers itself."""
+    try:
+        return open_kernel(kind, data, classes=classes, refuses=refuses)
+    except MissingExtra:
+        return None
 
 
 def confined(folder: Path) -> bool:

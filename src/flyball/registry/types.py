@@ -56,6 +56,7 @@ class Lowered:
     columns: int = 0
     order: tuple[int, ...] = ()
     flips: tuple[Flip, ...] = ()
+    refuses: Literal["", "infinity", "null"] = ""  # what the model does not take: infinities, or NaN as well
 
 
 @dataclass(frozen=True, slots=True)

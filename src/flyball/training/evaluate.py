@@ -22,6 +22,7 @@ from flyball.features.ports import OfflineEngine
 from flyball.features.spec import digest_of
 from flyball.registry.artifacts import LoadedModel, Predictor
 from flyball.registry.evaluation import Evaluation, metrics_of
+from flyball.registry.types import Scalar
 from flyball.training.plan import TrainingPlan
 from flyball.units import to_micros
 
@@ -95,11 +96,15 @@ def read_evaluation(folder: Path) -> Evaluation:
     return Evaluation(**small, **arrays)
 
 
-def _numbered(y: np.ndarray, classes: tuple[float, ...] | None) -> np.ndarray:
-    """Return class labels as positions among `classes`, other labels unchanged."""
+def _numbered(y: np.ndarray, classes: tuple[Scalar, ...] | None) -> np.ndarray:
+    """Return class labels as positions among `classes`, other labels unchanged.
+
+    Labels of a training set are numbers; classes that are texts stand for their positions.
+    """
     if classes is None:
         return y
-    known = np.array(classes)
+    texts = any(isinstance(each, str) for each in classes)
+    known = np.arange(len(classes)) if texts else np.array(classes, dtype=np.float64)
     foreign = np.setdiff1d(y, known)
     if len(foreign):
         raise InputError(f"the holdout has label {foreign[0]:g}, which the training part has not; train on more data")
@@ -107,7 +112,7 @@ def _numbered(y: np.ndarray, classes: tuple[float, ...] | None) -> np.ndarray:
     return np.asarray(order[np.searchsorted(known[order], y)], dtype=np.float64)
 
 
-def _classes(champion: Champion) -> tuple[float, ...] | None:
+def _classes(champion: Champion) -> tuple[Scalar, ...] | None:
     return champion.loaded.predictor.classes if champion.loaded is not None else None
 
 

@@ -7,6 +7,7 @@ run goes on after kill -9 exactly as if nothing had happened.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,20 +20,24 @@ import numpy as np
 from flyball.datasets.files import open_dataset
 from flyball.datasets.snapshot import build
 from flyball.datasets.types import DatasetManifest, TrainingSet
+from flyball.disk import sync
 from flyball.errors import FlyballError, StageFailed, UnknownName
 from flyball.features.spec import digest_of
 from flyball.profiles.reference import build_reference
+from flyball.registry.apart import Apart
 from flyball.registry.artifacts import (
     LoadedModel,
     Predictor,
     ensure_signing_key,
     file_digest,
     load_version,
-    requirements,
     write_artifact,
 )
+from flyball.registry.code import install_code
 from flyball.registry.evaluation import Evaluation
-from flyball.registry.formats import FILE_NAMES, deserialize, serialize, sign
+from flyball.registry.formats import FILE_NAMES, SIGNED, Stored, deserialize, sign, store, stored_digest
+from flyball.registry.lowering import Lowering, find_lowering
+from flyball.registry.requirements import requirements_of
 from flyball.registry.types import Lifecycle, Manifest, ModelVersion, Version
 from flyball.training.check import feature_checks, problems
 from flyball.training.context import StageContext
@@ -83,9 +88,20 @@ class Work:
             trained = self.outputs["train"]
             data = (self.folder / "train" / trained["file"]).read_bytes()
             key = ensure_signing_key(self.context.layout)
-            model = deserialize(trained["format"], data, signature=trained["signature"], key=key)
-            self.kept_predictor = Predictor(model, self.plan.service.names)
+            self.kept_predictor = self._reopened(trained, data, key)
         return self.kept_predictor
+
+    def _reopened(self, trained: dict[str, Any], data: bytes, key: bytes) -> Predictor:
+        names, kind = self.plan.service.names, trained["format"]
+        classes = tuple(trained.get("classes") or ()) or None
+        if kind == "pyfunc":
+            return Predictor(Apart(self.folder / "train" / "pyfunc", names), names, classes=classes)
+        snapshot = self.context.layout.code / self.run.code
+        package = (lambda: install_code(snapshot)) if snapshot.is_dir() else None
+        model = deserialize(
+            kind, data, signature=trained["signature"], key=key, classes=classes, package=package
+        )  # fmt: skip
+        return Predictor(model, names, classes=classes)
 
     def evaluation(self) -> Evaluation:
         """What the evaluate stage found."""
@@ -159,15 +175,21 @@ def train(work: Work, folder: Path) -> dict[str, Any]:
         ) from error
     if model is None:
         raise StageFailed("train() returned None; return the fitted model")
-    work.kept_predictor = Predictor(model, work.plan.service.names)
-    kind, body = serialize(model)
-    (folder / FILE_NAMES[kind]).write_bytes(body)
-    pinned = requirements(model)
+    asked = None if isinstance(model, Stored) else Predictor(model, work.plan.service.names)
+    stored = store(model, data.X)
+    kind, body = stored.kind, stored.main
+    work.kept_predictor = asked if kind in {"skops", "pickle"} else None  # else what the file answers is judged
+    for name, content in stored.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+        sync(folder / name)
+    pinned = requirements_of(kind, model)
     (folder / "requirements.txt").write_text("\n".join(pinned) + "\n")
-    signature = sign(body, ensure_signing_key(work.context.layout)) if kind == "pickle" else ""
+    signature = sign(body, ensure_signing_key(work.context.layout)) if kind in SIGNED else ""
     seconds = round(work.context.clock.monotonic() - begun, 3)
     return {"format": kind, "file": FILE_NAMES[kind], "signature": signature, "bytes": len(body), "seconds_": seconds,
-            "model": file_digest(folder / FILE_NAMES[kind]), "class": type(model).__name__}  # fmt: skip
+            "model": stored_digest(stored), "class": kind if asked is None else type(model).__name__,
+            "files": sorted(stored.files), "classes": list(stored.classes or ())}  # fmt: skip
 
 
 def evaluate_stage(work: Work, folder: Path) -> dict[str, Any]:
@@ -187,24 +209,31 @@ def package(work: Work, folder: Path) -> dict[str, Any]:
     run, plan, context = work.run, work.plan, work.context
     trained, data = work.outputs["train"], work.data()
     version = context.versions.reserve(run.model, run.id)
-    labels = data.y
+    labels, predictor, sample = data.y, work.predictor(), _sample(data)
+    lowering = find_lowering(predictor, sample)
+    (folder / "lowering.json").write_bytes(msgspec.json.encode(lowering.tried))
     manifest = Manifest(
         model=run.model, version=version, run=run.id, format=trained["format"], files={}, service=plan.service,
         dataset=data.manifest.digest, code=run.code, created=run.created, signature=trained["signature"],
         label=plan.label.column, label_min=float(labels.min()), label_max=float(labels.max()),
+        classes=predictor.classes, lowered=lowering.chosen,
     )  # fmt: skip
     made = work.folder / "train"
     files = {
-        trained["file"]: (made / trained["file"]).read_bytes(),
-        "requirements.txt": (made / "requirements.txt").read_bytes(),
+        **{name: (made / name).read_bytes() for name in trained.get("files", [trained["file"]])},
+        "requirements.txt": _requirements(made, lowering),
         "reference.bin": _reference(data, plan),
-        "sample.npy": _sample(data),
+        "sample.npy": _npy(sample),
+        "expected.npy": _npy(predictor.predict(sample)),
     }
+    if lowering.chosen is not None:
+        files[lowering.chosen.file] = lowering.data
     target = context.layout.artifacts / run.model / version
     known = _known(work, version)
     _, digest = write_artifact(target, manifest, files, registered=known.digest if known else None)
     (folder / "artifact.json").write_bytes(msgspec.json.encode({"path": str(target), "digest": digest}))
-    return {"version": version, "digest": digest, "bytes": sum(map(len, files.values()))}
+    return {"version": version, "digest": digest, "bytes": sum(map(len, files.values())),
+            "lowered": lowering.chosen.kind if lowering.chosen else ""}  # fmt: skip
 
 
 def register(work: Work, folder: Path) -> dict[str, Any]:
@@ -305,14 +334,24 @@ def _reference(data: TrainingSet, plan: TrainingPlan) -> bytes:
     return build_reference(matrix, data.feature_names, at, window=plan.window, timezone=zone).to_bytes()
 
 
-def _sample(data: TrainingSet) -> bytes:
-    """Return up to `_SAMPLE` holdout rows, evenly spread over its time, as .npy."""
-    import io
+def _requirements(made: Path, lowering: Lowering) -> bytes:
+    """Return the pinned requirements, with those of a lowered kernel."""
+    lines = set((made / "requirements.txt").read_text().splitlines())
+    if lowering.chosen is not None and lowering.chosen.kind == "onnx":
+        lines |= set(requirements_of("onnx"))
+    return ("\n".join(sorted(lines)) + "\n").encode()
 
+
+def _sample(data: TrainingSet) -> np.ndarray:
+    """Return up to `_SAMPLE` holdout rows, evenly spread over its time."""
     held, _ = data.holdout
     rows = np.unique(np.linspace(0, len(held) - 1, min(_SAMPLE, len(held))).astype(np.int64))
+    return np.ascontiguousarray(held[rows])
+
+
+def _npy(values: np.ndarray) -> bytes:
     out = io.BytesIO()
-    np.save(out, np.ascontiguousarray(held[rows]), allow_pickle=False)
+    np.save(out, values, allow_pickle=False)
     return out.getvalue()
 
 

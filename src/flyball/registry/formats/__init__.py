@@ -8,6 +8,7 @@ the same; see `store`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from flyball.registry.formats.types import FILE_NAMES, SIGNED, Call, Kind, Scala
 
 __all__ = [
     "ALLOWED", "FILE_NAMES", "SIGNED", "Call", "Kind", "Scalar", "Stored", "adapt", "canonical_zip", "deserialize",
-    "ensure_signing_key", "labels", "serialize", "sign", "store",
+    "ensure_signing_key", "labels", "of_file", "serialize", "sign", "store", "stored_digest",
 ]  # fmt: skip
 
 _HERE = "flyball.registry.formats"
@@ -104,6 +105,16 @@ def deserialize(
         module.load_export(data, classes=classes) if kind == "torch_export" else module.load(data, classes=classes)
     )  # fmt: skip
     return call
+
+
+def stored_digest(stored: Stored) -> str:
+    """Return the SHA-256 over a stored model: of its file when it has one, else over names and contents."""
+    if len(stored.files) == 1:
+        return hashlib.sha256(stored.main).hexdigest()
+    out = hashlib.sha256()
+    for name in sorted(stored.files):
+        out.update(f"{name}\0{hashlib.sha256(stored.files[name]).hexdigest()}\n".encode())
+    return out.hexdigest()
 
 
 def adapt(model: object) -> Any:

@@ -19,7 +19,7 @@ from flyball.errors import FlyballError
 from flyball.registry.lowering.ensembles import thresholds_of, to_onnx, trees_of
 from flyball.registry.lowering.kernels import FILES, open_kernel
 from flyball.registry.lowering.linear import affine_of
-from flyball.registry.lowering.parity import compare, probe_rows
+from flyball.registry.lowering.parity import compare, probe_rows, refused_by
 from flyball.registry.predictor import Predictor
 from flyball.registry.types import Lowered
 
@@ -96,13 +96,11 @@ def _candidates(model: Any, width: int) -> Iterator[tuple[Form, Callable[[], byt
         found = affine_of(model)
         return None if found is None else found.to_bytes()
 
-    def trees() -> bytes | None:
-        found = trees_of(model)
-        return None if found is None else to_onnx(found, width)
-
     yield "linear", linear
-    yield "onnx", trees
-    yield "onnx", lambda: _skl2onnx(model, width)
+    if (ensemble := trees_of(model)) is not None:
+        yield "onnx", lambda: to_onnx(ensemble, width)
+    else:
+        yield "onnx", lambda: _skl2onnx(model, width)
 
 
 def _judge(
@@ -112,7 +110,8 @@ def _judge(
         data = make()
         if data is None:
             return (None, Tried(kind, problem="the model has no such form")), b""
-        kernel = open_kernel(kind, data, classes=native.classes)
+        refuses: Literal["", "infinity", "null"] = "" if kind == "linear" else refused_by(native.predict, few[0])
+        kernel = open_kernel(kind, data, classes=native.classes, refuses=refuses)
     except ImportError as error:
         return (None, Tried(kind, problem=f"{error}")), b""
     except FlyballError as error:
@@ -131,7 +130,13 @@ def _judge(
         return (None, replace(tried, problem=slow)), b""
     columns = kernel(few[:1])
     chosen = Lowered(
-        kind, FILES[kind], found.rows, found.gap, columns.shape[1] if columns.ndim == 2 else 0, flips=found.flips
+        kind,
+        FILES[kind],
+        found.rows,
+        found.gap,
+        columns.shape[1] if columns.ndim == 2 else 0,
+        flips=found.flips,
+        refuses=refuses,
     )
     return (chosen, tried), data
 

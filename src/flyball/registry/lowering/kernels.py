@@ -60,8 +60,15 @@ class _Body(msgspec.Struct, array_like=True):
     fill: bytes = b""
 
 
-def open_kernel(kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None = None) -> Predict:
+def open_kernel(kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None = None, refuses: str = "") -> Predict:
     """Return the kernel of a lowered file.
+
+    Args:
+        kind: "linear" or "onnx".
+        data: The file's content.
+        classes: Labels of the columns.
+        refuses: What the kernel must not take, because the model does not: "infinity", or "null" for NaN as well. A
+            linear kernel sees both in its scores.
 
     Raises:
         Untrusted: an unknown kind.
@@ -72,8 +79,22 @@ def open_kernel(kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None = 
     if kind == "onnx":
         from flyball.registry.formats import onnx
 
-        return onnx.load(data, classes=classes).predict
+        return _guarded(onnx.load(data, classes=classes).predict, refuses)
     raise Untrusted(f"lowered kind {kind!r} is unknown to this flyball; known: {', '.join(FILES)}")
+
+
+def _guarded(predict: Predict, refuses: str) -> Predict:
+    if not refuses:
+        return predict
+    bad = np.isinf if refuses == "infinity" else lambda matrix: ~np.isfinite(matrix)
+    whole = refuses == "null"
+
+    def guarded(matrix: np.ndarray) -> np.ndarray:
+        if not (whole and math.isfinite(matrix.sum())) and bad(matrix).any():
+            raise _not_finite()
+        return predict(matrix)
+
+    return guarded
 
 
 def linear_kernel(model: Affine) -> Predict:

@@ -6,14 +6,16 @@ linear models differ at extremes, so those are there too.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from flyball.registry.types import Flip, Scalar
 
-__all__ = ["FEWEST", "TOLERANCE", "Parity", "compare", "probe_rows"]
+__all__ = ["FEWEST", "TOLERANCE", "Parity", "compare", "probe_rows", "refused_by"]
 
 FEWEST = 1000  # rows
 TOLERANCE = 1e-5
@@ -79,6 +81,22 @@ def compare(
     return Parity(len(rows), gap, flips)
 
 
+def refused_by(native: Predict, row: np.ndarray) -> Literal["", "infinity", "null"]:
+    """Return what a model refuses, asked with one row (k,) whose values it takes."""
+    made = np.where(np.isfinite(row), row, 0.0)[None, :]
+    one = {}
+    for name, value in (("null", np.nan), ("infinity", np.inf)):
+        answers = [_try(native, _put(made, column, value)) for column in range(made.shape[1])]
+        one[name] = any(answer is None or not np.isfinite(answer).all() for answer in answers)
+    return "null" if one["null"] else "infinity" if one["infinity"] else ""
+
+
+def _put(row: np.ndarray, column: int, value: float) -> np.ndarray:
+    made = row.copy()
+    made[0, column] = value
+    return made
+
+
 def _edges(
     sample: np.ndarray, thresholds: Mapping[int, np.ndarray], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +148,9 @@ def _ask(predict: Predict, rows: np.ndarray) -> list[np.ndarray | None]:
 
 def _try(predict: Predict, rows: np.ndarray) -> np.ndarray | None:
     try:
-        answer = np.asarray(predict(rows), dtype=np.float64)
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = np.asarray(predict(rows), dtype=np.float64)
     except Exception:  # whatever a model raises is a refusal
         return None
     return answer if len(answer) == len(rows) else None
