@@ -129,7 +129,7 @@ SCHEMAS: dict[str, Schema] = {
     "Accepted": _object({"accepted": _COUNT}),
     "Rows": {"anyOf": [_ANY_OBJECT, _list(_ANY_OBJECT)]},
     "Events": _object({}, accepted=_COUNT, rejected=_COUNT, duplicates=_COUNT, sequence={"type": ["integer", "null"]}),
-    "FlagRequest": {"type": "object", "properties": {"unit": {"type": ["string", "integer"]},
+    "FlagRequest": {"type": "object", "properties": {"unit": {"type": ["string", "integer"], "minLength": 1},
                                                      "attributes": _ANY_OBJECT},
                     "required": ["unit"], "additionalProperties": False},
     "FlagValue": _object({"name": _TEXT, "value": _SCALAR, "variant": _TEXT, "why": _TEXT, "table_version": _COUNT}),

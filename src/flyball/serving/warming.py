@@ -83,7 +83,7 @@ def check_parity(version: str, answers: Iterable[object], expected: np.ndarray) 
             "register the model again"
         )
     apart = np.abs(got - wanted) / np.maximum(1.0, np.abs(wanted))
-    worst = float(np.nanmax(apart)) if apart.size else 0.0
+    worst = float(np.nan_to_num(apart).max(initial=0.0))
     if worst > _TOLERANCE or (np.isnan(got) != np.isnan(wanted)).any():
         raise Unlike(
             f"version {version} answers its own sample {worst:.3g} away from what was registered (at most "

@@ -39,9 +39,12 @@ class Flags:
 
     async def flags(self, ask: Ask) -> Response:
         """Return every flag; with `?unit=` also its value for that unit, without attributes."""
-        given = parse_qs(ask.scope.get("query_string", b"").decode("latin-1"), errors="replace").get("unit")
+        query = parse_qs(ask.scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True, errors="replace")
+        given = query.get("unit")
         known, table = self._flags(), self._gateway.table
         listed = [described(flag) for _, flag in sorted(table.flags.items())] if table is not None else []
+        if given == [""]:
+            raise BadRequest("unit is empty; name whose flags to decide: ?unit=user-7")
         if not given:
             return json({"flags": listed, "table_version": known.version})
         self._gateway.slot.add(Counter.FLAGS)
@@ -56,6 +59,8 @@ class Flags:
             asked = msgspec.json.decode(body, type=_Asked)
         except _MALFORMED as error:
             raise BadRequest(f"the body is no question about a flag: {error}; send unit and attributes?") from error
+        if asked.unit == "":
+            raise BadRequest("unit is empty; name whose flag to decide")
         known, name = self._flags(), ask.names["flag"]
         try:
             decided = known.decide(name, str(asked.unit), asked.attributes)
