@@ -147,8 +147,10 @@ class Project:
         signature = sign(data, ensure_signing_key(self.layout)) if kind == "pickle" else ""
         rows = io.BytesIO()
         np.save(rows, sample)
+        classes = (False, True) if isinstance(estimator, bytes) else _classes(estimator)  # a graph does not say
         manifest = Manifest(
-            model, version, "bench", kind, {}, service, "d", code, datetime.now(UTC), signature=signature
+            model, version, "bench", kind, {}, service, "d", code, datetime.now(UTC), signature=signature,
+            classes=classes,
         )  # fmt: skip
         files = {FILE_NAMES[kind]: data, "sample.npy": rows.getvalue()}
         if lower and not isinstance(estimator, bytes):
@@ -271,18 +273,22 @@ class Project:
         self.database.close()
 
 
+def _classes(estimator: Any) -> Any:
+    from flyball.registry.formats import labels
+
+    return labels(getattr(estimator, "classes_", None)) if hasattr(estimator, "predict_proba") else None
+
+
 def _lowered(manifest: Any, estimator: Any, sample: np.ndarray) -> tuple[Any, dict[str, bytes]]:
     """Return the manifest and the files of an equal, faster form, if there is one."""
-    from flyball.registry.formats import labels
     from flyball.registry.lowering import find_lowering
     from flyball.registry.predictor import Predictor
 
-    classes = labels(getattr(estimator, "classes_", None)) if hasattr(estimator, "predict_proba") else None
     with np.errstate(all="ignore"), warnings.catch_warnings():  # its edge rows hold the largest of numbers
         warnings.simplefilter("ignore")
-        found = find_lowering(Predictor(estimator, manifest.service.names, classes=classes), sample)
+        found = find_lowering(Predictor(estimator, manifest.service.names, classes=manifest.classes), sample)
     more = {found.chosen.file: found.data} if found.chosen is not None else {}
-    return replace(manifest, classes=classes, lowered=found.chosen), more
+    return replace(manifest, lowered=found.chosen), more
 
 
 def split(model: str, champion: VersionRef, candidate: VersionRef | None, *, share: float = 0.1) -> ModelRoute:
