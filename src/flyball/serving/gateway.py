@@ -31,7 +31,7 @@ from flyball.serving.mapclock import MapClock
 from flyball.serving.models import ModelCache
 from flyball.serving.plan import Arm, ModelPlan, Reader
 from flyball.serving.protocol import Call, parse_infer
-from flyball.serving.rendering import INFER_TYPES, check_depth, check_rows, infer_response, no_rows
+from flyball.serving.rendering import INFER_TYPES, LARGE, check_depth, check_rows, infer_response, no_rows
 from flyball.serving.replays import Replays
 from flyball.serving.request import Answer
 from flyball.serving.shadow import Shadows
@@ -223,7 +223,10 @@ class Gateway:
         self, found: tuple[ModelPlan, Arm | None], scope: Scope, body: bytes, started: int, pid: str = ""
     ) -> Response:
         plan, pinned = found
-        call = parse_infer(body, plan.inputs, scope["headers"])
+        if len(body) > LARGE:  # reading it takes long enough for others to notice
+            call = await asyncio.to_thread(parse_infer, body, plan.inputs, scope["headers"])
+        else:
+            call = parse_infer(body, plan.inputs, scope["headers"])
         if pid:
             call.pid = pid
         if call.n != 1:

@@ -16,9 +16,19 @@ from flyball.serving.plan import ModelPlan
 from flyball.serving.protocol import Call, Labelled, encode_infer, encode_rows, encode_wanted, label
 from flyball.serving.request import Answer
 
-__all__ = ["INFER_TYPES", "check_depth", "check_rows", "infer_response", "labelled_of", "no_rows", "rows_response"]
+__all__ = [
+    "INFER_TYPES",
+    "LARGE",
+    "check_depth",
+    "check_rows",
+    "infer_response",
+    "labelled_of",
+    "no_rows",
+    "rows_response",
+]
 
 _BINARY = b"application/octet-stream"
+LARGE = 1 << 18  # bytes of a body that is not read on the event loop, where it would hold up everybody else
 INFER_TYPES = (b"application/json", b"application/octet-stream")
 _LENGTH = b"inference-header-content-length"
 After = Callable[[], None] | None

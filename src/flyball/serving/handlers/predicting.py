@@ -15,7 +15,7 @@ from flyball.serving.asgi import Response, json, read_body
 from flyball.serving.handlers.ask import Ask, routes_of
 from flyball.serving.plan import ModelPlan
 from flyball.serving.protocol import Call, decode_json, rows_call
-from flyball.serving.rendering import INFER_TYPES, check_rows, labelled_of, no_rows, rows_response
+from flyball.serving.rendering import INFER_TYPES, LARGE, check_rows, labelled_of, no_rows, rows_response
 from flyball.serving.request import Answer
 from flyball.serving.testers import asked_arm
 
@@ -26,7 +26,6 @@ __all__ = ["Predicting", "pieces"]
 
 _BATCH = 256
 _MOST = 4096  # rows of one batch
-_AT_ONCE = 1 << 18  # bytes decoded on the event loop; a larger body would hold up everybody else
 
 
 class Predicting:
@@ -95,7 +94,7 @@ class Predicting:
         if "flyball.idempotency" in ask.scope:
             ask.scope["flyball.body"] = body
         depth = gateway.max_depth
-        large = len(body) > _AT_ONCE
+        large = len(body) > LARGE
         found = await asyncio.to_thread(decode_json, body, depth=depth) if large else decode_json(body, depth=depth)
         plan = await self._chosen(found)
         gateway.check_read(ask.scope, plan)
