@@ -24,7 +24,7 @@ from flyball.serving.slots import Counter, Slot
 
 __all__ = ["ShadowJob", "Shadows"]
 
-_GATHER = 0.002  # seconds that rows wait for company
+_GATHER = 0.01  # seconds that rows wait for company, unless a batch is full
 _PRESSED = 0.02  # seconds between two batches under pressure
 _KEPT = 8  # rows that are sent all the same
 _SHARE = 0.05  # of the loop's time that shadow rows may take
@@ -112,7 +112,8 @@ class Shadows:
             finally:
                 for job in jobs:
                     job.plan.inflight -= 1
-            pause = max(_PRESSED if pressed else _GATHER, self._spent / 1e9 / _SHARE)
+            least = _PRESSED if pressed else _GATHER if len(self._queue) < self._batch else 0.0
+            pause = max(least, self._spent / 1e9 / _SHARE)
 
     def _pressed(self, late: float) -> bool:
         return late > _LATE or self._queue[0].plan.champion.loaded.batcher.waiting > _QUEUED
