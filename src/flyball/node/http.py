@@ -23,7 +23,8 @@ from flyball.node.connection import Connection, Limits
 
 __all__ = ["GracefulServer", "tls_context"]
 
-_HANDSHAKES = 1.0  # seconds that those who waited in the queue may take for TLS
+_HANDSHAKES = 0.5  # seconds that those who waited in the queue may take for TLS
+_TAKING_OVER = 1.0  # seconds at most that connections are taken over, should they never end
 _LOOK_EVERY = 1.0  # seconds between two looks at the files of TLS
 log = logging.getLogger("flyball.node")
 
@@ -42,23 +43,22 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         if self.waiting is not None:
-            await self._take_over(self.waiting)
-            self.waiting.close()
+            await self._take_over(self.waiting, sockets or [])
         await super().shutdown(sockets)
 
-    async def _take_over(self, listening: socket.socket) -> None:
+    async def _take_over(self, listening: socket.socket, sockets: list[socket.socket]) -> None:
+        """Accept until nobody waits, then close at once: who comes in between would be reset."""
         loop = asyncio.get_running_loop()
-        made = []
-        while True:
-            try:
-                found, _ = listening.accept()
-            except OSError:  # nobody waits, or the socket is gone
+        until = loop.time() + _TAKING_OVER
+        while made := [
+            loop.create_task(loop.connect_accepted_socket(self._connection, found, ssl=self.config.ssl))
+            for found in _accepted(listening)
+        ]:
+            await asyncio.wait(made, timeout=_HANDSHAKES)
+            if loop.time() > until:
                 break
-            found.setblocking(False)
-            made.append(loop.connect_accepted_socket(self._connection, found, ssl=self.config.ssl))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_HANDSHAKES):
-                await asyncio.gather(*made, return_exceptions=True)
+        for sock in (listening, *sockets):
+            sock.close()
 
     def _connection(self) -> Connection:
         return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
@@ -183,6 +183,17 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
             f"({error}); both are PEM files, and the key is that of the certificate"
         ) from error
     return context
+
+
+def _accepted(listening: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that wait in the kernel's queue."""
+    while True:
+        try:
+            found, _ = listening.accept()
+        except OSError:  # nobody waits, or the socket is gone
+            return
+        found.setblocking(False)
+        yield found
 
 
 def _stamps(files: tuple[Path, Path]) -> list[int]:
