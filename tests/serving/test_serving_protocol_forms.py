@@ -17,6 +17,7 @@ from serving_kit import Kit, double, infer_body, table, triple
 from flyball.errors import BadRequest
 from flyball.features.spec import InputSpec
 from flyball.records.types import Prediction
+from flyball.rollout.routing import ServingSpec
 from flyball.serving.handlers.predicting import pieces
 from flyball.serving.protocol import Call, Signature, call_of, decode_json, encode_wanted, label, metadata, parse_infer
 from flyball.serving.protocol.types import Wanted
@@ -334,3 +335,16 @@ def test_without_control_repository_calls_say_so(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["error"]) == (
         503, "this gateway has no control process behind it, so it cannot unload models",
     )  # fmt: skip
+
+
+def test_a_models_own_limit_of_rows_goes_before_the_servers(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, v1=double)
+    with client(kit.gateway(max_rows=1)) as http:
+        http.call(http.gateway.swap(table(1, kit.ref("v1"), serving=ServingSpec(max_rows=3))))
+        codes = [http.post(INFER, json=infer_body(rows=n)).status_code for n in (1, 3, 4)]
+        many = http.post("/batch_predict", json={"instances": [{"distance": 1.0, "zone": 1}] * 4})
+    assert codes == [200, 200, 413]
+    assert (many.status_code, many.json()["error"]) == (
+        413,
+        "the request has 4 rows, at most 3 are taken; send fewer rows at once",
+    )
