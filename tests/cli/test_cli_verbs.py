@@ -287,6 +287,34 @@ def test_promote_and_retire(trained, as_json, human):
     assert as_json(trained, "model", "retire", "v1")["lifecycle"] == "retired"
 
 
+def test_switch_and_back(trained, as_json, human):
+    assert as_json(trained, "model", "switch", "v2")["version"] == "v2"
+    assert "eta v1 serves" in human(trained, "model", "switch")
+
+
+def test_split_and_stop(trained, as_json, human):
+    assert as_json(trained, "model", "split", "v2=20%", "--holdout", "5%") == {"v1": 0.8, "v2": 0.2}
+    refused = human(trained, "rollout", "start", "v2", code=1)
+    assert "end it first with: flyball model split --stop" in refused
+    assert "v1 100.00%" in human(trained, "model", "split", "--stop")
+    assert "VERSION=SHARE" in human(trained, "model", "split", code=2)
+
+
+def test_flags(trained, as_json, human):
+    with (trained / "definitions.py").open("a") as file:
+        file.write('\nnew_map = fb.Flag("new_map", segments=[fb.Segment("staff", where={"staff": True}, to=True)])\n')
+    assert "flag new_map is new" in human(trained, "apply")
+    assert as_json(trained, "flag", "list")[0]["shares"] == {"true": 0.0}
+    assert "true (segment staff)" in human(trained, "flag", "get", "new_map", "u", "--attribute", "staff=true")
+    assert as_json(trained, "flag", "get", "new_map", "u")["value"] is False
+    assert as_json(trained, "flag", "set", "new_map", "--share", "100%")["revision"] == 1
+    assert "true (share)" in human(trained, "flag", "get", "new_map", "u")
+    human(trained, "apply")  # the definition did not change, so what was set stays
+    assert "is off" in human(trained, "flag", "set", "new_map", "--off")
+    assert "false (off)" in human(trained, "flag", "get", "new_map", "u")
+    assert "new_map" in human(trained, "flag", "get", "newmap", "u", code=2)
+
+
 def test_rollout_start_dry_run_changes_nothing(trained, as_json):
     before = state_of(trained)
     as_json(trained, "rollout", "start", "v2", "--dry-run", "--per-day", "2000")
