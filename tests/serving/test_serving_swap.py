@@ -297,6 +297,9 @@ async def test_a_model_asleep_is_loaded_once_by_its_first_requests(
     gateway.tables._evicted(plans[0].champion.loaded.ref)
     assert gateway.plans == {}
     assert INFER not in gateway.tables.infer
+    kit.models["v2"] = triple
+    await gateway.swap(table(2, kit.ref("v2")))  # asleep or not: another champion is loaded before it is in force
+    assert gateway.plans["eta"].champion.version == "v2"
     await gateway.close()
 
 

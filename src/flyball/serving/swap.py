@@ -109,15 +109,23 @@ class Tables:
         plans: dict[str, ModelPlan] = {}
         reasons: Reasons = {}
         watched = [ref for route in table.models.values() if _is_watched(route) for ref in _refs_of(route)]
-        served = {id(ref) for ref in self._models.eager([r.champion for r in table.models.values() if not r.unloaded])}
+        eager = self._models.eager([r.champion for r in table.models.values() if not r.unloaded])
+        awake = {ref.digest for ref in eager}
         self._models.pin([*watched, *(plan.champion.loaded.ref for plan in self.plans.values() if plan.inflight)])
         for n, route in enumerate(table.models.values()):
-            if route.unloaded or not (id(route.champion) in served or _is_watched(route)):
+            if route.unloaded or not (route.champion.digest in awake or _is_watched(route) or self._is_change(route)):
                 continue
             plans[route.model] = await self._plan(route, table.version, reasons)
             if n % _BREATH == _BREATH - 1:
                 await asyncio.sleep(0)
+        for model in [m for m, plan in plans.items() if self._models.resident(plan.champion.loaded.ref) is None]:
+            del plans[model]  # let go for memory while others were loaded: it sleeps
         return plans, reasons
+
+    def _is_change(self, route: ModelRoute) -> bool:
+        """Return whether a model gets another champion than it has, which must be seen to serve before it may."""
+        before = self.table.models.get(route.model) if self.table is not None else None
+        return self.table is not None and (before is None or before.champion.digest != route.champion.digest)
 
     async def _plan(self, route: ModelRoute, version: int, reasons: Reasons) -> ModelPlan:
         champion = await self._champion(route)
