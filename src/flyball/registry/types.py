@@ -81,6 +81,7 @@ class Manifest:
     label_max: float | None = None
     classes: tuple[Scalar, ...] | None = None  # label of each column of probabilities
     lowered: Lowered | None = None
+    model_class: str = ""  # such as sklearn.linear_model._logistic.LogisticRegression, for people
 
     def to_json(self) -> bytes:
         """Return canonical JSON."""

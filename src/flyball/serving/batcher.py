@@ -103,6 +103,7 @@ class Batcher:
         self.columns = columns
         self.slot: Slot | None = None
         self.broken = False
+        self.used = 0  # perf_counter_ns of the newest batch: what is let go for memory was not asked for longest
         self._queue: deque[Item] = deque()
         self._rows = 0  # in the queue
         self.busy = False
@@ -166,7 +167,7 @@ class Batcher:
                 return None
             self._ran = True
             asyncio.get_running_loop().call_soon(self._turned)
-        start = _ns()
+        self.used = start = _ns()
         try:
             answer = predict(matrix)
             values = _lone(answer, self.columns) if rows == 1 else None
@@ -279,7 +280,7 @@ class Batcher:
     def _run_here(self, batch: list[Item], rows: int) -> bool:
         """Run a batch in the loop; False when it failed and has to be split, which takes longer than a loop may."""
         assert self._predict is not None
-        start = _ns()
+        self.used = start = _ns()
         matrix = _joined(batch)
         try:
             values: Values = check_output(self._predict(matrix), rows, self.columns).tolist()
@@ -317,7 +318,7 @@ class Batcher:
             self._turn()
 
     async def _answered_away(self, batch: list[Item]) -> None:
-        start = _ns()
+        self.used = start = _ns()
         gone = absent = False
         matrix = _joined(batch)
         try:

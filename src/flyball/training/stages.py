@@ -33,7 +33,7 @@ from flyball.registry.artifacts import (
     load_version,
     write_artifact,
 )
-from flyball.registry.code import install_code
+from flyball.registry.code import PREFIX, install_code
 from flyball.registry.evaluation import Evaluation
 from flyball.registry.formats import FILE_NAMES, SIGNED, Stored, deserialize, sign, store, stored_digest
 from flyball.registry.lowering import Lowering, find_lowering
@@ -188,7 +188,7 @@ def train(work: Work, folder: Path) -> dict[str, Any]:
     signature = sign(body, ensure_signing_key(work.context.layout)) if kind in SIGNED else ""
     seconds = round(work.context.clock.monotonic() - begun, 3)
     return {"format": kind, "file": FILE_NAMES[kind], "signature": signature, "bytes": len(body), "seconds_": seconds,
-            "model": stored_digest(stored), "class": kind if asked is None else type(model).__name__,
+            "model": stored_digest(stored), "class": kind if asked is None else class_name(model),
             "files": sorted(stored.files), "classes": list(stored.classes or ())}  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def package(work: Work, folder: Path) -> dict[str, Any]:
         model=run.model, version=version, run=run.id, format=trained["format"], files={}, service=plan.service,
         dataset=data.manifest.digest, code=run.code, created=run.created, signature=trained["signature"],
         label=plan.label.column, label_min=float(labels.min()), label_max=float(labels.max()),
-        classes=predictor.classes, lowered=lowering.chosen,
+        classes=predictor.classes, lowered=lowering.chosen, model_class=trained.get("class", ""),
     )  # fmt: skip
     made = work.folder / "train"
     files = {
@@ -332,6 +332,13 @@ def _reference(data: TrainingSet, plan: TrainingPlan) -> bytes:
     matrix[part == 0], matrix[part == 1] = data.X, held
     zone = plan.examples.source.spec.timezone
     return build_reference(matrix, data.feature_names, at, window=plan.window, timezone=zone).to_bytes()
+
+
+def class_name(model: object) -> str:
+    """Return the class of a model with its module, without the name of a code snapshot."""
+    kind = type(model)
+    home = kind.__module__
+    return f"{home.partition('.')[2] if home.startswith(PREFIX) else home}.{kind.__qualname__}"
 
 
 def _requirements(made: Path, lowering: Lowering) -> bytes:
