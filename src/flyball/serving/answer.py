@@ -94,12 +94,15 @@ class Answerer:
         plan.inflight += 1
         self._active += 1
         try:
-            return await self._answer(plan, call, started, pinned)
+            request = await self._answered(plan, call, started, pinned)
         finally:
             plan.inflight -= 1
             self._active -= 1
+        if request.error is not None:
+            raise _failure(request.error)
+        return _answer_of(request)
 
-    async def _answer(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Answer:
+    async def _answered(self, plan: ModelPlan, call: Call, started: int, pinned: Arm | None) -> Request:
         n, pid, parsed = call.n, call.pid or self._ids.next(), _ns()
         limit = plan.route.deadline
         if call.within is not None and call.within < limit:
@@ -120,9 +123,7 @@ class Answerer:
             written = self._log.put(request.records, alone=self._active == 1)
             if written is not None:
                 await written
-        if request.error is not None:
-            raise _failure(request.error)
-        return _answer_of(request)
+        return request
 
     def _assign(self, plan: ModelPlan, call: Call, unit: Any, attributes: Any) -> Assignment:
         router = plan.router
