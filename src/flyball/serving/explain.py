@@ -129,11 +129,16 @@ def _why(found: Prediction, table: RoutingTable | None) -> str:
         "veto": "the unit belongs to the candidate, whose traffic this worker had removed",
         "kill switch": "the unit belongs to the candidate, and candidate traffic was switched off",
         "version": "the caller asked for this version by name",
+        "holdout": "the unit lies in the holdout, which always gets the champion",
+        "variant": f"the unit's bucket lies in the range of variant {found.arm}",
+        "header": "a tester asked for this arm by header",
     }.get(found.why, found.why)
     if found.why == "champion" and route is not None and route.candidate is None:
         text = "there was no candidate"
+    if text.startswith("segment "):
+        text = f"the request's attributes fit {text}"
     if found.fallback:
-        text += f"; the candidate failed ({found.error}) and the champion answered"
+        text += f"; that arm failed ({found.error}) and the champion answered"
     return text
 
 
@@ -155,7 +160,7 @@ def _names(layout: Layout, found: Prediction, table: RoutingTable | None) -> tup
     route = table.models.get(found.model) if table else None
     if route is None:
         return ()
-    refs: list[VersionRef | None] = [route.champion, route.candidate, *route.warm]
+    refs: list[VersionRef | None] = [route.champion, route.candidate, *(v.version for v in route.variants), *route.warm]
     assigned = _assigned(found, table)
     ref = next((r for r in refs if r is not None and r.version == assigned), None)
     try:
@@ -167,7 +172,11 @@ def _names(layout: Layout, found: Prediction, table: RoutingTable | None) -> tup
 def _assigned(found: Prediction, table: RoutingTable | None) -> str:
     """Return the version the router chose, whose features were served, whoever answered in the end."""
     route = table.models.get(found.model) if table else None
-    return route.candidate.version if found.arm == "candidate" and route and route.candidate else found.version
+    if route is None:
+        return found.version
+    if found.arm == "candidate" and route.candidate:
+        return route.candidate.version
+    return next((v.version.version for v in route.variants if v.name == found.arm), found.version)
 
 
 def _outcome(found: Prediction, outcomes: list[Outcome]) -> dict[str, Any] | None:
