@@ -7,7 +7,7 @@ ratios, not rates. A peer runs in an environment of its own, one worker process,
 in turn with the product (A B A B), so its ratio is of the same minutes. What surprises: a peer that cannot be installed
 or started is a row of the table with the reason.
 
-    python bench/serve.py --quick                       # under a minute, no peers
+    python bench/serve.py --quick                       # about a minute, no peers
     python bench/serve.py                               # about 5 minutes, no peers
     python bench/serve.py --peer                        # all peers: about 35 minutes, environments installed before
     python bench/serve.py --peer mlserver fastapi --models lr --clients 1,32 --seconds 2
@@ -25,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ from typing import Any
 import peers
 from kit import asks, h2, models
 from kit.product import BAD, Product, bad_row, near, probe, product, routes, rows
-from kit.project import Project, plain_service, pss_mb, rss_mb, split
-from load import Result, Spec, drive, start_hello
+from kit.project import Project, cpu_s, plain_service, pss_mb, rss_mb, split
+from load import WARM, Result, Spec, drive, start_hello
 
 SECTIONS = ("own", "peers", "fairness", "start", "shadow", "grpc")
 TARGETS = {
@@ -162,7 +163,9 @@ def measured(run: Run, folder: Path, model: Path, ours: Product, name: str, sett
             if not near(what.value(answer.body, kind), truth[kind]):
                 return {"reason": f"answers {what.value(answer.body, kind):.6g}, the model says {truth[kind]:.6g}"}
             cell: dict[str, Any] = {"ready_s": round(server.ready_s, 1), "mb": round(memory(server.pid))}
-            cell |= in_pairs(run, spec, ours.spec(kind) if kind in ours.kinds else None)
+            cell |= in_pairs(
+                run, spec, ours.spec(kind) if kind in ours.kinds else None, server.pid, ours.project.worker
+            )
             if kind == "lr":
                 cell["fairness"] = fairness(
                     run, replace(spec, bad=()), [what.body([bad_row(b)], kind).decode() for b in BAD]
@@ -172,18 +175,31 @@ def measured(run: Run, folder: Path, model: Path, ours: Product, name: str, sett
         return {"reason": str(error)}
 
 
-def in_pairs(run: Run, spec: Spec, ours: Spec | None) -> dict[str, Any]:
-    """Return medians by clients of the peer and of the product, taken in turn."""
+def in_pairs(run: Run, spec: Spec, ours: Spec | None, session: int, worker: int) -> dict[str, Any]:
+    """Return medians by clients of the peer and of the product, taken in turn, and µs of processor time per request."""
     found: dict[str, Any] = {}
     for clients in run.clients:
-        theirs, mine = [], []
+        theirs, mine, cpu = [], [], {"peer": [0.0], "ours": [0.0]}
         for _ in range(run.rounds):
-            theirs.append(drive(spec, clients=clients, seconds=run.seconds))
+            theirs.append(charged(run, spec, clients, lambda: peers.of_session(session), cpu["peer"]))
             if ours is not None:
-                mine.append(drive(ours, clients=clients, seconds=run.seconds))
-        cell = {"peer": medians(theirs), "failed": sum(g.failed for g in theirs)}
-        found[str(clients)] = cell | ({"ours": medians(mine)} if mine else {})
+                mine.append(charged(run, ours, clients, lambda: [worker], cpu["ours"]))
+        cell = {"peer": medians(theirs), "failed": sum(g.failed for g in theirs), "cpu_us": cost(cpu["peer"])}
+        found[str(clients)] = cell | ({"ours": medians(mine), "ours_cpu_us": cost(cpu["ours"])} if mine else {})
     return found
+
+
+def charged(run: Run, spec: Spec, clients: int, pids: Callable[[], list[int]], into: list[float]) -> Result:
+    """Drive one load and append the µs of processor time that the server took for one answer, warm-up included."""
+    before = cpu_s(pids())
+    got = drive(spec, clients=clients, seconds=run.seconds)
+    answers = (got.rps + got.failed / run.seconds) * (run.seconds + (0.0 if shutil.which("wrk") else WARM))
+    into.append((cpu_s(pids()) - before) / max(answers, 1.0) * 1e6)
+    return got
+
+
+def cost(measured: list[float]) -> int:
+    return round(statistics.median(measured[1:]))
 
 
 def memory(session: int) -> float:
@@ -202,9 +218,10 @@ def peer_rows(name: str, setting: str, kind: str, cell: dict[str, Any]) -> None:
         return
     for clients in (k for k in cell if k.isdigit()):
         (rps, p50, p99), mine = cell[clients]["peer"], cell[clients].get("ours")
+        here = cell[clients]
         beside = f"{mine[0]:>11,.0f}{mine[0] / max(rps, 1e-9):>8.1f}x{mine[1]:>9.2f}" if mine else f"{'none':>11}"
-        print(f"{title:<48}{clients:>5}{rps:>10,.0f}{p50:>9.2f}{p99:>9.2f}{cell[clients]['failed']:>7}{beside}",
-              flush=True)  # fmt: skip
+        cpu = f"{here['cpu_us']:>9,}{here.get('ours_cpu_us', 0):>7,}"
+        print(f"{title:<48}{clients:>5}{rps:>10,.0f}{p50:>9.2f}{p99:>9.2f}{here['failed']:>7}{beside}{cpu}", flush=True)
 
 
 def ratios(run: Run) -> None:
@@ -235,6 +252,10 @@ def ratios(run: Run) -> None:
                    if "32" in run.cells[f"mlserver|{s}|lr"])  # fmt: skip
         figures["onnx_times_mlserver_lr_32"] = round(onnx["32"]["ours"][0] / best, 2)
     for name, cell in run.cells.items():
+        if "reason" in cell:
+            figures["not measured|" + name] = cell["reason"]
+        for clients in (k for k in cell if k.isdigit()):
+            figures[f"cpu_us|{name}|{clients}"] = cell[clients]["cpu_us"]
         if "fairness" in cell:
             figures["fairness|" + name.removesuffix("|lr")] = cell["fairness"]
 
@@ -400,7 +421,7 @@ def main() -> None:
             own(run, folder, files)
         if "peers" in sections and run.peers:
             print(f"\n{'model, peer':<48}{'cl.':>5}{'req/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'failed':>7}"
-                  f"{'ours':>11}{'times':>9}{'p50 ms':>9}")  # fmt: skip
+                  f"{'ours':>11}{'times':>9}{'p50 ms':>9}{'cpu µs':>9}{'ours':>7}")  # fmt: skip
             beside_peers(run, folder, files)
         if "fairness" in sections:
             own_fairness(run, folder, files)

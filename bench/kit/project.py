@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -116,7 +116,7 @@ class Project:
         write_views(self.layout, [view.spec for view in views()])
         self.layout.access.write_bytes(msgspec.json.encode(Access()))
         self.database = connect(f"sqlite:///{self.layout.state / 'control.db'}")
-        self.port, self.grpc_port = 0, grpc_port
+        self.port, self.grpc_port, self.worker = 0, grpc_port, 0
         self.forms: dict[str, str] = {}  # what answers for each model
 
     # -- versions and tables ------------------------------------------------------------------------------------------
@@ -233,6 +233,7 @@ class Project:
         listener.listen(1024)
         self.port = int(listener.getsockname()[1])
         process = self._start_worker(listener)
+        self.worker = process.pid
         listener.close()
         try:
             self._await(process, shared)
@@ -321,6 +322,16 @@ def _events(path: Path) -> None:
 
     at = pa.array([datetime(2020, 1, 1, tzinfo=UTC)], pa.timestamp("us", "UTC"))
     pq.write_table(pa.table({"thing": [1], "at": at} | {f"f{i}": [0.0] for i in range(10)}), path)
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the processor seconds that live processes took so far."""
+    ticks = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def pss_mb(pid: int) -> float:
