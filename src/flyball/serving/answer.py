@@ -32,6 +32,7 @@ from flyball.serving.slots import SharedMap, Slot, VetoReason
 __all__ = ["Answerer"]
 
 _GRACE = 0.05  # seconds a fallback may take when the candidate used up all the time
+_SURE = 0.8  # of the deadline: a prediction may be wrong, and a batch more may come between
 _ns = time.perf_counter_ns
 _monotonic = time.monotonic
 
@@ -284,7 +285,7 @@ def _admit(batcher: Batcher, plan: ModelPlan, call: Call) -> None:
     wait, limit = batcher.predicted_wait(call.n), plan.route.deadline
     if call.within is not None:
         limit = min(limit, call.within)
-    if wait > limit:
+    if wait > limit * _SURE:
         raise _refused(f"an answer would take about {wait:.2g} s, its deadline is {limit:g} s", wait)
 
 

@@ -35,6 +35,8 @@ _REMEMBERED = 512  # answers the p99 is taken over
 _FIRST_P99, _NEXT_P99 = 64, 256  # answers before the first and between later looks at the p99
 _TINY = 20e-6  # seconds: below it a row costs less than what waiting for neighbours saves
 _CROWDED = 8  # batches of one request after a larger one before a request is taken at once again
+_CARE = 1.25  # by how much longer than predicted a batch may take without missing a deadline
+_SMALL, _WORTH = 8, 20.0  # rows of a batch: eight, and so many that its fixed cost is a twentieth of the whole
 _LEARN_EVERY = 8  # rows taken at once are learned from now and then
 _FLOAT = np.dtype(np.float64)
 _ns = time.perf_counter_ns
@@ -145,7 +147,7 @@ class Batcher:
         A batch under way that took longer than predicted is taken to need as long again as it has taken.
         """
         ahead = self._rows + rows
-        batches = -(-ahead // self._max_rows)
+        batches = -(-ahead // self._most_rows())
         wait = self.costs.a * batches + self.costs.b * ahead
         if self._running:
             elapsed = time.monotonic() - self._since
@@ -253,18 +255,24 @@ class Batcher:
             self._fail(item, f"the batch was lost: {_cause(error)}")
         self._next()
 
+    def _most_rows(self) -> int:
+        """Return the largest batch that is worth it: beyond, rows wait longer and hardly more are answered."""
+        a, b = self.costs.a, self.costs.b
+        worth = _SMALL + int(_WORTH * a / b) if b > a * _WORTH / self._max_rows else self._max_rows
+        return min(worth, self._max_rows)
+
     def _take(self) -> list[Item]:
         """Return the items of the next batch: live ones, as many rows as all their deadlines allow."""
         queue, rows = self._queue, 0
         batch: list[Item] = []
-        now = time.monotonic()
+        now, most = time.monotonic(), self._most_rows()
         first = float("inf")  # the earliest deadline of the batch
         while queue:
             item = queue[0]
             n = len(item.matrix)
             if not item.future.done() and item.deadline > now:
                 first = min(first, item.deadline)
-                if batch and (rows + n > self._max_rows or now + self.costs.at(rows + n) > first):
+                if batch and (rows + n > most or now + _CARE * self.costs.at(rows + n) > first):
                     break
                 batch.append(item)
                 rows += n
