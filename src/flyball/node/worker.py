@@ -189,7 +189,9 @@ async def _compose(config: Config, slot: int) -> Gateway:
     layout, settings = config.layout, config.settings
     find_in_snapshots(layout)
     shared = SharedMap.open(layout.map)
-    models = ModelCache(_loader(config), lambda ref: RemoteHost(layout, ref), root=config.root)
+    models = ModelCache(
+        _loader(config), lambda ref: RemoteHost(layout, ref), root=config.root, memory=settings.server.model_memory
+    )
     writer = LogWriter(
         layout.log / f"w{slot}", mode=settings.log.mode, full=settings.log.full, slot=shared.slot(slot),
         rotate_after=settings.log.ship_every.total_seconds(),

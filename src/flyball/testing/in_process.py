@@ -198,7 +198,9 @@ def project_gateway(project: Project) -> Gateway:
         return await asyncio.to_thread(change_service, project, action, model, actor=actor)  # type: ignore[arg-type]
 
     return Gateway(
-        ModelCache(load, lambda ref: _LocalHost(load, ref), root=layout.root),
+        ModelCache(
+            load, lambda ref: _LocalHost(load, ref), root=layout.root, memory=project.settings.server.model_memory
+        ),
         store=project.features.serving_store(),
         log=LogWriter(layout.log / "w0"),
         push=push,
