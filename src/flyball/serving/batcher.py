@@ -38,6 +38,7 @@ _CROWDED = 8  # batches of one request after a larger one before a request is ta
 _CARE = 1.25  # by how much longer than predicted a batch may take without missing a deadline
 _SMALL, _WORTH = 8, 20.0  # rows of a batch: eight, and so many that its fixed cost is a twentieth of the whole
 _LEARN_EVERY = 8  # rows taken at once are learned from now and then
+_NEVER = 1 << 60
 _FLOAT = np.dtype(np.float64)
 _ns = time.perf_counter_ns
 
@@ -115,6 +116,7 @@ class Batcher:
         self._crowd = 0
         self._ran = False  # a request was taken at once in this turn of the loop
         self._until_learn = 1
+        self._least = _NEVER  # ns of the quickest of the lone rows since: others shared the processor with somebody
         self._durations: deque[int] = deque(maxlen=_REMEMBERED)
         self._p99 = max(int(cost * 3e6), 1000)  # µs; at first three times the cost, 1 ms at least
         self._until_p99 = _FIRST_P99
@@ -182,10 +184,13 @@ class Batcher:
             item.errors = {0: _cause(error)}
             return item
         spent = _ns() - start
+        if rows == 1 and spent < self._least:
+            self._least = spent
         self._until_learn -= 1
         if self._until_learn <= 0:
             self._until_learn = _LEARN_EVERY
-            self.costs.learn(rows, spent / 1e9)
+            self.costs.learn(rows, (self._least if rows == 1 else spent) / 1e9)
+            self._least = _NEVER
         item = Item.answered(matrix, values, run=spent // 1000)
         self._note(item.run, 1, rows)
         return item
