@@ -45,6 +45,8 @@ def _print_status(document: dict[str, Any]) -> None:
         f"{document['project']}: "
         + (f"up, {node['url']} (pid {node['pid']})" if node else "not running; start it with: flyball up")
     )
+    if document["degraded"]:
+        click.echo(f"degraded: {document['degraded']}")
     rows = [
         (m["model"], m["champion"] or "-", m["rollout"] or "-", m["drift"] or "-", m["frozen"] or "no")
         for m in document["models"]

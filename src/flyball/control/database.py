@@ -19,6 +19,7 @@ from flyball.control.routing import RoutingStore
 from flyball.control.runs import Runs
 from flyball.control.schema import ensure_schema
 from flyball.control.versions import Versions
+from flyball.errors import Unavailable
 
 __all__ = ["Database", "connect"]
 
@@ -53,21 +54,34 @@ class Database:
         self.close()
 
 
-def connect(url: str) -> Database:
+def connect(url: str, *, served: int = 0) -> Database:
     """Open a control database, creating or migrating its tables first when needed.
 
     Args:
         url: sqlite:///PATH (or a bare path) or postgresql://USER@HOST/NAME.
+        served: The newest routing table that was in force here, 0 for none. With one, the database exists and knows
+            tables: an empty one in its place is refused, as following it would end all traffic.
 
     Raises:
         SchemaTooNew: a newer flyball wrote it.
-        Unavailable: it cannot be opened.
+        Unavailable: it cannot be opened, or it was lost.
         ConfigError: the URL names no database flyball can use.
     """
-    engine = engine_for(url)
+    engine = engine_for(url, create=not served)
     try:
         ensure_schema(engine)
+        database = Database(Gate(engine))
+        if served and database.routing.version() == 0:
+            raise lost(engine.url.render_as_string(hide_password=True), served)
     except BaseException:
         engine.dispose()
         raise
-    return Database(Gate(engine))
+    return database
+
+
+def lost(name: str, served: int) -> Unavailable:
+    """Return the error that says that a database was lost although tables were in force."""
+    return Unavailable(
+        f"the control database {name} is empty or gone, but routing table {served} was in force here; restore it from "
+        "a backup, or set control.database to where it is (to begin anew, move the whole state folder away)"
+    )

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from flyball.errors import ConfigError, MissingExtra, Unavailable, first_line
 
@@ -66,8 +67,10 @@ class Gate:
             ) from error
 
 
-def engine_for(url: str) -> Engine:
+def engine_for(url: str, *, create: bool = True) -> Engine:
     """Return the engine of a URL: sqlite:///PATH, a bare path, or postgresql://USER@HOST/NAME.
+
+    Without `create` a file of SQLite must exist when it is used.
 
     Raises:
         ConfigError: no such kind of database.
@@ -79,7 +82,7 @@ def engine_for(url: str) -> Engine:
         parsed = None
     match parsed.get_backend_name() if parsed is not None else "":
         case "sqlite" if parsed is not None and parsed.database not in (None, "", ":memory:"):
-            return _sqlite(Path(str(parsed.database)))
+            return _sqlite(Path(str(parsed.database)), create=create)
         case "postgresql" | "postgres" if parsed is not None:
             if importlib.util.find_spec("psycopg") is None:
                 raise MissingExtra.of("a control database on PostgreSQL", "postgres")
@@ -90,18 +93,31 @@ def engine_for(url: str) -> Engine:
             )
 
 
-def _sqlite(path: Path) -> Engine:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        f"sqlite:///{path}", connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}, pool_size=5
-    )
+def _sqlite(path: Path, *, create: bool) -> Engine:
+    """Return an engine on a file, which is never made again when it disappears: that would be an empty database."""
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def opened() -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quote(str(path))}?mode=rw", uri=True, check_same_thread=False, timeout=_BUSY_MS / 1000
+        )
+
+    engine = create_engine(f"sqlite:///{path}", creator=opened, pool_size=5)
 
     @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: Any) -> None:
+    def prepare(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
+        record.info["file"] = _identity(path)
+
+    @event.listens_for(engine, "checkout")
+    def same_file(_: sqlite3.Connection, record: Any, __: Any) -> None:
+        if record.info.get("file") != _identity(path):
+            raise DisconnectionError("the file was replaced")  # the pool connects again
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -109,3 +125,12 @@ def _sqlite(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return which file is at a path: one that was removed or replaced would take our writes with it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

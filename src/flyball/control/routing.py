@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from flyball.control.engine import Gate
 from flyball.control.leases import check_fence
@@ -24,6 +24,11 @@ class RoutingStore:
         with self._gate.read() as db:
             body = db.scalars(select(routing.c.body).order_by(routing.c.version.desc()).limit(1)).first()
         return RoutingTable.from_json(body.encode()) if body is not None else RoutingTable(0, 0, 0)
+
+    def version(self) -> int:
+        """Return the version of the newest table, 0 when there is none."""
+        with self._gate.read() as db:
+            return db.scalar(select(func.max(routing.c.version))) or 0
 
     def write(self, table: RoutingTable, *, expected: int, fence: int) -> None:
         """Make `table` (version == expected + 1) the newest.

@@ -73,7 +73,8 @@ class ControlProcess:
         self._routes: NodeRoutes | None = None
         self._lease: Lease | None = None
         self._renewed = 0.0
-        self._trouble = "the project is being opened"
+        self._trouble = ""
+        self._tell("the project is being opened")
         self._passes = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.clock = MapClock(self._map)
@@ -114,6 +115,11 @@ class ControlProcess:
             "passes": self._passes,
             "pid": os.getpid(),
         }
+
+    def _tell(self, trouble: str) -> None:
+        """Keep what is wrong, nothing when all is well, and have the workers' health say that something is."""
+        self._trouble = trouble
+        self._map.degraded = bool(trouble)
 
     async def start(self) -> None:
         """Open the project once (or learn why not), then keep everything going in the background."""
@@ -203,12 +209,12 @@ class ControlProcess:
                 await self._step(self.project, until_done=False)
             else:
                 await self._follow_routes()
-            self._trouble = ""
+            self._tell("")
         except FenceLost as error:
             self._lease = None
             failed("fence lost", error)
         except Exception as error:
-            self._trouble = f"the last pass failed: {error or type(error).__name__}"
+            self._tell(f"the last pass failed: {error or type(error).__name__}")
             failed("pass failed", error)
 
     async def _step(self, project: Project, *, until_done: bool) -> list[str]:
@@ -235,9 +241,9 @@ class ControlProcess:
     async def _follow_routes(self) -> None:
         try:
             await self._on(self._thread, self._follow)
-            self._trouble = ""
+            self._tell("")
         except Exception as error:
-            self._trouble = f"the control database cannot be read: {error}"
+            self._tell(f"the routing table cannot be followed: {error}")
             failed("routes not followed", error)
 
     async def _try_open(self) -> None:
@@ -245,10 +251,10 @@ class ControlProcess:
             self._project = await self._on(self._thread, self._open)
             self._routes = self._routes_of(self._project)
             await self._on(self._thread, self._follow)
-            self._trouble = ""
+            self._tell("")
             log("project opened")
         except Exception as error:
-            self._trouble = f"{error or type(error).__name__}"
+            self._tell(f"{error or type(error).__name__}")
             failed("project not opened", error)
             self._project = None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flyball.errors import StageFailed
+from flyball.errors import StageFailed, Unavailable
 from flyball.project.access import write_access
 from flyball.training.types import RunState
 
@@ -24,9 +24,12 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
 
     Raises:
         Refused: the project is up already.
-        Unavailable: a port is in use; nothing was applied or trained.
+        Unavailable: a port is in use, or the control database is away and nothing was ever served here; nothing was
+            applied or trained.
     """
     _check_ports(project)
+    if _without_database(project, say):
+        return
     if project.database.deployments.applied() is None:
         say("applying the definitions")
         project.apply(progress=progress)
@@ -55,6 +58,25 @@ def bootstrap(project: Project, *, say: Callable[[str], None], progress: Callabl
                 f"{name} {run.version} did not pass its gate, so {name} is not served; "
                 f"see: flyball model show {run.version} --model {name}"
             )
+
+
+def _without_database(project: Project, say: Callable[[str], None]) -> bool:
+    """Say so when the database is away although this project has served: then it serves on what it served last.
+
+    Raises:
+        Unavailable: it is away, and nothing was ever served here.
+    """
+    from flyball.adapters.local.tables import newest_table
+
+    try:
+        _ = project.database
+    except Unavailable as error:
+        table = newest_table(project.layout)
+        if not table:
+            raise
+        say(f"{error}; serving routing table {table}, the last one, which cannot be changed until then")
+        return True
+    return False
 
 
 def _restore_views(project: Project, say: Callable[[str], None]) -> None:

@@ -149,11 +149,16 @@ class Project:
 
     @cached_property
     def database(self) -> Database:
-        """The control database."""
+        """The control database.
+
+        Raises:
+            Unavailable: it cannot be opened, or it is not the one under which this project has served.
+        """
+        from flyball.adapters.local.tables import newest_table
         from flyball.control import connect
 
         self.layout.state.mkdir(parents=True, exist_ok=True)
-        return connect(self.config.database_url)
+        return connect(self.config.database_url, served=newest_table(self.layout))
 
     @cached_property
     def engine(self) -> DuckDBEngine | SparkEngine:

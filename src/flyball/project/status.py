@@ -1,9 +1,14 @@
-"""How everything is, in one document; read quickly and without user code."""
+"""How everything is, in one document; read quickly and without user code.
+
+The surprise: it is told without the control database too. Then the models are those of the routing table in force.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from flyball.errors import FlyballError, Unavailable
 
 if TYPE_CHECKING:
     from flyball.project.root import Project
@@ -12,22 +17,62 @@ __all__ = ["status"]
 
 
 def status(project: Project) -> dict[str, Any]:
-    """Return node, models with champion, rollout, drift and freeze, and the newest alerts."""
+    """Return node, models with champion, rollout, drift and freeze, and the newest alerts.
+
+    `degraded` says why the control database cannot be read, None when all is well; without it only the node and the
+    champions that are served are known.
+
+    Raises:
+        Unavailable: the control database cannot be read, and nothing was ever served here.
+    """
     from flyball.adapters.local.running import read_running
-    from flyball.project.refresh import refreshes
 
     running = read_running(project.layout)
+    document: dict[str, Any] = {
+        "project": project.settings.project.name,
+        "node": None if running is None else {"pid": running.pid, "url": running.url, "control": running.control_url},
+    }
+    try:
+        return document | _known(project)
+    except Unavailable as error:
+        return document | _served(project, error)
+
+
+def _known(project: Project) -> dict[str, Any]:
+    from flyball.project.refresh import refreshes
+
     database = project.database
     record = database.deployments.applied()
     return {
-        "project": project.settings.project.name,
-        "node": None if running is None else {"pid": running.pid, "url": running.url, "control": running.control_url},
+        "degraded": None,
         "applied": None if record is None else {"code": record.code, "at": record.at},
         "models": [
             _model(project, name) for name in (record.definitions.split(",") if record and record.definitions else [])
         ],
         "refresh": [asdict(found) for found in refreshes(project)],
         "alerts": database.monitors.alerts()[-5:],
+    }
+
+
+def _served(project: Project, error: Unavailable) -> dict[str, Any]:
+    """Return what the routing table in force says."""
+    from flyball.adapters.local.tables import newest_table, read_table
+
+    version = newest_table(project.layout)
+    if not version:
+        raise error
+    try:
+        table = read_table(project.layout, version)
+    except FlyballError:
+        raise error from None
+    champions = {name: route.champion.version for name, route in sorted(table.models.items())}
+    unknown = {"rollout": None, "drift": None, "frozen": None}
+    return {
+        "degraded": str(error),
+        "applied": None,
+        "models": [{"model": name, "champion": champion} | unknown for name, champion in champions.items()],
+        "refresh": [],
+        "alerts": [],
     }
 
 

@@ -77,6 +77,8 @@ def render(shared: SharedMap) -> bytes:
     lines += ["# HELP flyball_table_version Routing table that is wanted.", "# TYPE flyball_table_version gauge"]
     lines += [f"flyball_table_version {shared.table_version}", "# HELP flyball_kill_switch Candidate traffic is off."]
     lines += ["# TYPE flyball_kill_switch gauge", f"flyball_kill_switch {int(shared.kill_switch)}"]
+    lines += ["# HELP flyball_degraded Control cannot do its work; the last table is served."]
+    lines += ["# TYPE flyball_degraded gauge", f"flyball_degraded {int(shared.degraded)}"]
     return ("\n".join(lines) + "\n").encode()
 
 

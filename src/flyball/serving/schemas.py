@@ -119,8 +119,8 @@ SCHEMAS: dict[str, Schema] = {
     "Info": _object({"table_version": _COUNT, "models": {"type": "object", "additionalProperties": _ANY_OBJECT},
                      "settings": _ANY_OBJECT}),
     "Health": _object({
-        "status": {"enum": ["ok", "starting", "leaving"]}, "uptime": _NUMBER, "workers": _COUNT, "requests": _COUNT,
-        "errors": _COUNT, "error_rate": _NUMBER, "models": _list(_TEXT),
+        "status": {"enum": ["ok", "degraded", "starting", "leaving"]}, "uptime": _NUMBER, "workers": _COUNT,
+        "requests": _COUNT, "errors": _COUNT, "error_rate": _NUMBER, "models": _list(_TEXT),
         "versions": {"type": "object", "additionalProperties": _TEXT}, "table_version": _COUNT, "time": _TEXT,
     }),
     "Outcome": _object({"prediction_id": _TEXT, "value": _NUMBER, "event_time": {"type": ["string", "integer"]}},

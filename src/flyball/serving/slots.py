@@ -30,7 +30,7 @@ _WORDS = 1152  # words per slot
 ARMS = ("champion", "candidate", *(f"variant-{k}" for k in range(1, 7)))  # counted apart; variants by their order
 
 # header words
-_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, H_TIME, _H_KILL, H_GATE = range(7)
+_H_MAGIC, _H_LAYOUT, _H_SLOTS, _H_TABLE, H_TIME, _H_KILL, H_GATE, _H_DEGRADED = range(8)
 # slot words
 _PID, _GENERATION, _HEARTBEAT, _ACK, _VETO, _VETO_REASON, _VETO_MODEL, _SHADOW_SENT, _SHADOW_DROPPED, _LOG_DROPPED = (
     range(10)
@@ -386,6 +386,15 @@ class SharedMap:
     @kill_switch.setter
     def kill_switch(self, on: bool) -> None:
         self._words[_H_KILL] = int(on)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether control cannot do its work, so that what is served cannot be changed now; control says so."""
+        return bool(self._words[_H_DEGRADED])
+
+    @degraded.setter
+    def degraded(self, on: bool) -> None:
+        self._words[_H_DEGRADED] = int(on)
 
     def vetoes(self, model: str, *, table: int | None = None) -> list[str]:
         """Say which live workers vetoed the candidate of `model` (under `table`), and why, one sentence each."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from flyball.adapters.local.running import read_running
-from flyball.adapters.local.tables import read_table
+from flyball.adapters.local.tables import newest_table, read_table
 from flyball.disk import write_atomically
 from flyball.errors import FlyballError, Refused, RevisionConflict, Unavailable
 from flyball.serving.slots import SharedMap, Slot
@@ -100,8 +100,17 @@ class NodeRoutes:
         self._announce(back.version)
 
     def ensure(self) -> int:
-        """Make this node follow what the database says (after a crash or a change elsewhere); return its version."""
+        """Make this node follow what the database says (after a crash or a change elsewhere); return its version.
+
+        Raises:
+            Unavailable: the database knows no table, though one was in force here: following it would end all traffic.
+        """
         table = self._store.current()
+        if not table.version and (served := newest_table(self._layout)):
+            raise Unavailable(
+                f"the control database knows no routing table, but table {served} was in force here, so its content "
+                "was lost; the last table is served on; restore the database from a backup"
+            )
         shared = self._map()
         behind = shared is not None and shared.table_version != table.version
         if behind or not self._has(table):

@@ -44,15 +44,16 @@ class State:
         return json({"ready": ready}, 200 if ready else 503)
 
     async def health(self, ask: Ask) -> Response:
-        """Say how things stand on this node."""
+        """Say how things stand on this node; degraded: predictions are served, but control cannot do its work."""
         gateway, table = self._gateway, self._gateway.table
         slots = [slot for slot in gateway.shared if slot.generation]
         totals = [slot.totals(index) for slot in slots for index in range(len(ARMS))]
         requests, errors = sum(t.requests for t in totals), sum(t.errors for t in totals)
         routes = routes_of(gateway)
         ready = self._gateway.ready
+        served = "degraded" if gateway.shared.degraded else "ok"
         body = {
-            "status": "ok" if ready else "leaving" if gateway.draining else "starting",
+            "status": served if ready else "leaving" if gateway.draining else "starting",
             "uptime": round(time.monotonic() - self._since, 3),
             "workers": sum(slot.pid > 0 for slot in slots),
             "requests": requests,
