@@ -139,6 +139,39 @@ def test_pipelined_requests_are_answered_in_order(site):
         assert [int(part.split(b"}")[0]) for part in seen.split(b'"bytes":')[1:]] == [1, 2, 3, 4, 5]
 
 
+async def headers_seen(scope, receive, send):
+    body = await read_body(scope, receive, MOST)
+    await send_response(send, as_json({"bytes": len(body), "seen": [name.decode() for name, _ in scope["headers"]]}))
+
+
+def test_trailers_do_not_pass_for_headers(site):
+    head = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n"
+    with site(headers_seen).connect() as sock:
+        sock.sendall(head + b"2\r\n{}\r\n0\r\nx-api-key: forged\r\nx-flyball-arm: candidate\r\n\r\n")
+        status, _, body = answer(sock)
+        assert (status, body) == (200, b'{"bytes":2,"seen":["host","transfer-encoding"]}')
+        sock.sendall(b"POST / HTTP/1.1\r\nx-api-key: mine\r\ncontent-length: 0\r\n\r\n")
+        assert answer(sock)[2] == b'{"bytes":0,"seen":["x-api-key","content-length"]}'
+
+
+@pytest.mark.parametrize("cut", [0, 40, 105, 150])
+def test_a_request_that_offers_another_protocol_is_read_whole_and_so_are_those_after_it(site, cut):
+    asked = (
+        b"POST / HTTP/1.1\r\nhost: h\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\n"
+        b"http2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\ncontent-length: 5\r\n\r\n12345"
+    )
+    with site().connect() as sock:
+        for _ in range(2):
+            sock.sendall(asked[:cut])
+            sock.sendall(asked[cut:] + asked + GOOD)
+            seen = b""
+            while seen.count(b"bytes") < 3:
+                part = sock.recv(65536)
+                assert part, seen
+                seen += part
+            assert [int(part.split(b"}")[0]) for part in seen.split(b'"bytes":')[1:]] == [5, 5, 2]
+
+
 def test_headers_that_come_byte_by_byte_end_with_408(site):
     here = site()
     with here.connect() as sock:

@@ -58,6 +58,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._head = 0  # bytes of a request whose headers are not complete; -1 once they are
         self._bodiless = 0  # bytes since a request, its headers or a part of its body was complete: trailers, too
+        self._upgrading: bytes | None = None  # the head of a request that asked for another protocol, without that
         self._unsent = 0
         self._unsent_since = 0.0
         self._draining = False
@@ -75,9 +76,7 @@ class Connection(HttpToolsProtocol):
             self._head += len(data)
         self._bodiless += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # no web sockets here: the request is answered as if it had not asked
+            self._feed(data)
         except httptools.HttpParserError as error:
             if self._state != _LEAVING:
                 self._refuse(400, f"this is no HTTP request that can be read ({_cause(error)})")
@@ -88,13 +87,32 @@ class Connection(HttpToolsProtocol):
                 431, f"request line and headers have more than {self.limits.head} bytes; send fewer or shorter"
             )
 
+    def _feed(self, data: bytes) -> None:
+        """Parse; a request that asks for another protocol is read again as if it had not asked.
+
+        The parser takes what follows its head for that protocol's, so its body, and requests after it, would be lost.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as asked:
+                if self._upgrading is None or self._state == _LEAVING:
+                    return
+                data = self._upgrading + data[asked.args[0] :]
+                self._upgrading = None
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as the one before it
+
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._head = max(self._head, 0)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, up to a number of them."""
+        """Take a header, up to a number of them; what follows a body are trailers, which must not pass for headers."""
+        if self._head < 0:
+            return
         if len(self.headers) >= self.limits.headers:
             self._refuse(431, f"there are more than {self.limits.headers} headers; send fewer")
             return
@@ -104,8 +122,11 @@ class Connection(HttpToolsProtocol):
         """Start the application on a request whose body may still come."""
         if self._state == _LEAVING:
             return
-        self._head, self._bodiless = -1, 0
         scope, parser = self.scope, self.parser
+        if parser.should_upgrade() and parser.get_method() != b"CONNECT":
+            self._upgrading = _without_upgrade(parser, self.url, self.headers)
+            return
+        self._head, self._bodiless = -1, 0
         version = parser.get_http_version()
         scope["method"] = parser.get_method().decode("ascii")
         if version != "1.1":
@@ -141,7 +162,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Wait for the application now, not for the caller."""
-        if self.cycle is None or self._state == _LEAVING:
+        if self.cycle is None or self._state == _LEAVING or self._upgrading is not None:
             return
         super().on_message_complete()
         self._head = self._bodiless = 0
@@ -345,6 +366,15 @@ class _Cycle(RequestResponseCycle):
             if not self.keep_alive:
                 self.close()
             self.on_response()
+
+
+def _without_upgrade(parser: httptools.HttpRequestParser, url: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return the head of a request as if it had not asked for another protocol."""
+    closes = any(name == b"connection" and b"close" in value.lower() for name, value in headers)
+    kept = [h for h in headers if h[0] not in {b"connection", b"upgrade", b"http2-settings"}]
+    lines = [b"%s: %s\r\n" % header for header in [*kept, *([(b"connection", b"close")] if closes else [])]]
+    version = parser.get_http_version().encode()
+    return b"%s %s HTTP/%s\r\n%s\r\n" % (parser.get_method(), url, version, b"".join(lines))
 
 
 def _cause(error: Exception) -> str:
