@@ -30,6 +30,7 @@ FlyballError
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import ClassVar, Self
 
@@ -59,12 +60,17 @@ __all__ = [
     "Untrusted",
     "nearest",
 ]
+_LONGEST_NAME = 200  # characters of what is compared with known names
 
 
 class FlyballError(Exception):
-    """Be the root of every error raised on purpose."""
+    """Be the root of every error raised on purpose.
+
+    `retry_after` are the seconds after which the same call is worth making again, None when nobody knows.
+    """
 
     exit_code: ClassVar[int] = 3
+    retry_after: float | None = None
 
     def __str__(self) -> str:  # KeyError would print the repr of its argument
         return str(self.args[0]) if self.args else ""
@@ -161,12 +167,7 @@ class Unavailable(FlyballError):
 
 
 class Busy(Unavailable):
-    """Say that too much work waits already; the same call may be made again a little later.
-
-    `retry_after` are the seconds after which that is worth it, None when nobody knows.
-    """
-
-    retry_after: float | None = None
+    """Say that too much work waits already; the same call may be made again a little later."""
 
 
 class SchemaTooNew(Unavailable):
@@ -189,8 +190,25 @@ class MissingExtra(FlyballError, ImportError):
 
 
 def nearest(name: str, known: Iterable[str], *, n: int = 2) -> list[str]:
-    """Return up to `n` known names that look like `name`, best first."""
+    """Return up to `n` known names that look like `name`, best first; comparing a very long text takes seconds."""
+    if len(name) > _LONGEST_NAME:
+        return []
     return difflib.get_close_matches(name, list(known), n=n, cutoff=0.6)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return how a value is written, at most `most` characters; of a huge one only the beginning is looked at.
+
+    Example:
+        >>> shown([1, "a"]), shown("ab" * 1_000_000, 5)
+        ("[1, 'a']", "'abab")
+    """
+    if isinstance(value, str | bytes):
+        return repr(value[:most])[:most]
+    short = reprlib.Repr()
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = most // 3 + 1
+    short.maxstring = short.maxlong = short.maxother = most
+    return short.repr(value)[:most]
 
 
 def first_line(error: object, *, most: int = 300) -> str:

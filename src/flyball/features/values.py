@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation, localcontext
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import InputError
+from flyball.errors import InputError, shown
 from flyball.features.types import decimal_of, element_of, is_vector, vector_size
 from flyball.units import from_micros, to_micros
 
@@ -51,7 +51,7 @@ def exact(kind: ColumnType, value: Any, what: str) -> Any:
         return None
     found = _exact(kind, value.item() if _is_numpy_scalar(value) else value)
     if found is None:
-        raise InputError(f"{what} is {value!r:.80} ({type(value).__name__}), but it is {kind}; send {wanted(kind)}")
+        raise InputError(f"{what} is {shown(value)} ({type(value).__name__}), but it is {kind}; send {wanted(kind)}")
     return found
 
 

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 
 from flyball import errors
-from flyball.errors import BadRequest, Busy, Unavailable
+from flyball.errors import BadRequest, Busy, Unavailable, shown
 from flyball.serving.asgi import Receive, Response, Scope, error_response, json, read_body
+from flyball.serving.protocol.types import MALFORMED
 
 __all__ = ["LINE_TYPES", "parse_events", "take_events"]
 
@@ -26,7 +27,6 @@ _SHOWN = 100  # bad lines reported
 _PIECE = 1 << 16
 _AT_ONCE = 1 << 18  # bytes decoded on the event loop
 _decode = msgspec.json.Decoder().decode
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class _BadLines(Exception):
@@ -81,7 +81,7 @@ def parse_events(body: bytes) -> list[tuple[int, Row]]:
     if len(lines) == 1 or not _is_object(lines[0][1]):  # one object, perhaps over several lines
         try:
             whole = _decode(text)
-        except _MALFORMED:
+        except MALFORMED:
             whole = None
         if isinstance(whole, dict):
             return _checked(enumerate(whole["rows"], 1) if isinstance(whole.get("rows"), list) else [(1, whole)])
@@ -91,7 +91,7 @@ def parse_events(body: bytes) -> list[tuple[int, Row]]:
 def _array(text: bytes) -> list[tuple[int, Row]]:
     try:
         found = _decode(text)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise BadRequest(f"the body is neither JSON nor JSON lines: {error}") from error
     return _checked(enumerate(found, 1))
 
@@ -99,7 +99,7 @@ def _array(text: bytes) -> list[tuple[int, Row]]:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(_decode(line), dict)
-    except _MALFORMED:
+    except MALFORMED:
         return False
 
 
@@ -109,7 +109,7 @@ def _lines(lines: list[tuple[int, bytes]]) -> list[tuple[int, Row]]:
     for number, line in lines:
         try:
             found.append((number, _decode(line)))
-        except _MALFORMED as error:
+        except MALFORMED as error:
             bad.append((number, f"no JSON: {error}", "one JSON object per line"))
     if bad:
         raise _BadLines(bad)
@@ -122,7 +122,7 @@ def _checked(found: Any) -> list[tuple[int, Row]]:
         if isinstance(row, dict):
             rows.append((number, row))
         else:
-            bad.append((number, f"{row!r:.60} is no object", "one JSON object of columns"))
+            bad.append((number, f"{shown(row, 60)} is no object", "one JSON object of columns"))
     if bad:
         raise _BadLines(bad)
     return rows

@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import BadRequest
+from flyball.errors import BadRequest, shown
 from flyball.serving.asgi import Response, json, read_body
 from flyball.serving.handlers.ask import Ask, routes_of
 from flyball.serving.plan import ModelPlan
@@ -64,7 +64,7 @@ class Predicting:
         plan, call, request = await self._rows(ask)
         size = request.get("batch_size", _BATCH) if "batch_size" not in plan.inputs else _BATCH
         if type(size) is not int or not 1 <= size <= _MOST:
-            raise BadRequest(f"batch_size is {size!r:.60}; send a whole number from 1 to {_MOST}")
+            raise BadRequest(f"batch_size is {shown(size, 60)}; send a whole number from 1 to {_MOST}")
         if "flyball.idempotency" in ask.scope:
             body = ask.scope["flyball.body"]
             return await self._gateway.once(ask.scope, body, lambda: self._many(ask, plan, call, size))
@@ -120,6 +120,8 @@ class Predicting:
             return plan
         if isinstance(request, dict) and "model" in request:
             _name(name)
+        if not isinstance(request, dict):
+            raise BadRequest('the body is no object; send {"model": "NAME", "rows": [{...}, ...]} or one row\'s fields')
         known = ", ".join(sorted(routes)) or "none"
         raise BadRequest(f'several models are served ({known:.500}); name one as "model"' if routes else
                          "no model is served yet; promote a version first", 400)  # fmt: skip
@@ -127,7 +129,9 @@ class Predicting:
 
 def _name(value: object) -> str:
     if not isinstance(value, str):
-        raise BadRequest(f'"model" is {value!r:.60}; send a model\'s name, or leave it out where there is one model')
+        raise BadRequest(
+            f'"model" is {shown(value, 60)}; send a model\'s name, or leave it out where there is one model'
+        )
     return value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import BadRequest, ConflictError, Refused, Unavailable, UnknownName
+from flyball.errors import BadRequest, ConflictError, Refused, Unavailable, UnknownName, shown
 from flyball.rollout.routing import ModelRoute
 from flyball.serving.access import ADMIN
 from flyball.serving.asgi import Response, json, read_body
@@ -35,7 +35,7 @@ class Repository:
         asked = await self._body(ask)
         wanted = asked.get("ready", False)
         if not isinstance(wanted, bool):
-            raise BadRequest(f'"ready" is {wanted!r:.60}; send true or false')
+            raise BadRequest(f'"ready" is {shown(wanted, 60)}; send true or false')
         entries = [e for route in routes_of(self._gateway).values() for e in _entries(route)]
         return json([e for e in entries if not wanted or e["state"] == "READY"])
 

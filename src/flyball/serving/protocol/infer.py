@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from flyball.errors import BadRequest
+from flyball.errors import BadRequest, shown
 from flyball.features.spec import InputSpec
 from flyball.features.types import is_vector, vector_size
 from flyball.serving.protocol.binary import Raw, header_length, numbers_of, values_of
@@ -35,6 +35,7 @@ __all__ = ["call_of", "complete", "matrix_call", "parse_infer", "take_parameters
 
 _NOT = ()  # of a datatype that the input does not take
 _ONE = [1]
+_LONGEST_UNIT = 512  # characters; every row's record holds its unit, so a long one would be written once for each
 _LOW, _HIGH = RANGES["INT64"]
 
 
@@ -139,17 +140,17 @@ def take_parameters(call: Call, parameters: dict[str, Any]) -> None:
     match unit:
         case None:
             pass
-        case str() if unit:
+        case str() if 0 < len(unit) <= _LONGEST_UNIT:
             call.units = unit
         case bool():
             raise BadRequest(f"the parameter unit is {unit!r}; send a text or a whole number")
         case int():
             call.units = str(unit)
-        case list() if len(unit) == call.n and all(isinstance(u, str | int) and u != "" for u in unit):
+        case list() if len(unit) == call.n and all(map(_is_unit, unit)):
             call.units = [str(u) for u in unit]
         case _:
-            text = f"the parameter unit is {unit!r:.80}; send one text, or a list with one per row ({call.n})"
-            raise BadRequest(text)
+            text = f"send one text of at most {_LONGEST_UNIT} characters, or a list with one per row ({call.n})"
+            raise BadRequest(f"the parameter unit is {shown(unit)}; {text}")
     attributes = parameters.get("attributes")
     ok = attributes is None or isinstance(attributes, dict)
     if isinstance(attributes, list):
@@ -157,6 +158,10 @@ def take_parameters(call: Call, parameters: dict[str, Any]) -> None:
     if not ok:
         raise BadRequest(f"the parameter attributes is no object and no list of {call.n} objects")
     call.attributes = attributes
+
+
+def _is_unit(unit: Any) -> bool:
+    return type(unit) is int or (type(unit) is str and 0 < len(unit) <= _LONGEST_UNIT)
 
 
 def complete(call: Call, inputs: Signature) -> None:
@@ -371,7 +376,8 @@ def _parse_raw(body: bytes, length: int, inputs: Signature) -> Call:
         if type(size) is not int or size < 0 or length + size > len(body):
             left = len(body) - length
             raise BadRequest(
-                f"input {tensor.name!r:.200} has binary_data_size {size!r:.40}, but {left} bytes of the body are left"
+                f"input {tensor.name!r:.200} has binary_data_size {shown(size, 40)}, but {left} bytes of the body are "
+                f"left"
             )
         tensors.append(Raw(tensor.name, tensor.shape, tensor.datatype, view[length : length + size]))
         length += size

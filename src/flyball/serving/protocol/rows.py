@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from flyball.errors import BadRequest
+from flyball.errors import BadRequest, shown
 from flyball.serving.protocol.infer import complete, matrix_call, take_parameters
 from flyball.serving.protocol.types import MALFORMED, PREFERRED, Call, Signature, unknown_input
 from flyball.serving.protocol.values import checked
@@ -61,7 +61,7 @@ def rows_call(request: object, inputs: Signature) -> Call:
 def _objects(rows: list[Any], inputs: Signature, place: str | None) -> Call:
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise BadRequest(f'"{place}" is no list of objects: row {index} is {row!r:.60}')
+            raise BadRequest(f'"{place}" is no list of objects: row {index} is {shown(row, 60)}')
         for name in row:
             if name not in inputs:
                 raise unknown_input(name, inputs)

@@ -9,7 +9,7 @@ import math
 from datetime import datetime
 from typing import Any
 
-from flyball.errors import BadRequest, InputError
+from flyball.errors import BadRequest, InputError, shown
 from flyball.features.spec import InputSpec
 from flyball.features.types import is_vector
 from flyball.features.values import exact
@@ -33,7 +33,7 @@ def checked(spec: InputSpec, data: list[Any]) -> list[Any]:
     if not types - {_NULL} <= allowed:
         row = next(i for i, v in enumerate(data) if v is not None and type(v) not in allowed)
         raise BadRequest(
-            f"input {spec.name!r} is {data[row]!r:.80} in row {row}; it needs {PREFERRED[spec.type]} values"
+            f"input {spec.name!r} is {shown(data[row])} in row {row}; it needs {PREFERRED[spec.type]} values"
         )
     match spec.type:
         case "float64":
@@ -58,7 +58,7 @@ def within(name: str, datatype: str, limits: Range, data: list[Any]) -> None:
         if kind is list:
             within(name, datatype, limits, value)
         elif kind in _NUMBERS and (not low <= value <= high or (kind is float and datatype[0] != "F")):
-            raise BadRequest(f"input {name!r} is {value!r:.80} in row {row}, which does not fit {datatype}")
+            raise BadRequest(f"input {name!r} is {shown(value)} in row {row}, which does not fit {datatype}")
 
 
 def time_of(name: str, value: str | int) -> int:
@@ -73,7 +73,7 @@ def time_of(name: str, value: str | int) -> int:
 
 
 def _no_time(name: str, value: str | int) -> BadRequest:
-    return BadRequest(f"{name} is {value!r:.60}; send ISO 8601 such as 2020-03-11T08:00:00Z, or µs since 1970")
+    return BadRequest(f"{name} is {shown(value, 60)}; send ISO 8601 such as 2020-03-11T08:00:00Z, or µs since 1970")
 
 
 def _exact(spec: InputSpec, data: list[Any]) -> list[Any]:
@@ -99,5 +99,5 @@ def _floats(spec: InputSpec, data: list[Any], *, exact: bool) -> list[Any]:
 def _integers(spec: InputSpec, data: list[Any]) -> list[Any]:
     for row, value in enumerate(data):
         if value is not None and not -(1 << 63) <= value < 1 << 63:
-            raise BadRequest(f"input {spec.name!r} is {value!r:.80} in row {row}; it does not fit INT64")
+            raise BadRequest(f"input {spec.name!r} is {shown(value)} in row {row}; it does not fit INT64")
     return data

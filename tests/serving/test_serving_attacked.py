@@ -1,0 +1,49 @@
+"""What a hostile caller found once: each request here cost a worker far more than it cost its sender, or let it see."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from flyball.errors import BadRequest, nearest, shown
+from flyball.features.spec import InputSpec
+from flyball.serving.protocol import Signature, parse_infer, rows_call
+
+MILES = Signature.of([InputSpec("miles", "float64")])
+ROWS = {"name": "miles", "shape": [3], "datatype": "FP64", "data": [1.0, 2.0, 3.0]}
+
+
+@pytest.mark.parametrize("unit", ["u" * 513, ["a", "b", "u" * 513], ["a", "b", ""], ["a", "b", True], [1, 2, 1.5]])
+def test_a_unit_that_each_rows_record_would_repeat_is_bounded(unit):
+    body = json.dumps({"inputs": [ROWS], "parameters": {"unit": unit}}).encode()
+    with pytest.raises(BadRequest, match="at most 512 characters"):
+        parse_infer(body, MILES)
+    with pytest.raises(BadRequest, match="at most 512 characters"):
+        rows_call({"rows": [{"miles": 1.0}] * 3, "unit": unit}, MILES)
+
+
+def test_a_unit_of_512_characters_is_taken():
+    body = json.dumps({"inputs": [ROWS], "parameters": {"unit": ["u" * 512, 7, "c"]}}).encode()
+    assert parse_infer(body, MILES).units == ["u" * 512, "7", "c"]
+
+
+def test_a_name_of_megabytes_is_compared_with_no_other():
+    assert nearest("e" * 3_000_000, ["eta"] * 1000) == []
+    assert nearest("ets", ["eta", "other"]) == ["eta"]
+
+
+class Counted(list):
+    looked = 0
+
+    def __iter__(self):
+        for value in super().__iter__():
+            Counted.looked += 1
+            yield value
+
+
+def test_an_error_looks_at_no_more_of_a_huge_value_than_it_shows():
+    assert len(shown(Counted(range(1_000_000)))) <= 80
+    assert Counted.looked < 100
+    assert shown("\x01" * 5_000_000, 9) == "'\\x01\\x01"
+    assert shown([[1, 2], "a", None]) == "[[1, 2], 'a', None]"
