@@ -25,7 +25,7 @@ from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
 from flyball.registry.lowering.kernels import open_kernel
 from flyball.registry.predictor import Predictor
 from flyball.registry.requirements import requirements
-from flyball.registry.types import Manifest, Scalar
+from flyball.registry.types import Lowered, Manifest, Scalar
 
 __all__ = [
     "LoadedModel",
@@ -173,7 +173,7 @@ def load_version(
     low = manifest.lowered
     kernel = None
     if low is not None and not native and low.file in manifest.files:
-        kernel = _kernel(low.kind, (path / low.file).read_bytes(), classes=manifest.classes, refuses=low.refuses)
+        kernel = _kernel(low, (path / low.file).read_bytes(), manifest.classes)
     if low is not None and kernel is not None:
         predictor = Predictor.lowered(
             kernel, bring, columns=low.columns, order=low.order, classes=manifest.classes
@@ -185,12 +185,10 @@ def load_version(
     return loaded
 
 
-def _kernel(
-    kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None, refuses: str
-) -> Callable[[np.ndarray], np.ndarray] | None:
+def _kernel(low: Lowered, data: bytes, classes: tuple[Scalar, ...] | None) -> Callable[[np.ndarray], np.ndarray] | None:
     """Return a lowered kernel; None where what runs it is not installed, for then the model answers itself."""
     try:
-        return open_kernel(kind, data, classes=classes, refuses=refuses)
+        return open_kernel(low.kind, data, classes=classes, refuses=low.refuses, largest=low.largest)
     except MissingExtra:
         return None
 

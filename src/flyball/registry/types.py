@@ -57,6 +57,7 @@ class Lowered:
     order: tuple[int, ...] = ()
     flips: tuple[Flip, ...] = ()
     refuses: Literal["", "infinity", "null"] = ""  # what the model does not take: infinities, or NaN as well
+    largest: float = 1.7976931348623157e308  # and no number beyond this; forests take what float32 holds
 
 
 @dataclass(frozen=True, slots=True)

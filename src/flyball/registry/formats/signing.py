@@ -1,16 +1,19 @@
-"""The registry's key, and signatures of files whose loading can run code."""
+"""The registry's key, and signatures of files whose loading can run code.
+
+The surprise: who only reads has an empty key when none was ever made, which fits no signature.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 
+from flyball.disk import made_once
 from flyball.errors import IntegrityError, Untrusted
 from flyball.layout import Layout
 
-__all__ = ["ensure_signing_key", "require_signature", "sign"]
+__all__ = ["ensure_signing_key", "known_signing_key", "require_signature", "sign"]
 
 
 def sign(data: bytes, key: bytes) -> str:
@@ -31,20 +34,15 @@ def ensure_signing_key(layout: Layout) -> bytes:
         IntegrityError: the file exists but is too short to be a key.
     """
     path = layout.signing_key
-    if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)  # fails when another process was faster; both then read the same key
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    key = path.read_bytes()
+    key = made_once(path, secrets.token_bytes(32))
     if len(key) < 32:
         raise IntegrityError(f"{path.name} holds {len(key)} bytes, a key has 32; restore it from a backup")
     return key
+
+
+def known_signing_key(layout: Layout) -> bytes:
+    """Return the registry's key, empty when none was made: for processes that load models and never sign one."""
+    try:
+        return layout.signing_key.read_bytes()
+    except FileNotFoundError:
+        return b""

@@ -17,7 +17,7 @@ import numpy as np
 
 from flyball.errors import FlyballError
 from flyball.registry.lowering.ensembles import thresholds_of, to_onnx, trees_of
-from flyball.registry.lowering.kernels import FILES, open_kernel
+from flyball.registry.lowering.kernels import FILES, MOST, open_kernel
 from flyball.registry.lowering.linear import affine_of
 from flyball.registry.lowering.parity import compare, probe_rows, refused_by
 from flyball.registry.predictor import Predictor
@@ -78,8 +78,8 @@ def find_lowering(predictor: Predictor, sample: np.ndarray) -> Lowering:
         return Lowering(None, b"", ())
     order = tuple(predictor.order or ())
     few = sample[:, list(order)] if order else sample
-    native = Predictor(model, tuple(f"c{k}" for k in range(few.shape[1])), classes=predictor.classes)
-    native._order = None
+    names = tuple(getattr(model, "feature_names_in_", ())) or tuple(f"c{k}" for k in range(few.shape[1]))
+    native = Predictor(model, names, classes=predictor.classes)  # asked in the model's own order of columns
     native.accelerate(few)  # what it would answer with otherwise
     rows = probe_rows(few, thresholds_of(model))
     tried: list[Tried] = []
@@ -110,8 +110,11 @@ def _judge(
         data = make()
         if data is None:
             return (None, Tried(kind, problem="the model has no such form")), b""
-        refuses: Literal["", "infinity", "null"] = "" if kind == "linear" else refused_by(native.predict, few[0])
-        kernel = open_kernel(kind, data, classes=native.classes, refuses=refuses)
+        refuses: Literal["", "infinity", "null"] = ""
+        largest = MOST
+        if kind != "linear":
+            refuses, largest = refused_by(native.predict, few[0])
+        kernel = open_kernel(kind, data, classes=native.classes, refuses=refuses, largest=largest)
     except ImportError as error:
         return (None, Tried(kind, problem=f"{error}")), b""
     except FlyballError as error:
@@ -137,6 +140,7 @@ def _judge(
         columns.shape[1] if columns.ndim == 2 else 0,
         flips=found.flips,
         refuses=refuses,
+        largest=largest,
     )
     return (chosen, tried), data
 

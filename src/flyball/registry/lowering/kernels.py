@@ -16,10 +16,11 @@ import numpy as np
 from flyball.errors import InputError, Untrusted
 from flyball.registry.types import Scalar
 
-__all__ = ["FILES", "Affine", "Link", "linear_kernel", "open_kernel"]
+__all__ = ["FILES", "MOST", "Affine", "Link", "linear_kernel", "open_kernel"]
 
 Predict = Callable[[np.ndarray], np.ndarray]
 Link = Literal["identity", "logistic", "softmax", "exp"]
+MOST = float(np.finfo(np.float64).max)
 FILES = {"linear": "lowered.linear", "onnx": "lowered.onnx"}
 
 
@@ -60,7 +61,14 @@ class _Body(msgspec.Struct, array_like=True):
     fill: bytes = b""
 
 
-def open_kernel(kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None = None, refuses: str = "") -> Predict:
+def open_kernel(
+    kind: str,
+    data: bytes,
+    *,
+    classes: tuple[Scalar, ...] | None = None,
+    refuses: str = "",
+    largest: float = MOST,
+) -> Predict:
     """Return the kernel of a lowered file.
 
     Args:
@@ -69,6 +77,7 @@ def open_kernel(kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None = 
         classes: Labels of the columns.
         refuses: What the kernel must not take, because the model does not: "infinity", or "null" for NaN as well. A
             linear kernel sees both in its scores.
+        largest: What counts as infinity from here on.
 
     Raises:
         Untrusted: an unknown kind.
@@ -79,18 +88,18 @@ def open_kernel(kind: str, data: bytes, *, classes: tuple[Scalar, ...] | None = 
     if kind == "onnx":
         from flyball.registry.formats import onnx
 
-        return _guarded(onnx.load(data, classes=classes).predict, refuses)
+        return _guarded(onnx.load(data, classes=classes).predict, refuses, largest)
     raise Untrusted(f"lowered kind {kind!r} is unknown to this flyball; known: {', '.join(FILES)}")
 
 
-def _guarded(predict: Predict, refuses: str) -> Predict:
+def _guarded(predict: Predict, refuses: str, largest: float) -> Predict:
     if not refuses:
         return predict
-    bad = np.isinf if refuses == "infinity" else lambda matrix: ~np.isfinite(matrix)
-    whole = refuses == "null"
+    nulls = refuses == "infinity"
 
     def guarded(matrix: np.ndarray) -> np.ndarray:
-        if not (whole and math.isfinite(matrix.sum())) and bad(matrix).any():
+        fits = np.abs(matrix) <= largest  # false for NaN too
+        if not fits.all() and not (nulls and (fits | np.isnan(matrix)).all()):
             raise _not_finite()
         return predict(matrix)
 

@@ -81,14 +81,18 @@ def compare(
     return Parity(len(rows), gap, flips)
 
 
-def refused_by(native: Predict, row: np.ndarray) -> Literal["", "infinity", "null"]:
-    """Return what a model refuses, asked with one row (k,) whose values it takes."""
+def refused_by(native: Predict, row: np.ndarray) -> tuple[Literal["", "infinity", "null"], float]:
+    """Return what a model refuses, and the largest number it takes, asked with one row (k,) whose values it takes."""
     made = np.where(np.isfinite(row), row, 0.0)[None, :]
-    one = {}
-    for name, value in (("null", np.nan), ("infinity", np.inf)):
+
+    def refuses(value: float) -> bool:
         answers = [_try(native, _put(made, column, value)) for column in range(made.shape[1])]
-        one[name] = any(answer is None or not np.isfinite(answer).all() for answer in answers)
-    return "null" if one["null"] else "infinity" if one["infinity"] else ""
+        return any(answer is None or not np.isfinite(answer).all() for answer in answers)
+
+    largest = float(np.finfo(np.float32).max if refuses(1e300) else np.finfo(np.float64).max)
+    if refuses(np.nan):
+        return "null", largest
+    return ("infinity" if refuses(np.inf) else ""), largest
 
 
 def _put(row: np.ndarray, column: int, value: float) -> np.ndarray:
@@ -122,6 +126,7 @@ def _with(sample: np.ndarray, column: int, values: list[float], rng: np.random.G
 
 
 def _around(found: np.ndarray, most: int, rng: np.random.Generator) -> list[float]:
+    found = found[np.isfinite(found)]
     if len(found) > most:
         found = rng.choice(found, most, replace=False)
     single = found.astype(np.float32)
