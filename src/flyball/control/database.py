@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+from sqlalchemy import Engine
+
 from flyball.control.audit import Audit
 from flyball.control.datasets import Datasets
 from flyball.control.deployments import Deployments
@@ -17,7 +19,7 @@ from flyball.control.outbox import Outbox
 from flyball.control.rollouts import Rollouts
 from flyball.control.routing import RoutingStore
 from flyball.control.runs import Runs
-from flyball.control.schema import ensure_schema
+from flyball.control.schema import ensure_schema, schema_version
 from flyball.control.versions import Versions
 from flyball.errors import Unavailable
 
@@ -69,18 +71,20 @@ def connect(url: str, *, served: int = 0) -> Database:
     """
     engine = engine_for(url, create=not served)
     try:
+        if served and schema_version(engine) is None:
+            raise _lost(engine, served)
         ensure_schema(engine)
         database = Database(Gate(engine))
         if served and database.routing.version() == 0:
-            raise lost(engine.url.render_as_string(hide_password=True), served)
+            raise _lost(engine, served)
     except BaseException:
         engine.dispose()
         raise
     return database
 
 
-def lost(name: str, served: int) -> Unavailable:
-    """Return the error that says that a database was lost although tables were in force."""
+def _lost(engine: Engine, served: int) -> Unavailable:
+    name = engine.url.render_as_string(hide_password=True)
     return Unavailable(
         f"the control database {name} is empty or gone, but routing table {served} was in force here; restore it from "
         "a backup, or set control.database to where it is (to begin anew, move the whole state folder away)"

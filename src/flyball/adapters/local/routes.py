@@ -67,8 +67,19 @@ class NodeRoutes:
         self._told = told
 
     def current(self) -> RoutingTable:
-        """Return the newest committed table."""
-        return self._store.current()
+        """Return the newest committed table.
+
+        Raises:
+            Unavailable: the database knows none, though one was in force here: it was lost, and whatever is built on it
+                would end all traffic.
+        """
+        table = self._store.current()
+        if not table.version and (served := newest_table(self._layout)):
+            raise Unavailable(
+                f"the control database knows no routing table, but table {served} was in force here, so its content "
+                "was lost; the last table is served on; restore the database from a backup"
+            )
+        return table
 
     def commit(self, table: RoutingTable, *, expected: int, fence: int) -> None:
         """Make `table` the one in force and return when every live worker of this node serves it.
@@ -103,14 +114,9 @@ class NodeRoutes:
         """Make this node follow what the database says (after a crash or a change elsewhere); return its version.
 
         Raises:
-            Unavailable: the database knows no table, though one was in force here: following it would end all traffic.
+            Unavailable: the database was lost.
         """
-        table = self._store.current()
-        if not table.version and (served := newest_table(self._layout)):
-            raise Unavailable(
-                f"the control database knows no routing table, but table {served} was in force here, so its content "
-                "was lost; the last table is served on; restore the database from a backup"
-            )
+        table = self.current()
         shared = self._map()
         behind = shared is not None and shared.table_version != table.version
         if behind or not self._has(table):
@@ -121,7 +127,7 @@ class NodeRoutes:
 
     def _precede(self, expected: int) -> RoutingTable:
         """Find out that we are late before a file is touched; return what is in force."""
-        current = self._store.current()
+        current = self.current()
         if current.version != expected:
             raise RevisionConflict(
                 f"routing table {current.version} is in force, not {expected}; "
