@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from flyball import units
+from flyball.datasets.columns import check_log
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.features.definitions import FeatureService as NamedService
 from flyball.features.definitions import FeatureView, Field, Source, Transform, ViewSelection
@@ -96,7 +97,8 @@ class Model:
 
     def _compile(self) -> FeatureService:
         examples = self.examples
-        self._compiled = compile_service(self.name, examples.at, expand(self.features), examples.source.spec)
+        self._compiled = compile_service(self.name, examples.at, expand(self.features), examples)
+        check_log(self.name, examples, self.label, self._compiled, self.serving.personal)
         return self._compiled
 
     @property
@@ -123,8 +125,8 @@ class Model:
 
     @property
     def timezone(self) -> str:
-        """Where the model's days begin: the zone of its examples' source."""
-        return self.examples.source.spec.timezone
+        """Where the model's days begin: the zone of its examples."""
+        return self.examples.timezone
 
     @property
     def plan(self) -> TrainingPlan:
@@ -174,7 +176,8 @@ class Definitions:
         services = _services(given, views)
         for model in (thing for thing in given if isinstance(thing, Model)):
             _add(models, model, "model")
-            _add(sources, model.examples.source.spec, "source")
+            if model.examples.source is not None:
+                _add(sources, model.examples.source.spec, "source")
             for view in model.views:
                 _add(views, view, "feature view")
         for view in views.values():

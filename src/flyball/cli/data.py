@@ -72,6 +72,7 @@ def _lineage(project: Project, version: str, *, model: str | None, show: Callabl
         "code": found.code,
         "dataset": found.dataset,
         "dataset_rows": manifest.rows,
+        "features": "as served, from the prediction log" if manifest.join == "as_served" else manifest.join,
         "views": {v.name: v.digest for v in service.views},
         "sources": sorted({v.source.name for v in service.views}),
         "mlflow": found.mlflow,

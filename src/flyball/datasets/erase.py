@@ -1,8 +1,9 @@
 """Leave an erased subject's examples out of a training set: a new one takes the old one's place, by digest.
 
-A training set keeps no entity keys, so its rows are known by the source rows they came from: event and sequence. The
-surprise: when the source's files were changed since, sequences are others; a row whose event is the subject's and whose
-sequence belongs to nobody else any more is then taken for the subject's. Rather one row too many than one too few.
+A training set keeps no entity keys, so its rows are known by the source rows they came from: event and sequence; those
+of the prediction log by a hash of the prediction's id. The surprise: when the source's files were changed since,
+sequences are others; a row whose event is the subject's and whose sequence belongs to nobody else any more is then
+taken for the subject's. Rather one row too many than one too few.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ Pairs = set[tuple[int, int]]
 class ExampleRefs:
     """Rows of an examples' source as (event, sequence): the subject's, and others' with one of the subject's events.
 
-    `units` are the subject's values where the examples' unit is one of its keys, as text.
+    `units` are the subject's values where the examples' unit is one of its keys, as text. `requests` are the subject's
+    rows of a set that was made of the prediction log, by their sequence alone.
     """
 
     mine: Pairs
     others: Pairs
     units: frozenset[str] = frozenset()
+    requests: frozenset[int] = frozenset()
 
     @classmethod
     def of(
@@ -52,7 +55,10 @@ def subject_rows(
     """Return which rows of a training set are the subject's."""
     events = {e for e, _ in refs.mine}
     found = [
-        (pair := (int(e), int(s))) in refs.mine or (pair[0] in events and pair not in refs.others) or u in refs.units
+        (pair := (int(e), int(s))) in refs.mine
+        or (pair[0] in events and pair not in refs.others)
+        or u in refs.units
+        or pair[1] in refs.requests
         for e, s, u in zip(event, sequence, unit, strict=True)
     ]
     return np.array(found, dtype=bool)

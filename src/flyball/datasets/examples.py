@@ -21,7 +21,7 @@ from flyball.units import from_micros, micros, to_micros
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ExampleRows", "read_examples"]
+__all__ = ["ExampleRows", "read_examples", "set_column", "within"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,9 @@ class ExampleRows:
 
     `requests` has the service's inputs as columns; the arrays are aligned with it, times in µs. `known` is when the
     label was known. `immature`, `rejected` and `poisoned` count what was left out.
+
+    Rows of the prediction log carry the served values in `features`, and have the log's columns as `requests`; what was
+    left out because it was served without a feature of the model is counted in `unserved`, and `why` says it in words.
     """
 
     requests: pa.Table
@@ -42,12 +45,16 @@ class ExampleRows:
     immature: int
     rejected: int
     poisoned: int
+    features: pa.Table | None = None
+    unserved: int = 0
+    why: str = ""
 
     def take(self, rows: np.ndarray) -> ExampleRows:
         """Return the rows at these positions."""
         return ExampleRows(
             self.requests.take(rows), self.at[rows], self.event[rows], self.known[rows], self.label[rows],
             self.unit[rows], self.sequence[rows], self.immature, self.rejected, self.poisoned,
+            None if self.features is None else self.features.take(rows), self.unserved, self.why,
         )  # fmt: skip
 
 
@@ -84,7 +91,7 @@ def read_examples(
     known = np.maximum(event + micros(label.matures), table.column("__known").to_numpy())
     mature = inside & (known <= to_micros(until))
     labelled = mature & ~np.isnan(value)
-    clean = labelled & ~_in_any(at, poisoned) & ~_in_any(event, poisoned)
+    clean = labelled & ~within(at, poisoned) & ~within(event, poisoned)
     sequence = table.column("__sequence").to_numpy()
     rows = np.flatnonzero(clean)
     rows = rows[np.lexsort((sequence[rows], event[rows], at[rows]))]
@@ -93,7 +100,7 @@ def read_examples(
         table.select(inputs).take(rows), at[rows], event[rows], known[rows], value[rows],
         _units(table, examples, sequence)[rows], sequence[rows],
         immature=int((inside & ~mature).sum()),
-        rejected=engine.rejected(examples.source.spec) + dropped + int((mature & ~labelled).sum()),
+        rejected=engine.rejected(examples.source_spec) + dropped + int((mature & ~labelled).sum()),
         poisoned=int((labelled & ~clean).sum()),
     )  # fmt: skip
 
@@ -117,16 +124,17 @@ def _scan(
     if where is not None:
         wanted |= dict.fromkeys(sorted(expressions.columns(where)))
     columns |= dict.fromkeys(name for name in wanted if name not in made)
-    table = engine.scan(examples.source.spec, columns=list(columns), start=start)
+    table = engine.scan(examples.source_spec, columns=list(columns), start=start)
     for name, expr in derive:
-        table = _set(table, name, expressions.evaluate(expr, table))
+        table = set_column(table, name, expressions.evaluate(expr, table))
     if where is None:
         return table, 0
     kept = table.filter(expressions.evaluate(where, table))
     return kept, table.num_rows - kept.num_rows
 
 
-def _set(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def set_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Return the table with a column added, or replaced in its place."""
     place = table.schema.get_field_index(name)
     return table.append_column(name, values) if place < 0 else table.set_column(place, name, values)
 
@@ -138,9 +146,9 @@ def _refuse_early_labels(
     if len(early):
         first = early[np.argmin(at[early])]
         raise SourceError(
-            f"source {examples.source.name!r} has {len(early)} examples whose label {label.column!r} is older than its "
-            f"request, first: {examples.at} {from_micros(int(at[first]))} but event {from_micros(int(event[first]))}; "
-            f"drop them with where=, or name another column in at="
+            f"source {examples.source_spec.name!r} has {len(early)} examples whose label {label.column!r} is older "
+            f"than its request, first: {examples.at} {from_micros(int(at[first]))} but event "
+            f"{from_micros(int(event[first]))}; drop them with where=, or name another column in at="
         )
 
 
@@ -154,7 +162,7 @@ def _times(table: pa.Table, name: str, examples: Examples) -> np.ndarray:
         column = column.cast(pa.timestamp("us", tz=column.type.tz), safe=False).cast(pa.int64())
     elif not pa.types.is_integer(column.type):
         raise SourceError(
-            f"column {name!r} of source {examples.source.name!r} is {column.type}, at= needs a timestamp; "
+            f"column {name!r} of source {examples.source_spec.name!r} is {column.type}, at= needs a timestamp; "
             f"name another column"
         )
     whole = pc.fill_null(column, -(2**62)).combine_chunks()
@@ -170,7 +178,7 @@ def _numbers(table: pa.Table, name: str, examples: Examples) -> np.ndarray:
         whole = column.cast(pa.float64(), safe=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise SourceError(
-            f"label {name!r} of source {examples.source.name!r} is {column.type}, a label must be a number or a "
+            f"label {name!r} of source {examples.source_spec.name!r} is {column.type}, a label must be a number or a "
             f"boolean; derive one, such as derive={{'y': \"{name} = 'yes'\"}}"
         ) from error
     return np.asarray(whole.to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -181,12 +189,13 @@ def _units(table: pa.Table, examples: Examples, sequence: np.ndarray) -> np.ndar
     import pyarrow as pa
 
     if examples.unit is None:
-        return np.array([f"{examples.source.name}#{n}" for n in sequence.tolist()], dtype=object)
+        return np.array([f"{examples.source_spec.name}#{n}" for n in sequence.tolist()], dtype=object)
     texts = table.column(examples.unit).cast(pa.string())
     return np.asarray(texts.to_numpy(zero_copy_only=False), dtype=object)
 
 
-def _in_any(at: np.ndarray, stretches: tuple[tuple[datetime, datetime], ...]) -> np.ndarray:
+def within(at: np.ndarray, stretches: tuple[tuple[datetime, datetime], ...]) -> np.ndarray:
+    """Return which times (µs) lie in one of the stretches [begin, end)."""
     hit = np.zeros(len(at), dtype=bool)
     for begin, end in stretches:
         hit |= (at >= to_micros(begin)) & (at < to_micros(end))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from flyball.datasets.types import DatasetManifest
 
-__all__ = ["DatasetStore"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flyball.features.spec import FeatureService
+
+__all__ = ["DatasetStore", "ServedLog"]
 
 
 class DatasetStore(Protocol):
@@ -31,4 +36,22 @@ class DatasetStore(Protocol):
 
     def list(self, model: str) -> list[DatasetManifest]:
         """Return a model's manifests, oldest first."""
+        ...
+
+
+class ServedLog(Protocol):
+    """Read the prediction log with its outcomes."""
+
+    def answered(self, model: str, *, start: datetime, until: datetime) -> pa.Table:
+        """Return a model's answered requests with `start` <= T < `until`, by (T, id), each id once.
+
+        Columns: `id`, `unit`, `arm`, `version` (who answered), `assigned` (whose features were read, "" where nobody
+        knows any more), `read`, `protected` (strings), `at` (int64 µs), `fallback`, `features` (lists of float64),
+        `inputs`, `inputs_exact`, `prediction` (float64, null where it is a list); of the newest revision received until
+        `until`: `outcome` (float64), `event`, `received` (int64 µs), null where there is none.
+        """
+        ...
+
+    def service(self, model: str, version: str) -> FeatureService | None:
+        """Return what a version reads, None when that is not known any more."""
         ...

@@ -6,16 +6,17 @@ request is made, else the holdout would judge a model that could not have existe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from flyball.datasets.definitions import Examples, Label
+from flyball.datasets.definitions import Examples, FromLog, Label
 from flyball.datasets.examples import ExampleRows, read_examples
 from flyball.datasets.files import content_digest, write_dataset
-from flyball.datasets.ports import DatasetStore
+from flyball.datasets.ports import DatasetStore, ServedLog
+from flyball.datasets.served import as_asked, read_served, rows_of, sequence_of
 from flyball.datasets.types import DatasetManifest, TrainingSet
 from flyball.errors import SourceError
 from flyball.features.history_rows import source_report
@@ -46,8 +47,11 @@ def build_snapshot(
     layout: Layout,
     poisoned: tuple[tuple[datetime, datetime], ...] = (),
     join: Join = "as_known",
+    log: ServedLog | None = None,
 ) -> TrainingSet:
     """Build, write and return a training set; the same inputs give the same digest and the same file.
+
+    Examples from the prediction log take the served values and look nothing up; their manifest's join is "as_served".
 
     Args:
         engine: Moves the rows.
@@ -61,14 +65,18 @@ def build_snapshot(
         layout: Where to write.
         poisoned: Stretches that are left out.
         join: "as_known" replays what online serving would have answered.
+        log: The prediction log, for examples that come from it.
 
     Raises:
         SourceError: too few examples, a missing column, a label before its request.
         CheckFailed: a data check of one of the sources, with policy "stop", failed; nothing was written.
     """
     start = until - train_on
-    warnings = check_sources(engine, [examples.source.spec, *(v.source for v in service.views)], until)
-    rows = read_examples(engine, examples, label, service, start=start, until=until, poisoned=poisoned)
+    warnings: tuple[str, ...] = ()
+    rows = _served(log, examples, label, service, start, until, poisoned, holdout)
+    if rows is None:
+        warnings = check_sources(engine, [examples.source_spec, *(v.source for v in service.views)], until)
+        rows = read_examples(engine, examples, label, service, start=start, until=until, poisoned=poisoned)
     parts, holdout_from = split(rows.at, rows.known, holdout)
     _require_enough(parts, rows, service.model, label, start, until)
     kept = parts != _NOTHING
@@ -79,10 +87,11 @@ def build_snapshot(
     manifest = DatasetManifest(
         digest=digest, model=service.model, rows=table.num_rows,
         train_rows=int((parts == _TRAIN).sum()), holdout_rows=int((parts == _HOLDOUT).sum()),
-        features=digest_of(service), label=label.column, code=code, join=join, start=start, end=until,
+        features=digest_of(service), label=label.column, code=code,
+        join=join if rows.features is None else "as_served", start=start, end=until,
         holdout_from=from_micros(holdout_from), embargo=micros(label.matures), immature=rows.immature,
         rejected=rows.rejected, poisoned=poisoned, path=path.relative_to(layout.state).as_posix(),
-        warnings=warnings,
+        warnings=warnings, unserved=rows.unserved,
     )  # fmt: skip
     return TrainingSet(table, manifest, service.names)
 
@@ -152,13 +161,18 @@ class Place(Protocol):
         """Where files go."""
         ...
 
+    @property
+    def served(self) -> ServedLog | None:
+        """The prediction log; None where there is none."""
+        ...
+
 
 def build(plan: Wanted, context: Place, *, until: datetime, code: str, train_on: timedelta) -> TrainingSet:
     """Build, write and record the training set that a run looking back from `until` would use."""
     data = build_snapshot(
         context.engine, examples=plan.examples, label=plan.label, service=plan.service, train_on=train_on,
         holdout=plan.holdout, until=until, code=code, layout=context.layout,
-        poisoned=tuple(context.datasets.poisoned(plan.model)),
+        poisoned=tuple(context.datasets.poisoned(plan.model)), log=context.served,
     )  # fmt: skip
     context.datasets.add(data.manifest)
     return data
@@ -191,10 +205,12 @@ def holdout_rows(
     examples: Examples,
     label: Label,
     rows: np.ndarray,
+    log: ServedLog | None = None,
 ) -> pa.Table:
     """Return another service's features for some holdout rows of a training set, in their order.
 
-    The champion may read other features than the candidate; it is judged on the same requests nevertheless.
+    The champion may read other features than the candidate; it is judged on the same requests nevertheless. Of requests
+    from the prediction log it gets what was served, and where that lacks a feature, what was known at their T.
 
     Args:
         engine: Moves the rows.
@@ -203,6 +219,7 @@ def holdout_rows(
         examples: The definitions of the candidate's examples, whose rows must carry the service's inputs.
         label: The candidate's label.
         rows: Positions within the holdout.
+        log: The prediction log, for a training set that was made of it.
 
     Raises:
         SourceError: an input of the service is no column of the examples, or rows are gone.
@@ -213,18 +230,54 @@ def holdout_rows(
 
     manifest = data.manifest
     part = data.table.filter(pc.equal(data.table.column("__part"), _HOLDOUT)).take(rows)
+    wanted = list(zip(part.column("__at").to_pylist(), part.column("__sequence").to_pylist(), strict=True))
+    if manifest.join == "as_served":
+        asked = rows_of(_the(log), manifest.model, examples.log or FromLog(), manifest.start, manifest.end)
+        numbers = map(sequence_of, asked.column("id").to_pylist())
+        same = _same(wanted, zip(asked.column("at").to_pylist(), numbers, strict=True), "prediction log")
+        return as_asked(_the(log), engine, asked.take(same), service)
     found = read_examples(
         engine, examples, label, service, start=manifest.start, until=manifest.end, poisoned=manifest.poisoned
     )
-    wanted = zip(part.column("__at").to_pylist(), part.column("__sequence").to_pylist(), strict=True)
-    place = {key: i for i, key in enumerate(zip(found.at.tolist(), found.sequence.tolist(), strict=True))}
+    same = _same(wanted, zip(found.at.tolist(), found.sequence.tolist(), strict=True), "source")
+    return service_history(engine, found.requests.take(same), service, found.at[same], join=manifest.join)
+
+
+def _same(wanted: Sequence[tuple[int, int]], found: Iterable[tuple[int, int]], where: str) -> np.ndarray:
+    """Return where the examples of these (T, sequence) lie among those found."""
+    place = {key: i for i, key in enumerate(found)}
     try:
-        same = found.take(np.array([place[key] for key in wanted], dtype=np.int64))
+        return np.array([place[key] for key in wanted], dtype=np.int64)
     except KeyError as error:
         raise SourceError(
-            f"the source changed: the example of {error.args[0]} is gone; build a new training set"
+            f"the {where} changed: the example of {error.args[0]} is gone; build a new training set"
         ) from error
-    return service_history(engine, same.requests, service, same.at, join=manifest.join)
+
+
+def _the(log: ServedLog | None) -> ServedLog:
+    if log is None:
+        raise SourceError("these examples come from the prediction log, which this project does not keep here")
+    return log
+
+
+def _served(
+    log: ServedLog | None,
+    examples: Examples,
+    label: Label,
+    service: FeatureService,
+    start: datetime,
+    until: datetime,
+    poisoned: tuple[tuple[datetime, datetime], ...],
+    holdout: float,
+) -> ExampleRows | None:
+    """Return the examples of the prediction log, None where a source is to be taken (instead, or still)."""
+    if examples.log is None:
+        return None
+    rows = read_served(_the(log), examples, label, service, start=start, until=until, poisoned=poisoned)
+    if examples.source is None:
+        return rows
+    parts, _ = split(rows.at, rows.known, holdout)
+    return rows if len(rows.at) >= examples.log.enough and _is_enough(parts) else None
 
 
 def _table(
@@ -239,7 +292,9 @@ def _table(
 
     from flyball.features.offline import service_history
 
-    features = service_history(engine, rows.requests, service, rows.at, join=join)
+    features = rows.features
+    if features is None:
+        features = service_history(engine, rows.requests, service, rows.at, join=join)
     columns = {name: features.column(name) for name in service.names}
     columns |= {
         "__at": pa.array(rows.at, pa.int64()),
@@ -253,12 +308,23 @@ def _table(
     return pa.table(columns).take(order).combine_chunks().replace_schema_metadata(None)
 
 
+def _is_enough(parts: np.ndarray) -> bool:
+    return int((parts == _TRAIN).sum()) >= MIN_TRAIN and int((parts == _HOLDOUT).sum()) >= MIN_HOLDOUT
+
+
 def _require_enough(
     parts: np.ndarray, rows: ExampleRows, model: str, label: Label, start: datetime, until: datetime
 ) -> None:
-    train, held = int((parts == _TRAIN).sum()), int((parts == _HOLDOUT).sum())
-    if train >= MIN_TRAIN and held >= MIN_HOLDOUT:
+    if _is_enough(parts):
         return
+    train, held = int((parts == _TRAIN).sum()), int((parts == _HOLDOUT).sum())
+    if rows.features is not None:
+        raise SourceError(
+            f"model {model!r} finds {train} examples to train on and {held} to hold out in its prediction log between "
+            f"{start} and {until}, at least {MIN_TRAIN} and {MIN_HOLDOUT} are needed ({rows.immature} have no known "
+            f"outcome yet, {rows.poisoned} are poisoned, {rows.rejected} were rejected{rows.why and f', {rows.why}'}); "
+            f"take a source until the log holds enough: fb.Examples.from_log(until_enough=fb.Examples(source, at=...))"
+        )
     raise SourceError(
         f"model {model!r} has {train} examples to train on and {held} to hold out between {start} and {until}, "
         f"at least {MIN_TRAIN} and {MIN_HOLDOUT} are needed ({rows.immature} have no known {label.column!r} yet, "

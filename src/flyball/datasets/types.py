@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from flyball.features.spec import Join
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["DatasetManifest", "TrainingSet"]
+__all__ = ["DatasetManifest", "Made", "TrainingSet"]
+
+Made: TypeAlias = Join | Literal["as_served"]
+"""How features were joined; "as_served": not at all, they are the values of the prediction log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class DatasetManifest:
     features: str  # digest of the feature service
     label: str
     code: str
-    join: Join
+    join: Made
     start: datetime
     end: datetime
     holdout_from: datetime
@@ -44,6 +47,7 @@ class DatasetManifest:
     supersedes: str = ""  # digest of the set this one is without an erased subject's rows
     superseded_by: str = ""  # digest of the set that took this one's place; its own rows are gone
     warnings: tuple[str, ...] = ()  # data checks with policy "warn" that failed on its sources
+    unserved: int = 0  # rows of the log left out: served without a feature of the model, or not from the online store
 
 
 class TrainingSet:

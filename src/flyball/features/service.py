@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from flyball.errors import DefinitionError, DuplicateName
 from flyball.features import types
 from flyball.features.definitions import FeatureView, Field, Transform, ViewSelection
 from flyball.features.request import AT
-from flyball.features.spec import ColumnType, FeatureService, InputSpec, ServiceColumn, SourceSpec, ViewSpec
+from flyball.features.spec import ColumnType, FeatureService, InputSpec, ServiceColumn, ViewSpec
 from flyball.features.transforms import check
 
 __all__ = ["compile_service"]
@@ -18,14 +18,23 @@ __all__ = ["compile_service"]
 Part: TypeAlias = FeatureView | ViewSelection | Field | Transform
 
 
-def compile_service(model: str, at: str, features: Sequence[Part], source: SourceSpec) -> FeatureService:
+class Zoned(Protocol):
+    """Be what knows where days begin: a source, or a model's examples."""
+
+    @property
+    def timezone(self) -> str:
+        """Name of the zone."""
+        ...
+
+
+def compile_service(model: str, at: str, features: Sequence[Part], source: Zoned) -> FeatureService:
     """Compile what a model reads.
 
     Args:
         model: The model's name, for messages.
         at: The examples' column that is T.
         features: Views or selections of them, fields and request-time features, in the order of the matrix's columns.
-        source: The examples' source; its timezone is the default of request-time features.
+        source: The examples or their source; its timezone is the default of request-time features.
 
     Returns:
         The service. A request-time feature of the `at` column has the argument `request.AT`: it reads T.
@@ -47,7 +56,7 @@ def compile_service(model: str, at: str, features: Sequence[Part], source: Sourc
     return FeatureService(model=model, at=at, columns=tuple(columns), inputs=inputs, views=views)
 
 
-def _columns(model: str, at: str, feature: Part, source: SourceSpec) -> list[ServiceColumn]:
+def _columns(model: str, at: str, feature: Part, source: Zoned) -> list[ServiceColumn]:
     match feature:
         case FeatureView() | ViewSelection():
             kinds = {f.name: f.type for f in feature.spec.features}

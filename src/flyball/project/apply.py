@@ -142,7 +142,7 @@ def check_columns(project: Project) -> None:
             if spec.source.name == name:
                 _check_view(spec, types)
         for model in definitions.models.values():
-            if model.examples.source.spec.name == name:
+            if model.examples.source is not None and model.examples.source.spec.name == name:
                 wanted = {model.examples.at, model.label.column} - {derived for derived, _ in model.examples.derive}
                 _require(f"model {model.name!r}", name, wanted, types)
 

@@ -168,7 +168,9 @@ class _Work:
     def _refs(self, manifest: DatasetManifest) -> ExampleRefs | None:
         """Return the source rows of the subject among a set's examples, None where they cannot be its."""
         model = self._model(manifest)
-        if model is None:
+        if manifest.join == "as_served":
+            return self._served_refs(manifest, model)
+        if model is None or model.examples.source is None:
             self._remain(
                 f"training set {manifest.digest[:12]} of {manifest.model}: its definitions are gone; remove it"
             )
@@ -177,10 +179,43 @@ class _Work:
         rows = self._rows(source)
         if rows is None:
             return None
-        unit = model.examples.unit
-        units = [str(self.subject[unit])] if unit in self.subject and len(self.subject) == 1 else []
+        units = self._units(model)
         event, sequence = (rows.column(n).to_numpy() for n in ("__event", "__sequence"))
         return ExampleRefs.of(event, sequence, mask(rows, self.subject), units)
+
+    def _served_refs(self, manifest: DatasetManifest, model: Model | None) -> ExampleRefs:
+        """Return the subject's rows of a set that was made of the prediction log, by the log and by its unit."""
+        from flyball.datasets.files import open_dataset
+
+        mine, known = self._requests
+        held = open_dataset(manifest, self.project.layout).table.column("__sequence").to_numpy()
+        gone = int((~np.isin(held, known)).sum())
+        if gone:
+            self._remain(
+                f"training set {manifest.digest[:12]} of {manifest.model}: the prediction log no longer holds the "
+                f"requests of {gone} of its rows, so they are only searched by unit; remove it if the subject may be "
+                f"among them"
+            )
+        units = [] if model is None else self._units(model)
+        forms = [form for unit in units for form in self._personal_keys.forms("unit", unit)]
+        return ExampleRefs(set(), set(), frozenset([*units, *forms]), mine)
+
+    @cached_property
+    def _requests(self) -> tuple[frozenset[int], np.ndarray]:
+        """The sequences by which training sets know the subject's predictions, and all predictions of the log."""
+        from flyball.datasets.served import sequence_of
+
+        mine, known = set(), []
+        for record in self.project.log.records():
+            if isinstance(record, Prediction):
+                known.append(sequence_of(record.id))
+                if self._is_mine(record):
+                    mine.add(known[-1])
+        return frozenset(mine), np.array(known, dtype=np.int64)
+
+    def _units(self, model: Model) -> list[str]:
+        unit = model.examples.unit
+        return [str(self.subject[unit])] if unit in self.subject and len(self.subject) == 1 else []
 
     def _model(self, manifest: DatasetManifest) -> Model | None:
         for code in dict.fromkeys([manifest.code, ""]):

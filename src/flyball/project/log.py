@@ -68,7 +68,7 @@ class LogHandle:
         self._project.audit.log_read(kind, model or "all models")
         schema = schema_of(kind)
         plain = pa.schema([f.with_type(pa.string()) if pa.types.is_dictionary(f.type) else f for f in schema])
-        parts = [t.select(schema.names).cast(plain) for t in self._parts(kind, model, since)]
+        parts = [t.select(schema.names).cast(plain) for t in self.parts(kind, model, since)]
         table = pa.concat_tables([plain.empty_table(), *parts])
         return _within(table, kind, model, since, until)
 
@@ -111,7 +111,8 @@ class LogHandle:
                     mine = table.filter(pc.equal(table.column("id"), prediction))
                     yield from (each.record for each in records_of(part.path.partition("/")[0], mine))
 
-    def _parts(self, kind: Kind, model: str | None, since: datetime | None) -> Iterator[pa.Table]:
+    def parts(self, kind: Kind, model: str | None, since: datetime | None) -> Iterator[pa.Table]:
+        """Yield what `table` returns file by file, before rows are filtered; nothing is written down about it."""
         from flyball.adapters.local.segments import read_shipped, segments_of
         from flyball.adapters.log_files import placed
         from flyball.records.columnar import tables_of

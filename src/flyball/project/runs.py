@@ -124,6 +124,7 @@ def run_stages_here(project: Project, run: str, stage: str | None) -> Run:
 def context(project: Project) -> StageContext:
     """Return what the stages need of this project."""
     from flyball.gates.run import run_gate
+    from flyball.project.labelled import AnsweredLog
     from flyball.training.context import StageContext
 
     return StageContext(
@@ -136,6 +137,7 @@ def context(project: Project) -> StageContext:
         tracker=project.tracker,
         clock=project.clock,
         settings=project.settings.training,
+        served=AnsweredLog(project),
     )
 
 

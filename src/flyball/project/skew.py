@@ -131,13 +131,14 @@ def assigned_version(project: Project, record: Prediction) -> str:
     """Return the version whose features were read, which is not the one that answered when the champion stepped in."""
     if not record.fallback:
         return record.version
-    if record.arm != "candidate":
+    if record.arm not in {"candidate", "champion"}:
         return record.arm  # a variant is called by its version
     try:
         route = read_table(project.layout, record.table).models.get(record.model)
     except FlyballError:
         return record.version
-    return route.candidate.version if route is not None and route.candidate is not None else record.version
+    asked = None if route is None else route.champion if record.arm == "champion" else route.candidate
+    return record.version if asked is None else asked.version  # a champion's host was away, and a former one answered
 
 
 def _version(project: Project, model: str, version: str, records: list[Prediction], view: str | None) -> VersionSkew:

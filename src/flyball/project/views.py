@@ -62,7 +62,8 @@ def defined_views(project: Project) -> list[ViewSpec]:
 def defined_sources(project: Project, views: Iterable[ViewSpec]) -> list[SourceSpec]:
     """Return sources, one of each name: the applied one, else the newest that a view reads."""
     found = {view.source.name: view.source for view in views}
-    found |= {model.examples.source.spec.name: model.examples.source.spec for model in project.applied.models.values()}
+    examples = (model.examples for model in project.applied.models.values())
+    found |= {each.source.spec.name: each.source.spec for each in examples if each.source is not None}
     return list((found | dict(project.applied.sources)).values())
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from flyball.records.types import Outcome, Prediction, Record, Shadow
 
-__all__ = ["KINDS", "Placed", "kind_of", "records_of", "schema_of", "tables_of"]
+__all__ = ["KINDS", "Placed", "inputs_of", "kind_of", "records_of", "schema_of", "tables_of"]
 
 KINDS: dict[str, type[Prediction] | type[Shadow] | type[Outcome]] = {
     "predictions": Prediction, "shadows": Shadow, "outcomes": Outcome,
@@ -78,6 +78,11 @@ def records_of(kind: str, table: pa.Table) -> Iterator[Placed]:
     places = zip(*(table.column(f.name).to_pylist() for f in _PLACE), strict=True)
     for row, (segment, frame, place) in enumerate(places):
         yield Placed(segment, frame, place, make(**{name: column[row] for name, column in columns.items()}))
+
+
+def inputs_of(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the request inputs of each row of a table of predictions, as they were logged."""
+    return _read(table, "inputs")
 
 
 def _fields(kind: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flyball.clock import Clock
-from flyball.datasets.ports import DatasetStore
+from flyball.datasets.ports import DatasetStore, ServedLog
 from flyball.features.ports import OfflineEngine
 from flyball.layout import Layout
 from flyball.registry.ports import Tracker, VersionStore
@@ -30,6 +30,7 @@ class StageContext:
         tracker: MLflow, or None to track nothing. Nothing of it is imported while the user's code runs: two threads
             importing at once showed `train` half-made modules.
         progress: Called with (stage, "started" | "skipped" | "done" | "failed").
+        served: The prediction log, for models that learn from it.
     """
 
     layout: Layout
@@ -42,3 +43,4 @@ class StageContext:
     tracker: Tracker | None = None
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     progress: Callable[[str, str], None] = quiet
+    served: ServedLog | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from flyball.datasets.ports import ServedLog
 from flyball.datasets.snapshot import holdout_rows
 from flyball.datasets.types import DatasetManifest, TrainingSet
 from flyball.errors import FlyballError, InputError
@@ -40,7 +41,12 @@ class Champion:
 
 
 def evaluate(
-    data: TrainingSet, candidate: Predictor, champion: Champion | None, plan: TrainingPlan, engine: OfflineEngine
+    data: TrainingSet,
+    candidate: Predictor,
+    champion: Champion | None,
+    plan: TrainingPlan,
+    engine: OfflineEngine,
+    log: ServedLog | None = None,
 ) -> Evaluation:
     """Return the evaluation of a candidate on its holdout, beside the champion if there is one."""
     matrix, truth = data.holdout
@@ -58,7 +64,7 @@ def evaluate(
     if champion is None:
         return Evaluation(y=y, candidate=answer, **common)
     rows = _unseen(data, champion)
-    theirs, reason = _champion_answers(data, champion, plan, engine, rows)
+    theirs, reason = _champion_answers(data, champion, plan, engine, rows, log)
     if theirs is not None and (theirs.shape[1:] != answer.shape[1:] or _classes(champion) != candidate.classes):
         theirs, reason = None, "it answers another kind of question: its classes are not the candidate's"
     judged = {} if theirs is None else metrics_of(y[rows], theirs, classifier=candidate.classifier)
@@ -136,7 +142,12 @@ def _unseen(data: TrainingSet, champion: Champion) -> np.ndarray:
 
 
 def _champion_answers(
-    data: TrainingSet, champion: Champion, plan: TrainingPlan, engine: OfflineEngine, rows: np.ndarray
+    data: TrainingSet,
+    champion: Champion,
+    plan: TrainingPlan,
+    engine: OfflineEngine,
+    rows: np.ndarray,
+    log: ServedLog | None,
 ) -> tuple[np.ndarray | None, str]:
     """Return the champion's answers to these holdout rows, or None and why there are none."""
     if champion.loaded is None:
@@ -150,7 +161,7 @@ def _champion_answers(
         if digest_of(service) == data.manifest.features:
             matrix = data.holdout[0][rows]
         else:
-            table = holdout_rows(engine, data, service, examples=plan.examples, label=plan.label, rows=rows)
+            table = holdout_rows(engine, data, service, examples=plan.examples, label=plan.label, rows=rows, log=log)
             matrix = to_matrix(table, service.names)
         return champion.loaded.predict(matrix), ""
     except FlyballError as error:

@@ -122,10 +122,12 @@ def stage_inputs(stage: str, work: Work) -> str:
         case "snapshot":
             examples = plan.examples
             own = {
-                "source": examples.source.spec, "at": examples.at, "unit": examples.unit, "where": examples.where,
-                "derive": examples.derive, "label": plan.label.column, "matures": plan.label.matures,
-                "service": plan.service, "train_on": _train_on(work), "holdout": plan.holdout, "until": run.until,
-                "code": run.code, "poisoned": context.datasets.poisoned(plan.model),
+                "source": examples.source and examples.source.spec, "at": examples.at, "unit": examples.unit,
+                "where": examples.where, "derive": examples.derive, "label": plan.label.column,
+                "matures": plan.label.matures, "service": plan.service, "train_on": _train_on(work),
+                "holdout": plan.holdout, "until": run.until, "code": run.code,
+                "poisoned": context.datasets.poisoned(plan.model),
+                **({} if examples.log is None else {"log": examples.log}),  # runs begun before keep their digest
             }  # fmt: skip
         case "train":
             own = {"params": work.params, "code": run.code, "seed": plan.seed, "threads": context.settings.threads}
@@ -196,7 +198,10 @@ def evaluate_stage(work: Work, folder: Path) -> dict[str, Any]:
     """Judge candidate and champion on the same holdout rows."""
     champion = _champion(work)
     with limited(work.context.settings, work.plan.seed):
-        found = evaluate(work.data(), work.predictor(), _open(champion, work), work.plan, work.context.engine)
+        context = work.context
+        found = evaluate(
+            work.data(), work.predictor(), _open(champion, work), work.plan, context.engine, context.served
+        )
     write_evaluation(found, folder)
     work.kept_evaluation = found
     return {"metrics": _finite(found.metrics), "champion": found.champion_version, "paired": found.paired,
@@ -330,7 +335,7 @@ def _reference(data: TrainingSet, plan: TrainingPlan) -> bytes:
     matrix = np.empty((len(at), len(data.feature_names)))
     part = data.table.column("__part").to_numpy()
     matrix[part == 0], matrix[part == 1] = data.X, held
-    zone = plan.examples.source.spec.timezone
+    zone = plan.examples.timezone
     return build_reference(matrix, data.feature_names, at, window=plan.window, timezone=zone).to_bytes()
 
 
