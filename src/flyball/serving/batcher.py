@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from flyball.errors import DeadlineExceeded, FlyballError, Unavailable
+from flyball.errors import DeadlineExceeded, FlyballError, Unavailable, said
 from flyball.serving.cost import CostModel
 from flyball.serving.lanes import shared_lanes
 from flyball.serving.slots import Counter, Slot
@@ -38,6 +38,7 @@ _CROWDED = 8  # batches of one request after a larger one before a request is ta
 _CARE = 1.25  # by how much longer than predicted a batch may take without missing a deadline
 _SMALL, _WORTH = 8, 20.0  # rows of a batch: eight, and so many that its fixed cost is a twentieth of the whole
 _LEARN_EVERY = 8  # rows taken at once are learned from now and then
+_DRIFTING, _MOST_DRIFT = 0.1, 4.0  # weight of the newest wait; no wait counts as more than so many times its prediction
 _NEVER = 1 << 60
 _FLOAT = np.dtype(np.float64)
 _ns = time.perf_counter_ns
@@ -50,8 +51,8 @@ class Item:
     positions for which the model was not asked, None when no cache was.
     """
 
-    __slots__ = ("absent", "cached", "deadline", "errors", "future", "gone", "matrix", "queued", "run", "timer",
-                 "values", "wait")  # fmt: skip
+    __slots__ = ("absent", "cached", "deadline", "errors", "expected", "future", "gone", "matrix", "queued", "run",
+                 "timer", "values", "wait")  # fmt: skip
 
     def __init__(self, matrix: Matrix, deadline: float, future: asyncio.Future[Item]) -> None:
         """Wait with `matrix` until `deadline` (monotonic seconds)."""
@@ -59,6 +60,7 @@ class Item:
         self.deadline = deadline
         self.future = future
         self.queued = _ns()
+        self.expected = 0.0  # seconds that the queue was predicted to take, 0 where there was none
         self.values: Values = []
         self.errors: dict[int, str] | None = None
         self.cached: frozenset[int] | None = None
@@ -76,6 +78,7 @@ class Item:
         item.errors = item.timer = item.cached = None
         item.gone = item.absent = False
         item.deadline = item.queued = item.wait = 0
+        item.expected = 0.0
         return item
 
 
@@ -110,6 +113,7 @@ class Batcher:
         self._queue: deque[Item] = deque()
         self._rows = 0  # in the queue
         self.busy = False
+        self._drift = 1.0  # by how much longer the queue took lately than the model's cost says, at least 1
         self._running = 0  # rows of the batch under way
         self._since = 0.0  # monotonic start of it
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,7 +150,8 @@ class Batcher:
     def predicted_wait(self, rows: int) -> float:
         """Return in how many seconds `rows` more rows are predicted to be answered.
 
-        A batch under way that took longer than predicted is taken to need as long again as it has taken.
+        A batch under way that took longer than predicted is taken to need as long again as it has taken. On a busy
+        machine there is more between two batches than the model's time: what waits really took corrects the rest.
         """
         ahead = self._rows + rows
         batches = -(-ahead // self._most_rows())
@@ -155,7 +160,7 @@ class Batcher:
             elapsed = time.monotonic() - self._since
             predicted = self.costs.at(self._running)
             wait += predicted - elapsed if elapsed <= predicted else elapsed
-        return wait
+        return wait * self._drift
 
     def now(self, matrix: Matrix) -> Item | None:
         """Answer at once if that is cheaper than to wait for neighbours; None when the rows have to be submitted.
@@ -202,6 +207,8 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         item = Item(matrix, deadline, loop.create_future())
+        if self.busy:
+            item.expected = self.predicted_wait(len(matrix)) / self._drift
         self._queue.append(item)
         self._rows += len(matrix)
         if self._remote is not None or self.busy or self.costs.at(self._rows) >= self._in_loop:
@@ -378,6 +385,7 @@ class Batcher:
                 self._durations.append(item.wait + item.run)
                 future.set_result(item)
             at += n
+        self._waited(batch[0], end)
         self._note(None, len(batch), at)
         return end
 
@@ -394,7 +402,15 @@ class Batcher:
             ranked = sorted(self._durations)
             self._p99 = ranked[min(len(ranked) - 1, int(len(ranked) * 0.99))] if ranked else self._p99
 
+    def _waited(self, item: Item, end: int) -> None:
+        """Learn from what an item's wait came to."""
+        if item.expected > 0.0:
+            took = min((end - item.queued) / 1e9 / item.expected, _MOST_DRIFT)
+            self._drift = max(self._drift + _DRIFTING * (took - self._drift), 1.0)
+
     def _expire(self, item: Item) -> None:
+        if not item.future.done():
+            self._waited(item, _ns())
         self._fail(item, "no answer before the deadline", late=True)
 
     def _fail(self, item: Item, text: str, *, late: bool = False) -> None:
@@ -534,6 +550,6 @@ async def _split_remote(
 
 def _cause(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
-        return f"{DeadlineExceeded.__name__}: {error or 'no answer before the deadline'}"
-    text = str(error).splitlines()
+        return f"{DeadlineExceeded.__name__}: {said(error) or 'no answer before the deadline'}"
+    text = said(error).splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"[:500]
