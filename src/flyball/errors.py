@@ -211,6 +211,15 @@ def shown(value: object, most: int = 80) -> str:
     return short.repr(value)[:most]
 
 
+def said(error: BaseException) -> str:
+    """Return what an error of foreign code says, in characters that can be written; nothing where it cannot say it."""
+    try:
+        text = str(error)
+    except Exception:
+        return ""
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
 def first_line(error: object, *, most: int = 300) -> str:
     """Return the first line of what a foreign error says, at most `most` characters; its type's name if nothing.
 

@@ -206,3 +206,16 @@ def test_only_what_means_the_same_here_keeps_its_class():
     assert type(told(IntegrityError("changed"))) is IntegrityError
     assert type(told(BadRequest("no"))) is FlyballError
     assert str(told(ZeroDivisionError("x"))) == "ZeroDivisionError: x"
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error, told", [
+    (Unspeakable(), "Unspeakable: "), (ValueError("half \ud800 a letter"), "ValueError: half ? a letter"),
+])  # fmt: skip
+def test_an_error_that_cannot_be_said_is_told_all_the_same(error, told):
+    (frame,) = Frames().feed(pack_error(0, 1, error))
+    assert str(error_of(frame.payload)) == told

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
+import numpy as np
 import pytest
 
 from flyball.errors import BadRequest, nearest, shown
 from flyball.features.spec import InputSpec
+from flyball.serving.batcher import Batcher
 from flyball.serving.protocol import Signature, parse_infer, rows_call
 
 MILES = Signature.of([InputSpec("miles", "float64")])
@@ -47,3 +51,28 @@ def test_an_error_looks_at_no_more_of_a_huge_value_than_it_shows():
     assert Counted.looked < 100
     assert shown("\x01" * 5_000_000, 9) == "'\\x01\\x01"
     assert shown([[1, 2], "a", None]) == "[[1, 2], 'a', None]"
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [Unspeakable(), ValueError("half \ud800 a letter\nand more")])
+def test_a_model_whose_error_cannot_be_said_fails_alone_and_is_written_down(error):
+    def predict(matrix):
+        if (matrix == 7).any():
+            raise error
+        return matrix[:, 0]
+
+    async def ask():
+        batcher = Batcher(predict)
+        item = await batcher.submit(np.array([[1.0], [7.0], [2.0]]), time.monotonic() + 5)
+        batcher.close()
+        return item
+
+    item = asyncio.run(ask())
+    assert item.values == [1.0, None, 2.0]
+    (text,) = item.errors.values()
+    assert text.startswith(type(error).__name__)
+    text.encode()

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flyball.adapters.local.children import limit_memory
+from flyball.adapters.local.confine import confine
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.adapters.local.ring import Kind
 from flyball.adapters.local.ring_server import Ask, RingServer
@@ -199,9 +200,9 @@ def loader(path: Path, digest: str, layout: Layout) -> Callable[[], Predict]:
 
     def load() -> Predict:
         from flyball.registry.artifacts import load_version
+        from flyball.registry.formats.signing import known_signing_key
 
-        key = layout.signing_key.read_bytes() if layout.signing_key.exists() else b""
-        model = load_version(path, digest, signing_key=key, isolated=True)
+        model = load_version(path, digest, signing_key=known_signing_key(layout), isolated=True)
         log("model loaded", model=model.manifest.model, version=model.manifest.version)
         return model.predict
 
@@ -215,10 +216,10 @@ def explainer(path: Path, digest: str, layout: Layout) -> Callable[[], Explain]:
         import msgspec
 
         from flyball.registry.artifacts import load_version
+        from flyball.registry.formats.signing import known_signing_key
         from flyball.serving.contributions import Explainer
 
-        key = layout.signing_key.read_bytes() if layout.signing_key.exists() else b""
-        explain = Explainer.of(load_version(path, digest, signing_key=key, isolated=True)).explain
+        explain = Explainer.of(load_version(path, digest, signing_key=known_signing_key(layout), isolated=True)).explain
         encode = msgspec.msgpack.Encoder().encode
         return lambda matrix, deadline: encode(explain(matrix, deadline).pack())
 
@@ -269,6 +270,8 @@ def main(arguments: list[str] | None = None) -> int:
     limit_memory(config.settings.server.host_memory)
     path = given.path if given.path.is_absolute() else config.root / given.path
     server = RingServer(config.layout.socket(name))
+    if not confine():
+        log("a model here may signal the node's processes: the kernel has no filter of system calls")
     if given.explain:
         host = Host(server, None, explain=explainer(path, given.digest, config.layout), alarm=_alarm)
     else:

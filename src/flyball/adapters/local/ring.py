@@ -21,7 +21,7 @@ from enum import IntEnum
 import msgspec
 import numpy as np
 
-from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Untrusted
+from flyball.errors import DeadlineExceeded, FlyballError, IntegrityError, Untrusted, said
 
 __all__ = [
     "FRAME", "MAX_INLINE", "SLOTS", "SLOT_BYTES", "Frame", "Frames", "Kind", "Memory", "error_of", "fits", "inline",
@@ -190,7 +190,7 @@ def pack_error(slot: int, number: int, error: BaseException) -> bytes:
     """Return the frame of a failure, as class and sentence."""
     known = isinstance(error, FlyballError)
     name = type(error).__name__ if known else "FlyballError"
-    text = str(error) if known else f"{type(error).__name__}: {error}"
+    text = said(error) if known else f"{type(error).__name__}: {said(error)}"
     payload = msgspec.msgpack.encode([name, text[:2000]])
     return pack(Kind.ERROR, slot, number, size=len(payload)) + payload
 
