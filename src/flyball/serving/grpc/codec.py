@@ -7,18 +7,21 @@ contents; neither touches single elements in Python.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from flyball.errors import BadRequest
 from flyball.serving.grpc.messages import message
+from flyball.serving.grpc.wire import Head, integer, nested, packed, text
 from flyball.serving.protocol import Call, Signature, call_of
 from flyball.serving.protocol.binary import pack
+from flyball.serving.protocol.types import MALFORMED
 
-__all__ = ["Facts", "call_from", "metadata_of", "response"]
+__all__ = ["Facts", "call_from", "call_of_known", "metadata_of", "response"]
 
-_Response = message("ModelInferResponse")
+_Contents = message("InferTensorContents")
 _Metadata = message("ModelMetadataResponse")
 _CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
@@ -51,21 +54,46 @@ def call_from(request: Any, inputs: Signature) -> Call:
     return call_of(parts, inputs, id=request.id, parameters=parameters, outputs=outputs)
 
 
+def call_of_known(head: Head, data: bytes, inputs: Signature) -> Call:
+    """Return the rows of a message whose head is known.
+
+    Raises:
+        BadRequest: as `call_from`.
+    """
+    call = head.call(data, inputs)
+    if call is None:
+        call = call_of([(head.name, head.datatype, head.shape, data)], inputs, outputs=head.outputs)
+        head.accepted(call, inputs)
+    return call
+
+
 def response(model: str, version: str, id: str, facts: Facts, outputs: Sequence[Output], *, raw: bool) -> bytes:
     """Return a ModelInferResponse; `outputs` are (name, datatype, shape, data row by row)."""
-    made = _Response(model_name=model, model_version=version, id=id)
+    parts = [_named(model, version)]
+    if id:
+        parts.append(nested(3, id.encode()))
     for name, value in facts.items():
-        if isinstance(value, str):
-            made.parameters[name].string_param = value
-        else:
-            made.parameters[name].int64_param = value
+        parts.append(text(name, value) if isinstance(value, str) else integer(name, value))
+    tails = []
     for name, datatype, shape, data in outputs:
-        output = made.outputs.add(name=name, datatype=datatype, shape=shape)
+        tensor = packed(name, datatype, tuple(shape))
         if raw:
-            made.raw_output_contents.append(pack(datatype, data))
+            tails.append(nested(6, pack(datatype, data)))
         else:
-            texts = datatype == "BYTES"
-            getattr(output.contents, _CONTENTS[datatype]).extend([str(v).encode() for v in data] if texts else data)
+            tensor += nested(5, _contents(datatype, data))
+        parts.append(nested(5, tensor))
+    return b"".join(parts + tails)
+
+
+@lru_cache(maxsize=256)
+def _named(model: str, version: str) -> bytes:
+    return nested(1, model.encode()) + nested(2, version.encode())
+
+
+def _contents(datatype: str, data: Sequence[Any]) -> bytes:
+    made = _Contents()
+    field = getattr(made, _CONTENTS[datatype])
+    field.extend([str(v).encode() for v in data] if datatype == "BYTES" else data)
     return bytes(made.SerializeToString())
 
 
@@ -111,5 +139,5 @@ def _parameters(given: Any) -> dict[str, Any]:
 def _decoded(name: str, text: str) -> Any:
     try:
         return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise BadRequest(f"the parameter {name} is no JSON: {error}") from error

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from flyball.errors import BadRequest, Busy, DeadlineExceeded, FlyballError, MissingExtra, Unavailable
 from flyball.serving.asgi import Response, Scope, error_response
-from flyball.serving.grpc.codec import Facts, call_from, metadata_of, response
+from flyball.serving.grpc.codec import Facts, call_from, call_of_known, metadata_of, response
 from flyball.serving.grpc.messages import PACKAGE, message
+from flyball.serving.grpc.wire import Heads
+from flyball.serving.handlers.state import version_of_flyball
 from flyball.serving.protocol import Call, metadata
 from flyball.serving.protocol.answers import outputs_of
 from flyball.serving.rendering import check_rows, labelled_of, no_rows
@@ -42,6 +44,7 @@ _BY_STATUS = {
 }  # fmt: skip
 _EXTENSIONS = ("binary_tensor_data",)
 Method = Callable[[bytes, Scope, Any], Awaitable[Response]]
+Asked = Any  # a ModelInferRequest, or its known head and the bytes of its tensor
 
 
 class Service:
@@ -53,6 +56,7 @@ class Service:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._heads = Heads()
 
     @property
     def handler(self) -> Any:
@@ -74,7 +78,9 @@ class Service:
 
     async def _server(self, body: bytes, scope: Scope, context: Any) -> Response:
         self._gateway.check_key(scope)
-        return Response(_ServerAnswer(name="flyball", version=_version(), extensions=_EXTENSIONS).SerializeToString())
+        return Response(
+            _ServerAnswer(name="flyball", version=version_of_flyball(), extensions=_EXTENSIONS).SerializeToString()
+        )
 
     async def _model_ready(self, body: bytes, scope: Scope, context: Any) -> Response:
         request = _decoded(_ModelReady, body)
@@ -95,21 +101,34 @@ class Service:
 
     async def _infer(self, body: bytes, scope: Scope, context: Any) -> Response:
         started = time.perf_counter_ns()
-        request = _decoded(_Infer, body)
-        scope["path"] = _path(request.model_name, request.model_version, "infer")
+        found = self._heads.find(body)
+        if found is not None:
+            asked: Asked = found
+            scope["path"] = found[0].path
+        else:
+            asked = _decoded(_Infer, body)
+            scope["path"] = _path(asked.model_name, asked.model_version, "infer")
+            self._heads.learn(_Infer, body, asked, scope["path"])
         self._gateway.check_key(scope)
         if "flyball.idempotency" not in scope:
-            return await self._inferred(request, scope, context, started, "")
+            return await self._inferred(asked, scope, context, started, "")
         apart = {**scope, "path": f"grpc {scope['path']}"}  # the same key over HTTP has another form of answer
         pid = self._gateway.keyed(apart, body)
-        return await self._gateway.once(apart, body, lambda: self._inferred(request, scope, context, started, pid))
+        return await self._gateway.once(apart, body, lambda: self._inferred(asked, scope, context, started, pid))
 
-    async def _inferred(self, request: Any, scope: Scope, context: Any, started: int, pid: str) -> Response:
-        gateway, model, version = self._gateway, request.model_name, request.model_version
-        plan, pinned = await self._found(model, version)
-        gateway.check_read(scope, plan)
-        call = call_from(request, plan.inputs)
-        check_rows(plan, call.n, gateway.max_rows)
+    async def _inferred(self, asked: Asked, scope: Scope, context: Any, started: int, pid: str) -> Response:
+        gateway = self._gateway
+        if isinstance(asked, tuple):
+            head, data = asked
+            plan, pinned = gateway.tables.infer.get(head.path) or await gateway.named(head.model, head.version or None)
+            gateway.check_read(scope, plan)
+            call, raw = call_of_known(head, data, plan.inputs), True
+        else:
+            plan, pinned = await self._found(asked.model_name, asked.model_version)
+            gateway.check_read(scope, plan)
+            call, raw = call_from(asked, plan.inputs), bool(asked.raw_input_contents)
+        if call.n != 1:
+            check_rows(plan, call.n, gateway.max_rows)
         if plan.testers:
             call.wish = asked_arm(scope, plan)
         call.within, call.pid = context.time_remaining(), pid
@@ -117,7 +136,7 @@ class Service:
             answer = await gateway.predict(plan, call, started, pinned)
         else:
             answer = no_rows(plan, pinned.version if pinned else "")
-        encoded = self._encoded(plan, call, answer, raw=bool(request.raw_input_contents))
+        encoded = self._encoded(plan, call, answer, raw=raw)
         return Response(encoded, after=gateway.after(answer), model=plan.route.model, version=answer.version)
 
     @staticmethod
@@ -156,7 +175,7 @@ class Service:
                 answer, code, text = error_response(error), _Code.INTERNAL, f"internal error: {type(error).__name__}"
             if not front.quiet(scope, answer.status):
                 front.leave(scope, answer, started)
-            trailers = tuple((key.decode(), value.decode()) for key, value in answer.headers or ())
+            trailers = tuple((key.decode(), value.decode()) for key, value in answer.headers) if answer.headers else ()
             if code is not _Code.OK:
                 await context.abort(code, text, trailers)
             if trailers:
@@ -201,15 +220,6 @@ def _scope(context: Any, path: str) -> Scope:
 def _path(model: str, version: str, verb: str) -> str:
     path = f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
     return f"{path}/{verb}" if verb else path
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("flyball")
-    except PackageNotFoundError:
-        return "0"
 
 
 _Infer = message("ModelInferRequest")

@@ -25,6 +25,7 @@ _TYPES = {
     "UINT32": "<u4", "UINT64": "<u8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
 _LENGTH = struct.Struct("<I")
+_FEW = {"FP64": "d", "INT64": "q"}  # of a few values, numpy would cost more than the packing
 
 
 @dataclass(slots=True)
@@ -83,6 +84,12 @@ def pack(datatype: str, values: Sequence[Any]) -> bytes:
     if datatype == "BYTES":
         texts = [str(value).encode() for value in values]
         return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
+    code = _FEW.get(datatype)
+    if code is not None and len(values) <= 64:
+        try:
+            return struct.pack(f"<{len(values)}{code}", *values)
+        except struct.error:  # a value of another type, which numpy may know
+            pass
     return np.asarray(values).astype(_TYPES[datatype]).tobytes()
 
 
