@@ -14,32 +14,44 @@ from flyball.cli.run import only_model
 if TYPE_CHECKING:
     from flyball.project import Project
 
-__all__ = ["compare", "list_", "promote", "retire", "score", "show", "split", "switch"]
+__all__ = ["compare", "import_", "list_", "optimize", "promote", "retire", "score", "show", "split", "switch"]
 
 _model = click.option("--model", help="May be left out when there is one.")
 
 
 @_model
 def _list(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
-    """List versions, oldest first."""
-    found = project.models[model or only_model(project)].versions
-    show(found, _print_versions)
+    """List versions, oldest first; of all models when none is named."""
+    names = [model] if model else sorted(project.applied.models)
+    show([version for name in names for version in project.models[name].versions], _print_versions)
 
 
 def _print_versions(versions: list[dict[str, Any]]) -> None:
-    rows = [
-        (v["version"], v["lifecycle"], v["gate"], v["metrics"].get("mae"), v["cause"], v["created"][:16])
-        for v in versions
-    ]
-    print_table(("version", "lifecycle", "gate", "mae", "cause", "made"), rows)
+    whose = ("model",) if len({v["model"] for v in versions}) > 1 else ()
+    score = "mae or auc" if whose else "auc" if versions and "auc" in versions[0]["metrics"] else "mae"
+    rows = []
+    for v in versions:
+        held = v["metrics"].get("mae", v["metrics"].get("auc"))
+        rows.append(
+            (*(v[name] for name in whose), v["version"], v["lifecycle"], v["gate"], held, v["cause"], v["created"][:16])
+        )
+    print_table((*whose, "version", "lifecycle", "gate", score, "cause", "made"), rows)
 
 
 @click.argument("version")
 @_model
 def _show(project: Project, version: str, *, model: str | None, show: Callable[..., None]) -> None:
-    """Show a version, its metrics and its gate."""
+    """Show a version, its metrics, its gate, its format and what answers for it."""
+    from flyball.project.importing import lowering_report
+    from flyball.registry.artifacts import read_manifest
+
     handle = project.models[model or only_model(project)]
-    document = {"version": handle.version(version), "gate": handle.gate(version)}
+    found = handle.version(version)
+    manifest = read_manifest(project.root / found.path, found.digest)
+    document = {
+        "version": found, "gate": handle.gate(version), "format": manifest.format, "class": manifest.model_class,
+        "classes": manifest.classes, "lowered": manifest.lowered, "tried": lowering_report(project, found.run),
+    }  # fmt: skip
     show(document, _print_version)
 
 
@@ -47,10 +59,75 @@ def _print_version(document: dict[str, Any]) -> None:
     version = document["version"]
     made = f"made by run {version['run']} ({version['cause']})"
     click.echo(f"{version['model']} {version['version']}: {version['lifecycle']}, {made}")
+    click.echo(f"stored as {document['format']}{_answered_by(document['lowered'])}")
     print_table(("metric", "value"), sorted(version["metrics"].items()))
+    print_tried(document["tried"])
     print_table(
         ("check", "verdict", "what"), [(c["name"], c["verdict"], c["text"]) for c in document["gate"]["checks"]]
     )
+
+
+def _answered_by(lowered: dict[str, Any] | None) -> str:
+    if lowered is None:
+        return ", which answers itself"
+    flips = f", {len(lowered['flips'])} decisions flip within it" if lowered["flips"] else ""
+    return f"; a {lowered['kind']} kernel answers, equal on {lowered['rows']:,} rows to {lowered['gap']:.2g}{flips}"
+
+
+def print_tried(tried: list[dict[str, Any]]) -> None:
+    """Print which lowered forms were tried, and what came of them."""
+    rows = []
+    for each in tried:
+        one, many = ([f"{t['native'] * 1e6:.0f} -> {t['lowered'] * 1e6:.0f}" for t in each["timings"]] + ["", ""])[:2]
+        rows.append((each["kind"], each["gap"] if each["rows"] else "", one, many, each["problem"] or "taken"))
+    if rows:
+        print_table(("kernel", "largest difference", "µs, 1 row", "µs, 32 rows", "verdict"), rows)
+
+
+@click.argument("path", type=click.Path(exists=True))
+@_model
+@click.option("--format", "kind", default="auto", help="auto|onnx|xgboost|lightgbm|catboost|keras|skops|pyfunc.")
+@click.option("--classes", help="Labels of a classifier's columns as a JSON list, where the format does not keep them.")
+def _import(
+    project: Project, path: str, *, model: str | None, kind: str, classes: str | None, show: Callable[..., None]
+) -> int:
+    """Register the model at PATH, trained elsewhere, as a version, and gate it."""
+    import json
+
+    from flyball.cli.run import tell
+    from flyball.errors import InputError
+    from flyball.training.types import RunState
+
+    try:
+        labels = None if classes is None else list(json.loads(classes))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--classes is {classes!r}; write a JSON list of labels, such as [false, true]") from error
+    handle = project.models[model or only_model(project)]
+    done = handle.import_(path, format=kind, classes=labels, progress=tell)
+    show(done, lambda d: note(f"{d['model']} {d['version']} is registered: {d['state']}"))
+    return 1 if done.state is RunState.GATED_OUT else 0
+
+
+@click.argument("version")
+@_model
+@click.option("--dry-run", is_flag=True, help="Only measure and tell.")
+def _optimize(project: Project, version: str, *, model: str | None, dry_run: bool, show: Callable[..., None]) -> int:
+    """Look for a faster equal form of VERSION again; another one than it has becomes a new version."""
+    from flyball.cli.run import tell
+    from flyball.training.types import RunState
+
+    handle = project.models[model or only_model(project)]
+    found = handle.optimize(version, dry_run=dry_run, progress=tell)
+    show(found, _print_optimized)
+    return 1 if found.run is not None and found.run.state is RunState.GATED_OUT else 0
+
+
+def _print_optimized(document: dict[str, Any]) -> None:
+    print_tried(document["tried"])
+    if document["run"] is not None:
+        note(f"{document['run']['model']} {document['run']['version']} is registered: {document['run']['state']}")
+    else:
+        note(f"{document['version']}: {document['before'] or 'native'}, found {document['after'] or 'native'}")
 
 
 @click.argument("one")
@@ -146,4 +223,6 @@ promote = verb(_promote)
 switch = verb(_switch)
 split = verb(_split)
 retire = verb(_retire)
+import_ = verb(_import)
+optimize = verb(_optimize)
 score = verb(_score)

@@ -49,8 +49,8 @@ class Handlers:
         found = self._routes.find(path)
         if found is None:
             self._gateway.check_key(scope)
-            places = "predictions are at /v2/models/MODEL/infer and /predict, pushes at /v1/sources/SOURCE/events"
-            raise BadRequest(f"there is nothing at {path!r:.200}; {places}; all else is at the control port", 404)
+            places = "POST /predict and /v2/models/MODEL/infer predict, GET /openapi.json lists the others"
+            raise BadRequest(f"there is nothing at {path!r:.200}; {places}; releases are at the control port", 404)
         methods, names = found
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None or not route.open:
