@@ -7,12 +7,13 @@ the file to the disk, renames it, then brings its folder to the disk.
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replacing", "sync", "write_atomically"]
+__all__ = ["made_once", "replacing", "sync", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -58,6 +59,27 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         sync(path.parent)
+
+
+def made_once(path: Path, data: bytes) -> bytes:
+    """Return the bytes of a file that only its owner may read; it is made with `data` when it is not there.
+
+    Several processes may do so at once: one is first, and no reader sees half of it.
+    """
+    with suppress(FileNotFoundError):
+        return path.read_bytes()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # another process was faster
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path.read_bytes()
 
 
 def sync(path: Path) -> None:

@@ -259,13 +259,13 @@ def _shown(server: ServerSettings) -> dict[str, Any]:
 def _loader(config: Config) -> Callable[[VersionRef], Any]:
     def load(ref: VersionRef) -> Any:
         from flyball.registry.artifacts import load_version
+        from flyball.registry.formats.signing import known_signing_key
 
         path = Path(ref.path)
-        key = config.layout.signing_key
         return load_version(
             path if path.is_absolute() else config.root / path,
             ref.digest,
-            signing_key=key.read_bytes() if key.exists() else b"",
+            signing_key=known_signing_key(config.layout),
         )
 
     return load

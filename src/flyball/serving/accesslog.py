@@ -16,15 +16,14 @@ from typing import NamedTuple
 
 import msgspec
 
+from flyball.serving.handlers.routes import Routes
+
 __all__ = ["AccessLog", "Line", "template"]
 
 _WAITING = 20_000  # lines in memory at most
 _EVERY = 0.2  # seconds between two writes
 _ROTATE = 64 << 20  # bytes of a file; one older file is kept
-_SERVED = {"v1", "v2", "health", "metrics", "model_info", "predict", "batch_predict", "rank", "openapi.json", "live",
-           "ready", "models", "versions", "infer", "explain", "repository", "index", "load", "unload", "sources",
-           "events", "outcomes", "flags", "generate"}  # fmt: skip
-_NAMED = {"models": "{model}", "versions": "{version}", "sources": "{source}", "flags": "{flag}"}
+_routes = Routes()
 
 
 class Line(NamedTuple):
@@ -117,16 +116,5 @@ def _text(line: Line) -> bytes:
 
 def template(path: str) -> str:
     """Return a path with names in place of what callers chose: "/v2/models/{model}/infer"; "other" for unknown ones."""
-    parts, made, named = path.strip("/").split("/"), [], ""
-    if len(parts) > 8:
-        return "other"
-    for part in parts:
-        if named:
-            made.append(named)
-            named = ""
-        elif part in _SERVED:
-            made.append(part)
-            named = _NAMED.get(part, "")
-        else:
-            return "other"
-    return "/" + "/".join(made)
+    found = _routes.find(path)
+    return "other" if found is None else next(iter(found[0].values())).path

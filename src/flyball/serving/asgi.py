@@ -1,8 +1,11 @@
-"""The few lines of ASGI that the gateway needs: read a body, know the caller, send bytes."""
+"""The few lines of ASGI that the gateway needs: read a body, send bytes, say an error.
+
+The surprise: there is no framework. A request is a dictionary of its server's, an answer two messages, and what a
+framework would do between them is what most of a small model's time went to.
+"""
 
 from __future__ import annotations
 
-import hmac
 import logging
 import math
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -14,15 +17,15 @@ import msgspec
 from flyball.errors import BadRequest, Busy, DeadlineExceeded, FlyballError, Unavailable
 
 __all__ = [
+    "AT_ONCE",
+    "Arriving",
     "Message",
     "Receive",
     "Response",
     "Scope",
     "Send",
-    "allowed",
     "error_response",
     "json",
-    "key_of",
     "read_body",
     "send_response",
 ]
@@ -33,8 +36,34 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger("flyball.serving")
+AT_ONCE = 32  # bodies of the largest size that may be on their way at once
 _JSON = b"application/json"
 _encode = msgspec.json.encode
+
+
+class Arriving:
+    """Bytes of bodies that are here in part: slow callers, together, may not hold more than some memory."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.bytes = 0
+
+    def take(self, size: int, limit: int) -> None:
+        """Count `size` bytes more; raises Busy when that is too much, and still counts them until they are given back."""
+        self.bytes += size
+        if self.bytes > AT_ONCE * limit:
+            error = Busy(f"bodies of {self.bytes} bytes are on their way to this worker already; send this one again")
+            error.retry_after = 1.0
+            raise error
+
+    def give(self, size: int) -> None:
+        """Count `size` bytes less."""
+        self.bytes -= size
+
+
+_arriving = Arriving()  # of this process: what it guards is this process's memory
 
 
 @dataclass(slots=True)
@@ -71,12 +100,11 @@ def error_response(error: Exception) -> Response:
             status = 503
         case _:
             status = 500
-    text = str(error) if isinstance(error, FlyballError) else f"internal error: {type(error).__name__}"
-    response = json({"error": text}, status)
+    known = isinstance(error, FlyballError)
+    response = json({"error": str(error) if known else f"internal error: {type(error).__name__}"}, status)
     response.busy = isinstance(error, Busy)
-    after = getattr(error, "retry_after", None)  # seconds, of errors that pass
-    if after is not None:
-        response.headers = [(b"retry-after", b"%d" % max(1, math.ceil(after)))]
+    if isinstance(error, FlyballError) and error.retry_after is not None:
+        response.headers = [(b"retry-after", b"%d" % max(1, math.ceil(error.retry_after)))]
     if status == 401:
         response.headers = [(b"www-authenticate", b"Bearer")]
     return response
@@ -87,6 +115,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[byt
 
     Raises:
         BadRequest: 413 for more than `limit` bytes, 415 for another content type, 400 when the caller went away.
+        Busy: bodies that come in parts hold as much memory already as `AT_ONCE` of the largest.
     """
     for name, value in scope["headers"]:
         if name == b"content-type":
@@ -106,15 +135,21 @@ async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[byt
             raise _too_large(len(body), limit)
         return body
     parts, size = [body], len(body)
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequest("the caller went away")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_large(size, limit)
-    return b"".join(parts)
+    try:
+        _arriving.take(size, limit)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise BadRequest("the caller went away")
+            body = message.get("body", b"")
+            parts.append(body)
+            size += len(body)
+            _arriving.take(len(body), limit)
+            if size > limit:
+                raise _too_large(size, limit)
+        return b"".join(parts)
+    finally:
+        _arriving.give(size)
 
 
 async def send_response(send: Send, response: Response) -> None:
@@ -127,22 +162,6 @@ async def send_response(send: Send, response: Response) -> None:
         await send({"type": "http.response.body", "body": response.body})
     except (OSError, RuntimeError) as error:  # what uvloop raises for a closed transport
         log.debug("the caller went away before the answer", extra={"cause": str(error)})
-
-
-def allowed(scope: Scope, key: bytes) -> bool:
-    """Return whether the caller sent `key` (Authorization: Bearer, or X-API-Key), compared in constant time."""
-    return hmac.compare_digest(key_of(scope), key)
-
-
-def key_of(scope: Scope) -> bytes:
-    """Return the key that the caller sent, empty for none."""
-    given = b""
-    for name, value in scope["headers"]:
-        if name == b"authorization" and value[:7].lower() == b"bearer ":
-            given = value[7:].strip()
-        elif name == b"x-api-key":
-            given = value
-    return bytes(given)
 
 
 def _length(value: bytes) -> int:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 from flyball.errors import BadRequest
 from flyball.serving.access import ADMIN, Access, AccessFile, KeyGrant
 from flyball.serving.accesslog import AccessLog, Line, template
-from flyball.serving.asgi import Response, Scope, key_of
+from flyball.serving.asgi import Response, Scope
 from flyball.serving.limits import EVERYBODY, Rates
 from flyball.serving.slots import Counter, Slot
 from flyball.serving.tracing import Tracer, parent_of
 
-__all__ = ["Front"]
+__all__ = ["Front", "key_sent"]
 
 _HEARD = {b"x-request-id": "flyball.id", b"traceparent": "flyball.parent", b"origin": "flyball.origin",
           b"authorization": "flyball.authorization", b"x-api-key": "flyball.key",
@@ -218,8 +218,7 @@ class Front:
 
 def key_sent(scope: Scope) -> bytes:
     """Return the key that the caller sent, empty for none; `Front.enter` heard the headers before."""
-    given = scope.get("flyball.key", b"")
     bearer = scope.get("flyball.authorization")
     if bearer is not None and bearer[:7].lower() == b"bearer ":
         return bytes(bearer[7:].strip())
-    return bytes(given) or key_of(scope)
+    return bytes(scope.get("flyball.key", b""))

@@ -51,5 +51,5 @@ def gone_error(cause: str) -> Unavailable | None:
     if not cause.startswith(_GONE):
         return None
     error = Unavailable("the model's process ended and is being started again; send the request again in a moment")
-    error.retry_after = 1.0  # type: ignore[attr-defined]  # read by whoever writes the header
+    error.retry_after = 1.0
     return error

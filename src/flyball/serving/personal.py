@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
-import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flyball.disk import made_once
 from flyball.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
@@ -51,20 +51,7 @@ class PersonalKeys:
             encryption: The text of `server.encryption_key`, from which the key of encryption is derived.
         """
         cipher = None if not encryption else hashlib.blake2b(encryption.encode(), person=b"flyball-personal").digest()
-        try:
-            return cls(path.read_bytes(), cipher)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(32))
-            file.flush()
-            os.fsync(fd)
-        with suppress(FileExistsError):
-            os.link(fresh, path)  # whoever is first wins, and no reader sees half a key
-        fresh.unlink()
-        return cls(path.read_bytes(), cipher)
+        return cls(made_once(path, secrets.token_bytes(32)), cipher)
 
     def hashed(self, value: Any) -> str:
         """Return what stands for a value; equal values give equal texts, 1 and 1.0 too."""

@@ -21,7 +21,7 @@ from flyball.serving.models import Loaded
 from flyball.serving.protocol import Signature
 from flyball.serving.router import Assignment, compile_route
 
-__all__ = ["Arm", "ModelPlan", "Reader", "control_arm", "make_plan", "unite"]
+__all__ = ["Arm", "ModelPlan", "Reader", "control_arm", "features_of", "make_plan", "unite"]
 
 
 class Reader(Protocol):
@@ -47,6 +47,17 @@ class Arm:
     def version(self) -> str:
         """The version's name."""
         return self.loaded.ref.version
+
+
+async def features_of(arm: Arm, inputs: Mapping[str, Any], n: int, at: int, *, remote: bool) -> np.ndarray:
+    """Return an arm's features of `n` rows at `at` µs, float64 (n, k), of which nothing is counted or shared.
+
+    With `remote` the online store is behind a network, and reading it is awaited.
+    """
+    reader: Any = arm.reader
+    matrix: np.ndarray
+    matrix, _ = await reader.aread(inputs, n, at) if remote else reader.read(inputs, n, at)
+    return matrix if arm.pick is None else matrix[:, arm.pick]
 
 
 class ModelPlan:

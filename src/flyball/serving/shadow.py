@@ -19,7 +19,7 @@ import numpy as np
 from flyball.records.types import Record, Shadow
 from flyball.serving.comparing import Scale, agree, score
 from flyball.serving.log import LogWriter
-from flyball.serving.plan import Arm, ModelPlan
+from flyball.serving.plan import Arm, ModelPlan, features_of
 from flyball.serving.slots import Counter, Slot
 
 __all__ = ["ShadowJob", "Shadows"]
@@ -188,13 +188,7 @@ class Shadows:
 async def _matrix(job: ShadowJob, *, remote: bool) -> np.ndarray:
     if job.matrix is not None:
         return job.matrix
-    reader: Any = job.arm.reader
-    matrix: np.ndarray
-    if remote:
-        matrix, _ = await reader.aread(job.inputs, 1, job.at)
-    else:
-        matrix, _ = reader.read(job.inputs, 1, job.at)
-    return matrix if job.arm.pick is None else matrix[:, job.arm.pick]
+    return await features_of(job.arm, job.inputs, 1, job.at, remote=remote)
 
 
 def _record(

@@ -46,9 +46,8 @@ async def examine(loaded: Loaded, rows: np.ndarray | None, *, deadline: float) -
         FlyballError: it cannot answer.
     """
     answers = await _answers(loaded, loaded.sample)
-    expected = getattr(loaded, "expected", None)
-    if expected is not None:
-        check_parity(loaded.ref.version, answers, expected[: len(answers)])
+    if loaded.expected is not None:
+        check_parity(loaded.ref.version, answers, loaded.expected[: len(answers)])
     if rows is not None and len(rows):
         await _answers(loaded, rows, forgiving=True)
     best = math.inf

@@ -6,16 +6,17 @@ The surprise: nothing is predicted and nothing is logged. The features are read 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flyball.errors import BadRequest, FlyballError, Unavailable
+from flyball.errors import BadRequest, FlyballError, Unavailable, shown
 from flyball.serving.asgi import Response, json, read_body
 from flyball.serving.contributions.types import Explained
 from flyball.serving.handlers.ask import Ask
-from flyball.serving.plan import Arm, ModelPlan
+from flyball.serving.plan import Arm, ModelPlan, features_of
 from flyball.serving.protocol import Call, decode_json, parse_infer, rows_call
 
 if TYPE_CHECKING:
@@ -60,25 +61,20 @@ class Explaining:
     async def _features(self, arm: Arm, call: Call) -> np.ndarray:
         """Return the features of a version's rows (n, k), as a prediction would read them now."""
         gateway = self._gateway
-        reader: Any = arm.reader
-        at = gateway.clock.micros()
         try:
-            if gateway.remote:
-                matrix, _ = await reader.aread(call.columns, call.n, at)
-            else:
-                matrix, _ = reader.read(call.columns, call.n, at)
+            matrix = await features_of(arm, call.columns, call.n, gateway.clock.micros(), remote=gateway.remote)
         except BadRequest:
             raise
         except FlyballError as error:
             raise Unavailable(f"the features cannot be read: {error}") from error
-        return np.ascontiguousarray(matrix if arm.pick is None else matrix[:, arm.pick])
+        return np.ascontiguousarray(matrix)
 
 
 def _deadline(request: object) -> int:
     parameters = request.get("parameters") if isinstance(request, dict) else None
     found = parameters.get("deadline_ms", _DEADLINE) if isinstance(parameters, dict) else _DEADLINE
     if type(found) is not int or not 1 <= found <= _LONGEST:
-        raise BadRequest(f"deadline_ms is {found!r:.60}; send whole milliseconds from 1 to {_LONGEST}")
+        raise BadRequest(f"deadline_ms is {shown(found, 60)}; send whole milliseconds from 1 to {_LONGEST}")
     return found
 
 
@@ -118,5 +114,5 @@ def _answer(plan: ModelPlan, arm: Arm, found: Explained | None) -> dict[str, Any
 
 def _one(values: np.ndarray) -> Any:
     """Return a number, or a list for a model with several outputs; what is no number is null."""
-    found = [None if value != value else value for value in values.tolist()]  # noqa: PLR0124  only NaN differs so
+    found = [None if math.isnan(value) else value for value in values.tolist()]
     return found[0] if len(found) == 1 else found

@@ -1,4 +1,7 @@
-"""Feature flags over HTTP: all of them for a unit, or one with the reason."""
+"""Feature flags over HTTP: all of them for a unit, or one with the reason.
+
+The surprise: a flag is decided here as `fb.flag` decides it in the caller's own process, so either may be asked.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,18 @@ from urllib.parse import parse_qs
 import msgspec
 
 from flyball.errors import BadRequest, UnknownName
+from flyball.rollout.routing import RoutingTable
 from flyball.serving.asgi import Response, json, read_body
 from flyball.serving.flags import Flags as Known
 from flyball.serving.flags import described
 from flyball.serving.handlers.ask import Ask
+from flyball.serving.protocol.types import MALFORMED
 from flyball.serving.slots import Counter
 
 if TYPE_CHECKING:
-    from flyball.rollout.routing import RoutingTable
     from flyball.serving.gateway import Gateway
 
 __all__ = ["Flags"]
-
-_MALFORMED = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError)
 
 
 class _Asked(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,7 +59,7 @@ class Flags:
         body = await read_body(ask.scope, ask.receive, self._gateway.max_body)
         try:
             asked = msgspec.json.decode(body, type=_Asked)
-        except _MALFORMED as error:
+        except MALFORMED as error:
             raise BadRequest(f"the body is no question about a flag: {error}; send unit and attributes?") from error
         if asked.unit == "":
             raise BadRequest("unit is empty; name whose flag to decide")
@@ -74,8 +76,6 @@ class Flags:
 
     def _flags(self) -> Known:
         """Return the compiled flags, once per table."""
-        from flyball.rollout.routing import RoutingTable
-
         table = self._gateway.table
         if self._known is None or self._table is not table:
             self._known, self._table = Known(table or RoutingTable(0, 0, 0)), table

@@ -67,8 +67,8 @@ def _info(route: ModelRoute, plan: ModelPlan | None) -> dict[str, Any]:
     if plan is not None:
         loaded = plan.champion.loaded
         info |= {
-            "type": getattr(loaded, "kind", ""),
-            "format": getattr(loaded, "format", ""),
+            "type": loaded.kind,
+            "format": loaded.format,
             "classes": loaded.classes,
             "vetoed": plan.vetoed,
             "table_version": plan.table,
