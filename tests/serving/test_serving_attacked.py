@@ -9,8 +9,9 @@ import time
 import numpy as np
 import pytest
 
-from flyball.errors import BadRequest, nearest, shown
+from flyball.errors import BadRequest, Busy, nearest, shown
 from flyball.features.spec import InputSpec
+from flyball.serving.asgi import AT_ONCE, read_body
 from flyball.serving.batcher import Batcher
 from flyball.serving.protocol import Signature, parse_infer, rows_call
 
@@ -66,7 +67,7 @@ def test_a_model_whose_error_cannot_be_said_fails_alone_and_is_written_down(erro
         return matrix[:, 0]
 
     async def ask():
-        batcher = Batcher(predict)
+        batcher = Batcher(predict=predict)
         item = await batcher.submit(np.array([[1.0], [7.0], [2.0]]), time.monotonic() + 5)
         batcher.close()
         return item
@@ -76,3 +77,53 @@ def test_a_model_whose_error_cannot_be_said_fails_alone_and_is_written_down(erro
     (text,) = item.errors.values()
     assert text.startswith(type(error).__name__)
     text.encode()
+
+
+class Slow:
+    """A caller whose body comes in parts of 1000 bytes, the last one when it is let go on."""
+
+    def __init__(self, parts):
+        self.left, self.waits, self.go = parts, asyncio.Event(), asyncio.Event()
+
+    async def receive(self):
+        self.left -= 1
+        if self.left == 0:
+            self.waits.set()
+            await self.go.wait()
+        return {"type": "http.request", "body": b" " * 1000, "more_body": self.left > 0}
+
+    async def receive_all(self):
+        return {"type": "http.request", "body": b" " * 1000, "more_body": False}
+
+    def read(self):
+        return asyncio.create_task(read_body({"headers": []}, self.receive, 10_000))
+
+
+def test_slow_callers_together_hold_no_more_than_some_bodies_and_those_after_them_are_served():
+    async def attack():
+        slow = [Slow(10) for _ in range(AT_ONCE)]
+        held = [one.read() for one in slow]
+        for one in slow:
+            await one.waits.wait()
+        more = [Slow(10) for _ in range(8)]
+        tries = [one.read() for one in more]
+        refused = 0
+        for one, task in zip(more, tries, strict=True):
+            waits = asyncio.create_task(one.waits.wait())
+            await asyncio.wait({task, waits}, return_when=asyncio.FIRST_COMPLETED)
+            waits.cancel()
+            if task.done():
+                with pytest.raises(Busy, match="on their way"):
+                    task.result()
+                assert task.exception().retry_after == 1.0
+                refused += 1
+            one.go.set()
+        small = await read_body({"headers": []}, Slow(2).receive_all, 10_000)
+        for one in slow:
+            one.go.set()
+        whole = [len(await task) for task in held]
+        again = Slow(10)
+        again.go.set()
+        return refused, len(small), set(whole), len(await again.read())
+
+    assert asyncio.run(attack()) == (5, 1000, {10_000}, 10_000)
