@@ -143,7 +143,8 @@ class Node:
         return time.monotonic() - started
 
     def pid(self, name: str) -> int:
-        return self.now().children[name]
+        """Return the process of that name as soon as there is one: a signal to pid 0 would go to ourselves."""
+        return until(lambda: self.now().children.get(name, 0), what=f"a process {name}")
 
     def now(self) -> Running:
         return until(lambda: read_running(self.layout), what="a running node")
