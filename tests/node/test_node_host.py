@@ -142,14 +142,11 @@ def test_a_request_whose_deadline_passed_in_the_queue_is_not_computed(tmp_path):
 
 def test_a_host_that_is_not_there_is_an_error_at_once_and_says_nothing_about_the_model(tmp_path):
     async def main():
-        started = time.monotonic()
-        with pytest.raises(PeerGone) as gone:
+        with pytest.raises(PeerGone) as gone:  # at once: to wait in vain would be DeadlineExceeded
             await RemoteHost(Layout(tmp_path, tmp_path), REF).predict(np.ones((1, 1)), soon())
-        return gone.value.sent, time.monotonic() - started
+        return gone.value.sent
 
-    sent, took = asyncio.run(main())
-    assert not sent
-    assert took < 0.05
+    assert not asyncio.run(main())
 
 
 def test_a_wrong_number_of_answers_is_an_error(tmp_path):

@@ -46,17 +46,18 @@ class FakeModel:
 
 
 class FakeHost:
-    """A host in this process; `gone` makes it unreachable, `hang` makes it silent."""
+    """A host in this process; `gone` makes it unreachable, `hang` makes it silent; `left` is the time it was given."""
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
         self.gone = self.hang = False
-        self.calls = 0
+        self.calls, self.left = 0, 0.0
 
     async def predict(self, matrix, deadline):
         from flyball.errors import Unavailable
 
         self.calls += 1
+        self.left = deadline - time.monotonic()
         if self.gone:
             raise self.gone if isinstance(self.gone, Unavailable) else Unavailable("the host is gone")
         if self.hang:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +107,9 @@ def test_a_silent_host_costs_the_caller_no_more_than_the_deadline(tmp_path: Path
     with client(gateway) as http:
         http.call(gateway.swap(table(1, kit.ref("v1"), kit.ref("v2", trusted=False), share=1.0, deadline=0.3)))
         kit.hosts["v2"].hang = True
-        start = time.monotonic()
         answer = http.post(INFER, json=infer_body(unit="u"))
-        took = time.monotonic() - start
     assert (answer.status_code, answer.json()["outputs"][0]["data"]) == (200, [4.0])
-    assert took < 0.35
+    assert kit.hosts["v2"].left < 0.28  # of 0.3 s: the champion still has time before the deadline
     [record] = [r for r in kit.records() if isinstance(r, Prediction)]
     assert record.error.startswith("DeadlineExceeded")
 
@@ -291,17 +288,14 @@ def test_watch_follows_the_map_and_a_newer_table_ends_a_slow_swap(tmp_path: Path
         await until(lambda: gateway.slot.acknowledged == 1)
         gateway.shared.table_version = 2
         await until(lambda: kit.hosts["v2"].calls > 0)
-        start = time.monotonic()
         gateway.shared.table_version = 3
-        await until(lambda: gateway.slot.acknowledged == 3)
-        took = time.monotonic() - start
+        await until(lambda: gateway.slot.acknowledged == 3)  # long before the host would answer
         beat = gateway.slot.heartbeat
         await until(lambda: gateway.slot.heartbeat > beat)
         watch.cancel()
         await gateway.close()
-        return took
 
-    assert run(story()) < 1.0
+    run(story())
 
 
 def test_key_is_needed_except_for_health(tmp_path: Path) -> None:

@@ -1,12 +1,23 @@
 from __future__ import annotations
 
-import time
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flyball.rollout.routing import BUCKETS, ModelRoute, VersionRef, cut
-from flyball.serving.router import CANDIDATE, CHAMPION, CONTROL, KILLED, VETOED, assign, bucket, mirrored
+from flyball.serving.router import (
+    CANDIDATE,
+    CHAMPION,
+    CONTROL,
+    KILLED,
+    VETOED,
+    Assignment,
+    assign,
+    bucket,
+    compile_route,
+    mirrored,
+)
 
 A, B = VersionRef("v1", "a", "x", True), VersionRef("v2", "b", "y", False)
 
@@ -17,10 +28,17 @@ def route(share: float, *, salt: str = "s", shadow: float = 0.0, control: bool =
     return ModelRoute("m", salt, A, B, c, top, BUCKETS, shadow=shadow)
 
 
+def arms_of(made: ModelRoute, units: Iterable[str]) -> list[Assignment]:
+    router = compile_route(made)
+    assert router is not None
+    return [router(unit, None, "", frozenset(), False) for unit in units]
+
+
 def test_split_is_within_five_sigma_of_the_share() -> None:
     n = 200_000
     for share in (0.001, 0.01, 0.1, 0.5):
-        hits = sum(assign(route(share, salt=f"{share}"), f"u{i}") is CANDIDATE for i in range(n))
+        arms = arms_of(route(share, salt=f"{share}"), (f"u{i}" for i in range(n)))
+        hits = sum(arm is CANDIDATE for arm in arms)
         sigma = (n * share * (1 - share)) ** 0.5
         assert abs(hits - n * share) < 5 * sigma, share
 
@@ -42,7 +60,7 @@ def test_a_growing_share_only_adds_units(unit: str, a: float, b: float) -> None:
 
 
 def test_control_cohort_is_as_large_as_the_candidates() -> None:
-    arms = [assign(route(0.1), str(i)) for i in range(100_000)]
+    arms = arms_of(route(0.1), map(str, range(100_000)))
     assert abs(arms.count(CONTROL) - arms.count(CANDIDATE)) < 5 * (2 * 100_000 * 0.09) ** 0.5
 
 
@@ -65,14 +83,3 @@ def test_shadow_share_is_independent_of_the_arm() -> None:
     assert abs(sum(hits) / len(hits) - 0.2) < 5 * (0.16 / len(hits)) ** 0.5
     assert not mirrored(route(0.5), "u")
     assert mirrored(route(0.5, shadow=1.0), "u")
-
-
-def test_assignment_takes_microseconds_at_most() -> None:
-    r, units = route(0.1), [f"user-{i}" for i in range(20_000)]
-    best = 1e9
-    for _ in range(5):
-        start = time.perf_counter()
-        for unit in units:
-            assign(r, unit)
-        best = min(best, (time.perf_counter() - start) / len(units))
-    assert best < 5e-6  # aim 0.5 µs; wide here because the machine is shared

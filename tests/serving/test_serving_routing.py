@@ -13,7 +13,17 @@ from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, Variant, 
 from flyball.rollout.splits import split_for
 from flyball.serving.definitions import Flag, Segment, Serving
 from flyball.serving.flags import CompiledFlag, Flags
-from flyball.serving.router import CHAMPION, HOLDOUT, KILLED, VETOED, assign, bucket, mirrored
+from flyball.serving.router import (
+    CHAMPION,
+    HOLDOUT,
+    KILLED,
+    VETOED,
+    Assignment,
+    assign,
+    bucket,
+    compile_route,
+    mirrored,
+)
 
 REFS = {name: VersionRef(name, name, name, trusted=False) for name in ("v1", "v2", "v3", "v4")}
 PLAIN = ModelRoute("m", "s", REFS["v1"])
@@ -30,6 +40,12 @@ WHERES = [{"a": "x"}, {"a": ["x", 1, True]}, {"a": ">= 3"}, {"a": "!= x"}, {"a":
 
 def segmented(*segments: object, **route: object) -> ModelRoute:
     return replace(WITH, segments=segments, **route)  # type: ignore[arg-type]
+
+
+def assigned(route: ModelRoute, attributes: dict[str, object] | None = None) -> dict[str, Assignment]:
+    router = compile_route(route)
+    assert router is not None
+    return {unit: router(unit, attributes, "", frozenset(), False) for unit in UNITS}
 
 
 @pytest.mark.parametrize(
@@ -74,8 +90,8 @@ def test_the_first_fitting_segment_decides_and_its_share_lies_within_it() -> Non
         Segment("at", where={"country": "AT"}, to="champion"),
         Segment("german", where={"country": ["DE", "AT"]}, to="candidate", share="50%"),
     )
-    austria = {assign(route, u, attributes={"country": "AT"}).arm for u in UNITS}
-    germany = [assign(route, u, attributes={"country": "DE"}) for u in UNITS]
+    austria = {a.arm for a in assigned(route, {"country": "AT"}).values()}
+    germany = assigned(route, {"country": "DE"}).values()
     assert austria == {"champion"}
     share = sum(a.arm == "candidate" for a in germany) / len(UNITS)
     assert abs(share - 0.5) < 5 * (0.25 / len(UNITS)) ** 0.5  # the 10 % of everybody lie among those 50 %
@@ -113,10 +129,10 @@ def test_holdout_gets_the_champion_whatever_the_rest_says_and_no_shadow() -> Non
     route = segmented(
         Segment("all", where={"a": 1}, to="candidate"), holdout=cut(0.1), candidate_cut=BUCKETS, shadow=1.0
     )
-    held = [u for u in UNITS if assign(route, u, attributes={"a": 1}) is HOLDOUT]
+    held = {u for u, a in assigned(route, {"a": 1}).items() if a is HOLDOUT}
     assert abs(len(held) / len(UNITS) - 0.1) < 5 * (0.09 / len(UNITS)) ** 0.5
     assert not any(mirrored(route, u) for u in held)
-    assert {assign(route, u).arm for u in UNITS if u not in set(held)} == {"candidate"}
+    assert {a.arm for u, a in assigned(route).items() if u not in held} == {"candidate"}
 
 
 def test_a_tester_gets_the_arm_asked_for_and_is_no_evidence() -> None:
@@ -185,9 +201,9 @@ def test_a_variant_that_comes_later_moves_no_unit_of_another() -> None:
     one = split_for(PLAIN, REFS, {"v3": cut(0.2)}, holdout=0)
     two = split_for(one, REFS, {"v3": cut(0.2), "v4": cut(0.2)}, holdout=0)
     back = split_for(two, REFS, {"v4": cut(0.2)}, holdout=0)
-    third = {u for u in UNITS if assign(one, u).arm == "v3"}
-    assert third == {u for u in UNITS if assign(two, u).arm == "v3"}
-    assert {u for u in UNITS if assign(two, u).arm == "v4"} == {u for u in UNITS if assign(back, u).arm == "v4"}
+    before, both, after = ({u: a.arm for u, a in assigned(route).items()} for route in (one, two, back))
+    assert {u for u in UNITS if before[u] == "v3"} == {u for u in UNITS if both[u] == "v3"}
+    assert {u for u in UNITS if both[u] == "v4"} == {u for u in UNITS if after[u] == "v4"}
 
 
 def test_two_arms_may_not_claim_the_same_units() -> None:
