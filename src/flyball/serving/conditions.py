@@ -10,6 +10,7 @@ expected: each has an answer, because a caller's odd attribute must not become a
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,9 +28,13 @@ _NEGATIVE = {"!=", "not in"}
 def compile_where(where: Sequence[Condition]) -> Test:
     """Return a function that says whether all conditions hold of a request's attributes; none always hold."""
     tests = [_compile(condition) for condition in where]
-    if len(tests) == 1:
-        return tests[0]
-    return lambda attributes: all(test(attributes) for test in tests)
+    match tests:
+        case [test]:
+            return test
+        case [first, second]:
+            return lambda attributes: first(attributes) and second(attributes)
+        case _:
+            return lambda attributes: all(test(attributes) for test in tests)
 
 
 def _compile(condition: Condition) -> Test:
@@ -37,22 +42,44 @@ def _compile(condition: Condition) -> Test:
     if op in _ORDER:
         return _ordered(name, op, condition.values)
     if op == "starts with":
-        starts = tuple(v for v in condition.values if isinstance(v, str))
-        return lambda attributes: isinstance(value := attributes.get(name), str) and value.startswith(starts)
-    known = frozenset(map(_tagged, condition.values))
-    wanted = op not in _NEGATIVE
-    return lambda attributes: _among(attributes.get(name), known) is wanted
+        return _starting(name, tuple(v for v in condition.values if isinstance(v, str)))
+    return _equal(name, condition.values, wanted=op not in _NEGATIVE)
+
+
+def _equal(name: str, values: tuple[Scalar, ...], *, wanted: bool) -> Test:
+    known = frozenset(map(_tagged, values))
+
+    def holds(attributes: Attributes) -> bool:
+        value = attributes.get(name)
+        if type(value) is str:  # what attributes mostly are
+            return (value in known) is wanted
+        return _among(value, known) is wanted
+
+    return holds
+
+
+def _starting(name: str, starts: tuple[str, ...]) -> Test:
+    def holds(attributes: Attributes) -> bool:
+        value = attributes.get(name)
+        return isinstance(value, str) and value.startswith(starts)
+
+    return holds
 
 
 def _ordered(name: str, op: str, values: tuple[Scalar, ...]) -> Test:
-    compare = _ORDER[op]
-    texts = [v for v in values if isinstance(v, str)]
-    numbers = [v for v in values if _is_number(v)]
+    """Any of several bounds is met when the loosest is."""
+    compare, loosest = _ORDER[op], max if op in {"<", "<="} else min
+    text: Any = loosest((v for v in values if isinstance(v, str)), default=None)
+    numbers = (v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and not math.isnan(v))
+    number: Any = loosest(numbers, default=None)
 
     def holds(attributes: Attributes) -> bool:
         value: Any = attributes.get(name)
-        bounds: Sequence[Any] = texts if isinstance(value, str) else numbers if _is_number(value) else ()
-        return any(compare(value, bound) for bound in bounds)
+        kind = type(value)
+        if kind is int or kind is float:  # what is ordered mostly
+            return number is not None and compare(value, number)
+        bound = text if isinstance(value, str) else number if _is_number(value) else None
+        return bound is not None and compare(value, bound)
 
     return holds
 
@@ -71,4 +98,4 @@ def _tagged(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -7,16 +7,20 @@ gives a unit the same answer as long as it has the same table.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xxhash import xxh3_64_intdigest as hash_of
+
 from flyball.errors import UnknownName
 from flyball.rollout.routing import BUCKETS, Flag, RoutingTable, Scalar
 from flyball.serving.conditions import Test, compile_where
-from flyball.serving.router import bucket
 
 __all__ = ["CompiledFlag", "Decided", "Flags", "described"]
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +35,28 @@ class Decided:
 class CompiledFlag:
     """One flag, ready to be asked."""
 
-    __slots__ = ("_choices", "_default", "_rules", "_salt", "flag")
+    __slots__ = ("_answers", "_cuts", "_default", "_on", "_rules", "_salt", "flag")
 
     def __init__(self, flag: Flag) -> None:
         """Compile the segments and the answers."""
         self.flag = flag
-        self._salt = flag.salt
+        self._on, self._salt = flag.on, flag.salt
         self._default = Decided(flag.default, "default", "share" if flag.on else "off")
-        self._choices = [
-            (cut, Decided(value, json.dumps(value), "share")) for cut, value in zip(flag.cuts, flag.values, strict=True)
-        ]
-        self._rules: list[tuple[Test, int, Decided]] = [
-            (compile_where(s.where), s.cut, Decided(json.loads(s.to), s.to, f"segment {s.name}")) for s in flag.segments
+        self._cuts = flag.cuts
+        self._answers = [*(Decided(value, json.dumps(value), "share") for value in flag.values), self._default]
+        self._rules: list[tuple[int, Test, Decided]] = [
+            (s.cut, compile_where(s.where), Decided(json.loads(s.to), s.to, f"segment {s.name}")) for s in flag.segments
         ]
 
     def decide(self, unit: str, attributes: Mapping[str, Any] | None = None) -> Decided:
         """Return the value of a unit."""
-        if not self.flag.on:
+        if not self._on:
             return self._default
-        cell = bucket(self._salt, unit)
-        for holds, cut, decided in self._rules:
-            if cell < cut and holds(attributes or {}):
+        cell = hash_of((self._salt + unit).encode()) % BUCKETS
+        for cut, holds, decided in self._rules:
+            if cell < cut and holds(attributes or _NOTHING):
                 return decided
-        for cut, decided in self._choices:
-            if cell < cut:
-                return decided
-        return self._default
+        return self._answers[bisect_right(self._cuts, cell)]
 
 
 class Flags:

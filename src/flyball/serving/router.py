@@ -11,6 +11,7 @@ share. Within the segment the next rule no longer draws from all units, so what 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,7 @@ UNHOSTED = Assignment("champion", "control")  # of the control cohort, but not a
 PINNED = Assignment("pinned", "version", drawn=False)
 
 _NOBODY: Set[str] = frozenset()
+_NOTHING: Mapping[str, Any] = {}
 Router = Callable[[str, Mapping[str, Any] | None, str, Set[str], bool], Assignment]
 """(unit, attributes, the arm a tester wishes or "", vetoed arms, kill switch) -> Assignment."""
 
@@ -125,12 +127,10 @@ def _plain(route: ModelRoute) -> Router:
 def _whole(route: ModelRoute) -> Router:
     """Everything a route may say."""
     salt, testers, top = route.salt, route.testers, BUCKETS - route.holdout
-    arms = {"champion": CHAMPION, **{v.name: Assignment(v.name, "variant", rival=True) for v in route.variants}}
-    if route.candidate is not None:
-        arms["candidate"] = CANDIDATE
+    arms = _arms(route)
     wishes = {name: replace(arm, why="header", drawn=False) for name, arm in arms.items()}
-    by_bucket = _ranges(route, arms)
-    rules = [_Rule(segment, arms) for segment in route.segments if segment.to in arms]
+    points, drawn = _ranges(route, arms)
+    rules = [_rule(segment, arms) for segment in route.segments if segment.to in arms]
 
     def assign(unit: str, attributes: Mapping[str, Any] | None, wish: str, off: Set[str], kill: bool) -> Assignment:
         if testers and wish:
@@ -139,9 +139,17 @@ def _whole(route: ModelRoute) -> Router:
             cell = _hash((salt + unit).encode()) % BUCKETS
             if cell >= top:
                 return HOLDOUT
-            found = by_bucket(cell)
-            if rules:
-                found = _by_segment(rules, attributes or {}, cell, found)
+            given, above = attributes or _NOTHING, None
+            for holds, cut, here, beyond in rules:
+                if holds(given):
+                    if cell < cut:
+                        found = here
+                        break
+                    above = above or beyond
+            else:
+                found = drawn[bisect_right(points, cell)]
+                if above is not None:
+                    found = above[found.arm]
         if found.rival and (kill or (off and found.arm in off)):
             return taken(found, kill=kill)
         return found
@@ -149,46 +157,31 @@ def _whole(route: ModelRoute) -> Router:
     return assign
 
 
-def _ranges(route: ModelRoute, arms: Mapping[str, Assignment]) -> Callable[[int], Assignment]:
-    """Return the arm of a bucket below the holdout."""
-    upper, control_from, control_to = route.candidate_cut, route.control_from, route.control_to
-    if route.candidate is None:
-        upper = control_from = control_to = 0
-    variants = [(v.start, v.end, arms[v.name]) for v in route.variants if v.end > v.start]
-
-    def arm_of(cell: int) -> Assignment:
-        if cell < upper:
-            return CANDIDATE
-        for start, end, assignment in variants:
-            if start <= cell < end:
-                return assignment
-        return CONTROL if control_from <= cell < control_to else CHAMPION
-
-    return arm_of
+def _arms(route: ModelRoute) -> dict[str, Assignment]:
+    arms = {"champion": CHAMPION, **{v.name: Assignment(v.name, "variant", rival=True) for v in route.variants}}
+    if route.candidate is not None:
+        arms["candidate"] = CANDIDATE
+    return arms
 
 
-class _Rule:
-    """One segment, compiled: `here` is who answers below its cut, `rest` what becomes of others' answers above it."""
-
-    __slots__ = ("cut", "here", "holds", "rest")
-
-    def __init__(self, segment: Segment, arms: Mapping[str, Assignment]) -> None:
-        self.holds: Test = compile_where(segment.where)
-        self.cut = segment.cut
-        why = f"segment {segment.name}"
-        self.here = replace(arms[segment.to], why=why, drawn=False)
-        above = f"{why}, above its share"
-        self.rest = {name: replace(arm, why=above, drawn=False) for name, arm in arms.items()}
+def _ranges(route: ModelRoute, arms: Mapping[str, Assignment]) -> tuple[list[int], list[Assignment]]:
+    """Return (points, arms): a bucket below the holdout is arms[k]'s, where k points lie at or below it."""
+    claims = [(v.start, v.end, arms[v.name]) for v in route.variants]
+    if route.candidate is not None:
+        claims = [(0, route.candidate_cut, CANDIDATE), *claims, (route.control_from, route.control_to, CONTROL)]
+    points = sorted({0, *(point for start, end, _ in claims for point in (start, end))})
+    drawn = [next((arm for start, end, arm in claims if start <= point < end), CHAMPION) for point in points]
+    return points[1:], drawn  # of several claims the first has a bucket
 
 
-def _by_segment(rules: list[_Rule], attributes: Mapping[str, Any], cell: int, found: Assignment) -> Assignment:
-    fitting: _Rule | None = None
-    for rule in rules:
-        if rule.holds(attributes):
-            if cell < rule.cut:
-                return rule.here
-            fitting = fitting or rule
-    return found if fitting is None else fitting.rest[found.arm]
+Rule = tuple[Test, int, Assignment, dict[str, Assignment]]
+
+
+def _rule(segment: Segment, arms: Mapping[str, Assignment]) -> Rule:
+    """Return a segment's test, its cut, who answers below, and what becomes of others' answers above it."""
+    why = f"segment {segment.name}"
+    above = {name: replace(arm, why=f"{why}, above its share", drawn=False) for name, arm in arms.items()}
+    return compile_where(segment.where), segment.cut, replace(arms[segment.to], why=why, drawn=False), above
 
 
 def taken(rival: Assignment, *, kill: bool = False) -> Assignment:
