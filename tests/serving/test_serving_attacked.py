@@ -6,14 +6,20 @@ import asyncio
 import json
 import time
 
+import msgspec
 import numpy as np
 import pytest
+from serving_kit import Kit, double, infer_body, table
 
 from flyball.errors import BadRequest, Busy, nearest, shown
 from flyball.features.spec import InputSpec
-from flyball.serving.asgi import AT_ONCE, read_body
+from flyball.serving.access import Access, AccessFile, KeyGrant, hash_of
+from flyball.serving.asgi import AT_ONCE, Response, read_body
 from flyball.serving.batcher import Batcher
+from flyball.serving.front import Front
 from flyball.serving.protocol import Signature, parse_infer, rows_call
+from flyball.serving.replays import Replays
+from flyball.testing.in_process import client
 
 MILES = Signature.of([InputSpec("miles", "float64")])
 ROWS = {"name": "miles", "shape": [3], "datatype": "FP64", "data": [1.0, 2.0, 3.0]}
@@ -127,3 +133,53 @@ def test_slow_callers_together_hold_no_more_than_some_bodies_and_those_after_the
         return refused, len(small), set(whole), len(await again.read())
 
     assert asyncio.run(attack()) == (5, 1000, {10_000}, 10_000)
+
+
+def test_a_key_for_one_model_neither_sees_nor_wakes_another(tmp_path, monkeypatch):
+    grants = {hash_of("mine"): KeyGrant("ann", "caller", ("eta",)), hash_of("other"): KeyGrant("bob", "caller", ("x",))}
+    (tmp_path / "access.json").write_bytes(msgspec.json.encode(Access(1, grants, closed=True, format=2)))
+    kit = Kit(tmp_path, v1=double)
+    gateway = kit.gateway(front=Front(access=AccessFile(tmp_path / "access.json")), log=None)
+    http = client(gateway)
+    http.call(gateway.swap(table(1, kit.ref("v1"))))
+    asks = [
+        ("GET", "/v2/models/eta", None), ("GET", "/v2/models/eta/versions/v1", None), ("GET", "/v2/models/eta/ready", None),
+        ("POST", "/v2/models/eta/infer", infer_body()), ("POST", "/v2/models/eta/versions/v1/infer", infer_body()),
+        ("POST", "/v2/models/eta/explain", infer_body()), ("POST", "/predict", {"model": "eta"}), ("POST", "/predict", {}),
+    ]  # fmt: skip
+    woken = []
+    named = gateway.named
+    monkeypatch.setattr(gateway, "named", lambda *a: woken.append(a) or named(*a))
+
+    def ask(key, method, path, body):
+        return http.request(method, path, json=body, headers={"x-api-key": key})
+
+    assert {ask("other", *one).status_code for one in asks} == {403}
+    assert woken == []
+    assert ask("other", "GET", "/model_info", None).json()["models"] == {}
+    assert list(ask("mine", "GET", "/model_info", None).json()["models"]) == ["eta"]
+    assert {ask("mine", *one).status_code for one in asks[:3]} == {200}
+    http.close()
+
+
+def test_those_who_wait_for_the_first_answer_get_it_without_what_was_put_on_it():
+    async def story():
+        go, replays = asyncio.Event(), Replays()
+
+        async def make():
+            await go.wait()
+            return Response(b"answer")
+
+        async def ask(name):
+            response = await replays.once(b"k", b"body", make)
+            response.headers = [*(response.headers or ()), (b"x-request-id", name)]
+            return response
+
+        asks = [asyncio.create_task(ask(name)) for name in (b"1", b"2")]
+        await asyncio.sleep(0)
+        go.set()
+        return [response.headers for response in await asyncio.gather(*asks)]
+
+    first, second = asyncio.run(story())
+    assert first == [(b"x-request-id", b"1")]
+    assert second == [(b"idempotent-replayed", b"true"), (b"x-request-id", b"2")]

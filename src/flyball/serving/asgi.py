@@ -51,7 +51,7 @@ class Arriving:
         self.bytes = 0
 
     def take(self, size: int, limit: int) -> None:
-        """Count `size` bytes more; raises Busy when that is too much, and still counts them until they are given back."""
+        """Count `size` bytes more; raises Busy when that is too much, but counts them until they are given back."""
         self.bytes += size
         if self.bytes > AT_ONCE * limit:
             error = Busy(f"bodies of {self.bytes} bytes are on their way to this worker already; send this one again")

@@ -112,6 +112,17 @@ class Front:
         scope["flyball.grant"] = given
         return given
 
+    def check_model(self, scope: Scope, model: str) -> None:
+        """Raise BadRequest (403) unless the caller's key is for the model, before anything is loaded for its sake."""
+        grant = scope.get("flyball.grant")
+        if grant is None or not grant.models:
+            return
+        try:
+            grant.require_model(model)
+        except BadRequest:
+            self._count(Counter.REFUSED_KEY)
+            raise
+
     def check_read(self, scope: Scope, model: str, views: Callable[[], Iterable[str]]) -> None:
         """Raise BadRequest (403) unless the caller's key is for the model and its role may read these views."""
         grant = scope.get("flyball.grant")

@@ -184,6 +184,10 @@ class Gateway:
         """Raise BadRequest (401, 429) unless the caller sent a key that may call now; see `Front.check_key`."""
         self.front.check_key(scope)
 
+    def check_model(self, scope: Scope, model: str) -> None:
+        """Raise BadRequest (403) unless the caller's key is for the model; asked before `named` loads it."""
+        self.front.check_model(scope, model)
+
     def check_read(self, scope: Scope, plan: ModelPlan) -> None:
         """Raise BadRequest (403) unless the caller may ask the model and read the views of all its versions."""
         if "flyball.grant" in scope:

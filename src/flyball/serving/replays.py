@@ -81,7 +81,7 @@ class Replays:
         task = asyncio.get_running_loop().create_task(self._make(place, digest, make))
         self._flying[place] = digest, task
         task.add_done_callback(_seen)
-        return await asyncio.shield(task)
+        return replace(await asyncio.shield(task))  # its own copy: what is put on it is not for those who follow
 
     async def _make(self, place: bytes, digest: bytes, make: Callable[[], Awaitable[Response]]) -> Response:
         try:

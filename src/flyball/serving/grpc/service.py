@@ -20,7 +20,7 @@ from flyball.serving.grpc.wire import Heads
 from flyball.serving.handlers.state import version_of_flyball
 from flyball.serving.protocol import Call, metadata
 from flyball.serving.protocol.answers import outputs_of
-from flyball.serving.rendering import check_rows, labelled_of, no_rows
+from flyball.serving.rendering import check_depth, check_rows, labelled_of, no_rows
 from flyball.serving.request import Answer
 from flyball.serving.testers import asked_arm
 
@@ -87,7 +87,7 @@ class Service:
         scope["path"] = _path(request.name, request.version, "ready")
         self._gateway.check_key(scope)
         try:
-            await self._found(request.name, request.version)
+            await self._found(scope, request.name, request.version)
         except Unavailable:
             return Response(_ModelReadyAnswer(ready=False).SerializeToString())
         return Response(_ModelReadyAnswer(ready=True).SerializeToString())
@@ -96,7 +96,7 @@ class Service:
         request = _decoded(_ModelMetadata, body)
         scope["path"] = _path(request.name, request.version, "")
         self._gateway.check_key(scope)
-        plan, _ = await self._found(request.name, request.version)
+        plan, _ = await self._found(scope, request.name, request.version)
         return Response(metadata_of(metadata(plan.route.model, sorted(plan.pinned), plan.inputs)))
 
     async def _infer(self, body: bytes, scope: Scope, context: Any) -> Response:
@@ -112,6 +112,8 @@ class Service:
         self._gateway.check_key(scope)
         if "flyball.idempotency" not in scope:
             return await self._inferred(asked, scope, context, started, "")
+        model, version = (found[0].model, found[0].version) if found else (asked.model_name, asked.model_version)
+        self._gateway.check_read(scope, (await self._found(scope, model, version))[0])  # also of what is said again
         apart = {**scope, "path": f"grpc {scope['path']}"}  # the same key over HTTP has another form of answer
         pid = self._gateway.keyed(apart, body)
         return await self._gateway.once(apart, body, lambda: self._inferred(asked, scope, context, started, pid))
@@ -120,15 +122,17 @@ class Service:
         gateway = self._gateway
         if isinstance(asked, tuple):
             head, data = asked
-            plan, pinned = gateway.tables.infer.get(head.path) or await gateway.named(head.model, head.version or None)
+            plan, pinned = gateway.tables.infer.get(head.path) or await self._found(scope, head.model, head.version)
             gateway.check_read(scope, plan)
             call, raw = call_of_known(head, data, plan.inputs), True
         else:
-            plan, pinned = await self._found(asked.model_name, asked.model_version)
+            plan, pinned = await self._found(scope, asked.model_name, asked.model_version)
             gateway.check_read(scope, plan)
             call, raw = call_from(asked, plan.inputs), bool(asked.raw_input_contents)
         if call.n != 1:
             check_rows(plan, call.n, gateway.max_rows)
+        if call.attributes is not None:
+            check_depth(call.attributes, gateway.max_depth)
         if plan.testers:
             call.wish = asked_arm(scope, plan)
         call.within, call.pid = context.time_remaining(), pid
@@ -153,8 +157,9 @@ class Service:
             outputs = [output for name in call.wanted.names for output in outputs if output[0] == name]
         return response(plan.route.model, answer.version, call.id or answer.id, facts, outputs, raw=raw)
 
-    async def _found(self, model: str, version: str) -> tuple[ModelPlan, Arm | None]:
-        """Return a model's plan and, when a version is named, its arm; 404 for unknown ones."""
+    async def _found(self, scope: Scope, model: str, version: str) -> tuple[ModelPlan, Arm | None]:
+        """Return a model's plan and, when a version is named, its arm; 404 for unknown ones, 403 for others' keys."""
+        self._gateway.check_model(scope, model)
         found = self._gateway.tables.infer.get(_path(model, version, "infer"))
         return found if found is not None else await self._gateway.named(model, version or None)
 

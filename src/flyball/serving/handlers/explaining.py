@@ -39,6 +39,7 @@ class Explaining:
     async def explain(self, ask: Ask) -> Response:
         """Answer with contributions per row."""
         gateway, names = self._gateway, ask.names
+        gateway.check_model(ask.scope, names["model"])
         plan, pinned = await gateway.named(names["model"], names.get("version"))
         gateway.check_read(ask.scope, plan)
         body = await read_body(ask.scope, ask.receive, gateway.max_body)

@@ -32,12 +32,14 @@ class Models:
 
     async def model(self, ask: Ask) -> Response:
         """Give V2 metadata."""
+        self._gateway.check_model(ask.scope, ask.names["model"])
         plan, _ = await self._gateway.named(ask.names["model"], ask.names.get("version"))
         return json(metadata(plan.route.model, sorted(plan.pinned), plan.inputs))
 
     async def model_ready(self, ask: Ask) -> Response:
         """Say whether a model answers; 503 when not."""
         name = ask.names["model"]
+        self._gateway.check_model(ask.scope, name)
         try:
             plan, _ = await self._gateway.named(name, ask.names.get("version"))
         except Unavailable as error:
@@ -45,9 +47,11 @@ class Models:
         return json({"name": plan.route.model, "ready": True})
 
     async def model_info(self, ask: Ask) -> Response:
-        """Tell what there is to know of every model."""
+        """Tell what there is to know of every model that the caller's key is for."""
         gateway, table = self._gateway, self._gateway.table
-        models = {name: _info(route, gateway.plans.get(name)) for name, route in routes_of(gateway).items()}
+        grant = ask.scope.get("flyball.grant")
+        routes = {n: r for n, r in routes_of(gateway).items() if grant is None or not grant.models or n in grant.models}
+        models = {name: _info(route, gateway.plans.get(name)) for name, route in routes.items()}
         body = {"table_version": table.version if table else 0, "models": models, "settings": gateway.settings}
         return json(body)
 

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import BadRequest, shown
-from flyball.serving.asgi import Response, json, read_body
+from flyball.serving.asgi import Response, Scope, json, read_body
 from flyball.serving.handlers.ask import Ask, routes_of
 from flyball.serving.plan import ModelPlan
 from flyball.serving.protocol import Call, decode_json, rows_call
@@ -38,6 +38,7 @@ class Predicting:
     async def infer(self, ask: Ask) -> Response:
         """Answer V2 inference of a model that is asleep, or whose path was written in another way."""
         gateway, names = self._gateway, ask.names
+        gateway.check_model(ask.scope, names["model"])
         plan, pinned = await gateway.named(names["model"], names.get("version"))
         gateway.check_read(ask.scope, plan)
         body = await read_body(ask.scope, ask.receive, gateway.max_body, INFER_TYPES)
@@ -96,7 +97,7 @@ class Predicting:
         depth = gateway.max_depth
         large = len(body) > LARGE
         found = await asyncio.to_thread(decode_json, body, depth=depth) if large else decode_json(body, depth=depth)
-        plan = await self._chosen(found)
+        plan = await self._chosen(ask.scope, found)
         gateway.check_read(ask.scope, plan)
         given = (found.get("rows") or found.get("instances")) if isinstance(found, dict) else None
         if isinstance(given, list):
@@ -106,14 +107,16 @@ class Predicting:
             call.wish = asked_arm(ask.scope, plan)
         return plan, call, found if isinstance(found, dict) else {}
 
-    async def _chosen(self, request: object) -> ModelPlan:
+    async def _chosen(self, scope: Scope, request: object) -> ModelPlan:
         """Return the plan of the model that a body names, or of the only one."""
         gateway = self._gateway
         routes = routes_of(gateway)
         name = request.get("model") if isinstance(request, dict) else None
         if isinstance(name, str) and (name in routes or len(routes) != 1):
+            gateway.check_model(scope, name)
             return (await gateway.named(name))[0]
         if len(routes) == 1:
+            gateway.check_model(scope, next(iter(routes)))
             plan, _ = await gateway.named(next(iter(routes)))
             if isinstance(request, dict) and "model" in request and "model" not in plan.inputs:
                 return (await gateway.named(_name(name)))[0]
