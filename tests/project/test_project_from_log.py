@@ -378,3 +378,14 @@ def test_hashed_inputs_and_units_leave_served_values_good_to_learn_from(trained)
         proof = project.features.erase({"zone": 3})
         assert next(p for p in proof.places if p.was == was).removed
         assert not mine & set(open_set(project, project.data.get(was)).table["__sequence"].to_pylist())
+
+
+def test_whose_features_a_fallback_carries_is_read_from_the_table_in_force(lived):
+    from flyball.project.labelled import AnsweredLog
+
+    log, table = AnsweredLog(lived), records(lived, Prediction)[0].table
+    asked = [
+        log._asked("eta", {"id": "p", "at": 0, "table": number, "arm": arm, "version": "v0"})
+        for number, arm in ((table, "champion"), (table, "v7"), (table, "candidate"), (10**9, "champion"))
+    ]
+    assert asked == ["v1", "v7", "", ""]
