@@ -29,13 +29,17 @@ class Leases:
         self._wall = wall
 
     def acquire(self, name: str, owner: str, ttl: timedelta) -> Lease | None:
-        """Return the lease if it is free, expired or the owner's own; None while somebody else holds it."""
+        """Return the lease if it is free, expired or the owner's own; None while somebody else holds it.
+
+        One that would last for more than twice its time to live was made before the clock jumped back; it is taken
+        over, or nobody could act for as long as the jump. Its owner, should it live, is told by its fence.
+        """
         if ttl <= timedelta(0) or not owner:
             raise InputError(f"lease {name!r} needs an owner and a time to live above zero, not {owner!r} and {ttl}")
         with self._gate.write() as db:
             now = self._wall()
             row = db.execute(select(leases).where(leases.c.name == name)).first()
-            if row is not None and row.expires > now and row.owner != owner:
+            if row is not None and row.owner != owner and now < row.expires <= now + 2 * row.ttl:
                 return None
             lease = Lease(name, owner, _next(db), now + ttl.total_seconds())
             values = {"owner": owner, "fence": lease.fence, "expires": lease.expires, "ttl": ttl.total_seconds()}

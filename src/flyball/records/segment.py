@@ -97,10 +97,15 @@ class SegmentWriter:
 
     def _open(self) -> None:
         self.close()
-        self._path = self._folder / f"{time.time_ns():020d}-{os.getpid()}.seg"
+        self._path = self._folder / f"{self._stamp():020d}-{os.getpid()}.seg"
         self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._offset = 0
         self._until = time.monotonic() + self._after
+
+    def _stamp(self) -> int:
+        """Return the time in ns, or what follows the newest segment's: names are in order when the clock jumps back."""
+        stamps = [int(name[:20]) for name in os.listdir(self._folder) if name.endswith(".seg") and name[:20].isdigit()]
+        return max(time.time_ns(), max(stamps, default=0) + 1)
 
 
 def read_frames(path: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:

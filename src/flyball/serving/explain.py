@@ -76,7 +76,10 @@ def find(log: Path, prediction: str) -> tuple[Prediction | None, list[Shadow], l
     wanted = prediction.removesuffix("#0")
     parts = parts_of(wanted)
     born, slot = (parts[0] * 1000, parts[1]) if parts else (0, None)
-    return _sorted_out(record for path in _segments(log, born, slot) for record in _records(path, wanted))
+    found = _sorted_out(record for path in _segments(log, born, slot) for record in _records(path, wanted))
+    if found[0] is None and born:  # a clock that jumped back makes files older than what is in them
+        found = _sorted_out(record for path in _segments(log, 0, slot) for record in _records(path, wanted))
+    return found
 
 
 def _sorted_out(records: Iterable[Record]) -> tuple[Prediction | None, list[Shadow], list[Outcome]]:
