@@ -122,8 +122,8 @@ def test_the_control_api_reads_by_role_and_changes_by_admin(guarded):
 
 def test_a_configured_key_is_admin_and_a_half_written_file_changes_nothing(tmp_path):
     access = Access(keys={hash_of("k"): "a"}, readers={"v": ("b",)})
-    assert access.role(b"secret", b"secret") == "admin"
-    assert access.role(b"k", b"secret") == "a"
+    assert access.grant(b"secret", b"secret").role == "admin"
+    assert access.grant(b"k", b"secret").role == "a"
     with pytest.raises(BadRequest):
         access.require_read("a", ["v"])
     access.require_read(None, ["v"])
@@ -135,7 +135,7 @@ def test_a_configured_key_is_admin_and_a_half_written_file_changes_nothing(tmp_p
     file._next = 0
     assert file.current.version == 3
     with pytest.raises(BadRequest):
-        AccessFile(path).current.role(b"", None)  # damaged from the start: the door stays closed
+        AccessFile(path).current.grant(b"", None)  # damaged from the start: the door stays closed
 
 
 def test_revoking_the_last_key_leaves_the_door_closed(guarded):
@@ -148,14 +148,14 @@ def test_revoking_the_last_key_leaves_the_door_closed(guarded):
 def test_a_lost_file_changes_nothing_and_lets_nobody_in_at_a_start(guarded):
     _, key = guarded.keys.create("serving")
     file = AccessFile(guarded.layout.access)
-    assert file.current.role(key.encode(), None) == "serving"
+    assert file.current.grant(key.encode(), None).role == "serving"
     guarded.layout.access.unlink()
     file._next = 0
-    assert file.current.role(key.encode(), None) == "serving"
+    assert file.current.grant(key.encode(), None).role == "serving"
     with pytest.raises(BadRequest):
-        AccessFile(guarded.layout.access).current.role(b"", None)
+        AccessFile(guarded.layout.access).current.grant(b"", None)
     bootstrap(guarded, say=lambda _: None, progress=lambda *_: None)
-    assert AccessFile(guarded.layout.access).current.role(key.encode(), None) == "serving"
+    assert AccessFile(guarded.layout.access).current.grant(key.encode(), None).role == "serving"
 
 
 def test_wrong_use_is_told(guarded):
@@ -189,5 +189,15 @@ def test_making_a_key_repairs_a_damaged_access_file_and_closes_it_to_others(guar
     path.write_bytes(damaged)
     path.chmod(0o666)
     _, key = guarded.keys.create("serving")
-    assert AccessFile(path).current.role(key.encode(), None) == "serving"
+    assert AccessFile(path).current.grant(key.encode(), None).role == "serving"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("wrong", [
+    {"name": "two\nlines"}, {"name": "\x1b[2J"}, {"name": " a"}, {"name": "n" * 101}, {"rate": "1e-300/s"},
+    {"rate": 5e-324}, {"expires": "100000000d"},
+])  # fmt: skip
+def test_a_key_that_would_break_a_line_a_bucket_or_the_calendar_is_refused(guarded, wrong):
+    with pytest.raises(InputError):
+        guarded.keys.create("serving", **wrong)
+    assert guarded.keys.list() == []

@@ -113,3 +113,10 @@ def test_processes_that_race_never_take_more_than_rate_and_burst(tmp_path):
     elapsed = time.monotonic() - start
     assert total <= 50 + 2000 * elapsed
     assert total >= 600  # and it is no refusal of everything
+
+
+def test_a_rate_so_small_that_a_token_would_never_come_back_refuses_instead_of_failing():
+    rates = Rates.in_memory()
+    rates.take(7, "key k", 5e-324, 1.0)
+    with pytest.raises(RateExceeded):
+        rates.take(7, "key k", 5e-324, 1.0)

@@ -15,7 +15,7 @@ import msgspec
 from flyball import units
 from flyball.control.keys import KeyScope
 from flyball.disk import write_atomically
-from flyball.errors import InputError, Refused
+from flyball.errors import InputError, Refused, shown
 from flyball.serving.access import FORMAT, Access, KeyGrant, hash_of
 from flyball.serving.limits import SEATS, SERVER_KEY
 from flyball.units import to_micros
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["KeyHandle", "rate_of", "write_access"]
 
 FIRST_SEAT = SERVER_KEY + 1
+_LEAST = 1e-6  # requests a second
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -59,13 +60,16 @@ class KeyHandle:
             actor: Who asks, for the audit trail.
 
         Raises:
-            InputError: the role is no plain word, a number is below zero, or a burst has no rate.
+            InputError: the role is no plain word, the name cannot be printed, a number is below zero, or a burst has
+                no rate.
             UnknownName: a model is not defined.
             DuplicateName: the name is taken.
             Refused: there are as many live keys as there may be.
         """
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", role):
             raise InputError(f"role {role!r} is no plain word; write letters, digits, _ . and - such as analyst")
+        if name and not (name.isprintable() and name == name.strip() and len(name) <= 100):
+            raise InputError(f"a key cannot be named {shown(name)}; write up to 100 characters that can be printed")
         project, now = self._project, self._project.clock.now()
         for model in models:
             project.applied.model(model)
@@ -125,14 +129,14 @@ def rate_of(text: str | float) -> float:
     """Return requests a second of a number or of "100/s", "600/m", "5000/h".
 
     Raises:
-        InputError: it is neither, or below zero.
+        InputError: it is neither, below zero, or less than one in eleven days.
     """
     number, _, unit = str(text).partition("/")
     try:
         rate = float(number) / _SECONDS[unit.strip() or "s"]
     except (ValueError, KeyError):
         rate = -1.0
-    if not 0 <= rate < 1e9:
+    if not (rate == 0 or _LEAST <= rate < 1e9):
         raise InputError(f"rate {text!r} is no number of requests; write 100, 100/s, 600/m or 5000/h")
     return rate
 
@@ -141,7 +145,12 @@ def _end(expires: str | timedelta) -> datetime:
     span = units.duration(expires)
     if span <= timedelta(0):
         raise InputError(f"a key cannot expire after {expires}; write a time such as 90d")
-    return datetime.now(UTC) + span
+    try:
+        return datetime.now(UTC) + span
+    except OverflowError as error:
+        raise InputError(
+            f"{expires} from now is after the year 9999; leave it out for a key that never expires"
+        ) from error
 
 
 def _facts(scope: KeyScope) -> dict[str, Any]:

@@ -30,6 +30,7 @@ __all__ = ["EVERYBODY", "SEATS", "SERVER_KEY", "Bucket", "RateExceeded", "Rates"
 SEATS = 1024  # keys with a bucket at the same time
 EVERYBODY, SERVER_KEY = 0, 1  # seats of callers without a key, and of `server.key`; keys have those above
 _TAG, _TAKEN, _MARK, _WORDS = 0, 1, 2, 3
+_SLOWEST = 1e-6  # tokens a second: one in eleven days
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -109,7 +110,7 @@ class Bucket:
         """Find the words; those of another key, of another rate or of before the machine's start are begun anew."""
         self.name, self.rate, self.burst = name, rate, burst
         self._rates = rates
-        self._cost = max(1, math.ceil(1e9 / rate))
+        self._cost = max(1, math.ceil(1e9 / max(rate, _SLOWEST)))
         self._full = max(1, int(burst)) * self._cost
         self._tag = xxhash.xxh3_64_intdigest(f"{name}\0{rate!r}\0{burst!r}\0{boot}".encode()) >> 1 or 1
         self._tags = seat * _WORDS * rates.slots
