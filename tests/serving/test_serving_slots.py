@@ -50,7 +50,7 @@ def test_vetoes_are_told_by_model_and_table() -> None:
     shared = SharedMap.in_memory(slots=2)
     shared.slot(1).claim()
     shared.slot(1).set_veto(3, VetoReason.HOST_GONE, "eta")
-    assert shared.vetoes("eta", table=3) == ["worker 1: host gone"]
+    assert shared.vetoes("eta", table=3) == ["worker 1 sends the candidate nothing: its host process is gone"]
     assert shared.vetoes("eta", table=4) == []
     assert shared.vetoes("other") == []
 

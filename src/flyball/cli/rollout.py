@@ -91,6 +91,8 @@ def _print_evidence(document: dict[str, Any]) -> None:
     click.echo(f"{document['rollout']}: {document['phase']}. {document['reason']}")
     if document["waiting"]:
         click.echo(f"  waiting: {document['waiting']}")
+    for text in document["held_back"]:
+        click.echo(f"  {text}")
     if document["shadow"] is not None:
         click.echo(f"  {document['shadow']['sentence']}")
     for guardrail in document["guardrails"]:

@@ -12,11 +12,13 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConflictError, Refused, UnknownName
+from flyball.project.held import held_back
 from flyball.project.views import restore
 from flyball.rollout.types import TERMINAL, RolloutEvent, RolloutSpec, RolloutStatus
 
 if TYPE_CHECKING:
     from flyball.project.root import Project
+    from flyball.registry.types import Version
     from flyball.rollout.ports import Routes
 
 __all__ = ["RolloutHandle", "exclusive", "routes_of", "start_rollout"]
@@ -84,7 +86,7 @@ class RolloutHandle:
         found = self.current
         if found is None:
             raise UnknownName.of(f"rollout of {self.model}", self.version, [])
-        return explain(found[0], found[1], self.events())
+        return explain(found[0], found[1], self.events()) | {"held_back": held_back(self._project, self.model)}
 
     def expected(self, *, per_day: float | None = None, skip_shadow: bool = False) -> dict[str, Any]:
         """Return the expected days to detect harm and to promote.
@@ -159,8 +161,7 @@ def start_rollout(
             f"{model} has no champion to compare {version} with; "
             f"make one with: flyball model promote {version} --model {model}"
         )
-    if found.gate != "passing":
-        raise Refused(f"{model} {version} may not be exposed: its gate says {found.gate or 'nothing yet'}")
+    require_passing(found)
     restore(project, found)
     _refuse_during_split(project, model)
     now = now or project.clock.now()
@@ -178,6 +179,13 @@ def start_rollout(
     details = {"skip_shadow": skip_shadow, "cause": cause, "champion": champion.version}
     project.database.audit.record(now, actor, "rollout started", status.id, details)
     return status
+
+
+def require_passing(version: Version) -> None:
+    """Raise Refused unless a version's gate lets it be exposed to traffic."""
+    if version.gate != "passing":
+        said = version.gate or "nothing yet"
+        raise Refused(f"{version.model} {version.version} may not be exposed: its gate says {said}")
 
 
 def _refuse_during_split(project: Project, model: str) -> None:

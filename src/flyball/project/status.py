@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import FlyballError, Unavailable
+from flyball.project.held import held_back
 
 if TYPE_CHECKING:
     from flyball.project.root import Project
@@ -70,7 +71,10 @@ def _served(project: Project, error: Unavailable) -> dict[str, Any]:
     return {
         "degraded": str(error),
         "applied": None,
-        "models": [{"model": name, "champion": champion} | unknown for name, champion in champions.items()],
+        "models": [
+            {"model": name, "champion": champion, "held_back": held_back(project, name)} | unknown
+            for name, champion in champions.items()
+        ],
         "refresh": [],
         "alerts": [],
     }
@@ -87,4 +91,5 @@ def _model(project: Project, name: str) -> dict[str, Any]:
         "rollout": None if not active else f"{active[0][1].candidate} {active[0][1].phase} {active[0][1].share:.0%}",
         "drift": None if not drift else drift[0].level,
         "frozen": database.loop.frozen(name),
+        "held_back": held_back(project, name),
     }

@@ -42,7 +42,6 @@ _STORE = _ARM + len(ARMS) * _ARM_WORDS  # first word of what reading the online 
 _STORE_KIND, _STORE_MICROS, _STORE_ERRORS, _STORE_DEFAULTED, _STORE_STALE, _STORE_BUCKETS = 0, 1, 2, 3, 4, 8
 STORES = ("", "lmdb", "redis", "postgres")
 _COUNTERS = 1024  # first word of the counters; 64 of them
-_TOKENS = 1088  # first word of what is kept of rates; 64 words
 _REQUESTS, _ROWS, _ERRORS, _FALLBACKS, _MICROS, _BUCKETS = 0, 1, 2, 3, 4, 8
 _STATES = {"error": _STORE_ERRORS, "defaulted": _STORE_DEFAULTED, "stale": _STORE_STALE}
 
@@ -293,15 +292,13 @@ class Slot:
 
 
 class SharedMap:
-    """The mapped file: header and slots."""
+    """The mapped file: header and slots; `words` is all of it, for those whose words of the header are `H_...`."""
 
     def __init__(self, memory: mmap.mmap) -> None:
         """Wrap mapped memory; use `create`, `open` or `in_memory`."""
         self._memory = memory
-        self._words = memoryview(memory).cast("q")
-        self._slots = [
-            Slot(self._words[_HEADER + i * _WORDS : _HEADER + (i + 1) * _WORDS], i) for i in range(len(self))
-        ]
+        self.words = memoryview(memory).cast("q")
+        self._slots = [Slot(self.words[_HEADER + i * _WORDS : _HEADER + (i + 1) * _WORDS], i) for i in range(len(self))]
 
     @classmethod
     def create(cls, path: Path, *, slots: int = 32) -> SharedMap:
@@ -351,7 +348,7 @@ class SharedMap:
         return cls(memory)
 
     def __len__(self) -> int:
-        return int(self._words[_H_SLOTS])
+        return int(self.words[_H_SLOTS])
 
     def __iter__(self) -> Iterator[Slot]:
         return iter(self._slots)
@@ -363,44 +360,44 @@ class SharedMap:
     @property
     def table_version(self) -> int:
         """The routing table that every worker shall serve, 0 for none."""
-        return int(self._words[_H_TABLE])
+        return int(self.words[_H_TABLE])
 
     @table_version.setter
     def table_version(self, version: int) -> None:
-        self._words[_H_TABLE] = version
+        self.words[_H_TABLE] = version
 
     @property
     def domain_time(self) -> int:
         """Simulated domain time in µs, 0 for the machine's time."""
-        return int(self._words[H_TIME])
+        return int(self.words[H_TIME])
 
     @domain_time.setter
     def domain_time(self, at: int) -> None:
-        self._words[H_TIME] = at
+        self.words[H_TIME] = at
 
     @property
     def kill_switch(self) -> bool:
         """Whether all candidate traffic is off."""
-        return bool(self._words[_H_KILL])
+        return bool(self.words[_H_KILL])
 
     @kill_switch.setter
     def kill_switch(self, on: bool) -> None:
-        self._words[_H_KILL] = int(on)
+        self.words[_H_KILL] = int(on)
 
     @property
     def degraded(self) -> bool:
         """Whether control cannot do its work, so that what is served cannot be changed now; control says so."""
-        return bool(self._words[_H_DEGRADED])
+        return bool(self.words[_H_DEGRADED])
 
     @degraded.setter
     def degraded(self, on: bool) -> None:
-        self._words[_H_DEGRADED] = int(on)
+        self.words[_H_DEGRADED] = int(on)
 
     def vetoes(self, model: str, *, table: int | None = None) -> list[str]:
         """Say which live workers vetoed the candidate of `model` (under `table`), and why, one sentence each."""
         mine = [(s, s.veto) for s in self._slots if s.pid]
         return [
-            f"worker {s.index}: {v.reason.name.lower().replace('_', ' ')}"
+            f"worker {s.index} sends the candidate nothing: {v.reason.words}"
             for s, v in mine
             if v is not None and v.model == model_hash(model) and (table is None or v.table == table)
         ]
@@ -409,7 +406,7 @@ class SharedMap:
         """Unmap."""
         for slot in self._slots:
             slot._words.release()
-        self._words.release()
+        self.words.release()
         self._memory.close()
 
 
