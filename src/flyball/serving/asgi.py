@@ -110,8 +110,8 @@ def error_response(error: Exception) -> Response:
     return response
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[bytes, ...] = (_JSON,)) -> bytes:
-    """Return a request's body.
+async def read_body(scope: Scope, receive: Receive | bytes, limit: int, types: tuple[bytes, ...] = (_JSON,)) -> bytes:
+    """Return a request's body, which is received in parts or is here.
 
     Raises:
         BadRequest: 413 for more than `limit` bytes, 415 for another content type, 400 when the caller went away.
@@ -121,11 +121,16 @@ async def read_body(scope: Scope, receive: Receive, limit: int, types: tuple[byt
         if name == b"content-type":
             if value not in types and value.partition(b";")[0].strip().lower() not in types:
                 wanted = " or ".join(t.decode() for t in types)
-                raise BadRequest(f"content type {value.decode('latin-1')!r} is not understood; send {wanted}", 415)
+                curl = " (with curl: --json '...')" if value.startswith(b"application/x-www-form-urlencoded") else ""
+                raise BadRequest(f"content type {value.decode('latin-1')!r} is not understood; send {wanted}{curl}", 415)
         elif name == b"content-length" and _length(value) > limit:
             raise _too_large(_length(value), limit)
         elif name == b"content-encoding" and value != b"identity":
             raise BadRequest(f"content encoding {value.decode('latin-1')!r} is not understood; send plain bytes", 415)
+    if isinstance(receive, bytes):
+        if len(receive) > limit:
+            raise _too_large(len(receive), limit)
+        return receive
     message = await receive()
     if message["type"] == "http.disconnect":
         raise BadRequest("the caller went away")
