@@ -59,6 +59,8 @@ TREE: Verbs = {
             "switch": ("model:switch", "Exchange the champion at once, and back."),
             "split": ("model:split", "Compare versions side by side (A/B/n)."),
             "retire": ("model:retire", "Say that a version may not serve any more."),
+            "import": ("model:import_", "Register a model that was trained elsewhere."),
+            "optimize": ("model:optimize", "Look for a faster equal form of a version."),
             "score": ("model:score", "Predict for a file of past requests."),
         },
     ),

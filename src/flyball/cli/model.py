@@ -84,14 +84,14 @@ def print_tried(tried: list[dict[str, Any]]) -> None:
         print_table(("kernel", "largest difference", "µs, 1 row", "µs, 32 rows", "verdict"), rows)
 
 
-@click.argument("path", type=click.Path(exists=True))
+@click.argument("artifact", type=click.Path(exists=True))
 @_model
 @click.option("--format", "kind", default="auto", help="auto|onnx|xgboost|lightgbm|catboost|keras|skops|pyfunc.")
 @click.option("--classes", help="Labels of a classifier's columns as a JSON list, where the format does not keep them.")
 def _import(
-    project: Project, path: str, *, model: str | None, kind: str, classes: str | None, show: Callable[..., None]
+    project: Project, artifact: str, *, model: str | None, kind: str, classes: str | None, show: Callable[..., None]
 ) -> int:
-    """Register the model at PATH, trained elsewhere, as a version, and gate it."""
+    """Register ARTIFACT, a model that was trained elsewhere, as a version, and gate it."""
     import json
 
     from flyball.cli.run import tell
@@ -103,7 +103,7 @@ def _import(
     except (ValueError, TypeError) as error:
         raise InputError(f"--classes is {classes!r}; write a JSON list of labels, such as [false, true]") from error
     handle = project.models[model or only_model(project)]
-    done = handle.import_(path, format=kind, classes=labels, progress=tell)
+    done = handle.import_(artifact, format=kind, classes=labels, progress=tell)
     show(done, lambda d: note(f"{d['model']} {d['version']} is registered: {d['state']}"))
     return 1 if done.state is RunState.GATED_OUT else 0
 

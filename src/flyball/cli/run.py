@@ -37,7 +37,7 @@ def _run(
         else new_run(project, model or only_model(project), {}, train_on=train_on)
     )
     note(f"run {record.id}")
-    done = resume(project, record.id, stage=stage, progress=_tell)
+    done = resume(project, record.id, stage=stage, progress=tell)
     show(done, _print_run)
     return 1 if done.state is RunState.GATED_OUT else 0
 
@@ -50,7 +50,8 @@ def only_model(project: Project) -> str:
     return names[0]
 
 
-def _tell(run: Run) -> None:
+def tell(run: Run) -> None:
+    """Print the newest stage of a run under way."""
     stage = run.stages[-1]
     note(f"  {stage.stage} {stage.state}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flyball.errors import Refused, UnknownName
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flyball.gates.types import GateReport
+    from flyball.project.importing import Optimized
     from flyball.project.root import Project
     from flyball.registry.artifacts import LoadedModel
+    from flyball.registry.types import Scalar
     from flyball.rollout.ports import Routes
+    from flyball.training.types import Run
 
 __all__ = ["ModelHandle", "ModelHandles", "ref_of"]
 
@@ -100,6 +104,49 @@ class ModelHandle:
         times = request_times(requests, at or service.at)
         table = service_history(self._project.engine, requests, service, times)
         return loaded.predict(to_matrix(table, service.names))
+
+    def import_(
+        self,
+        path: str | Path,
+        *,
+        format: str = "auto",
+        classes: Sequence[Scalar] | None = None,
+        progress: Callable[[Run], None] | None = None,
+    ) -> Run:
+        """Register a model that was trained elsewhere as a version, judged and gated like any other.
+
+        Args:
+            path: An ONNX, XGBoost (.ubj, .json), LightGBM (.txt), CatBoost (.cbm), Keras or skops file, or the folder
+                of an MLflow model. Its columns are the model's features in their order.
+            format: Its format; "auto" goes by the name.
+            classes: Labels of a classifier's columns, where the format does not keep them.
+            progress: Called after each stage.
+
+        Returns:
+            The run that made the version; its state says what the gate found.
+
+        Raises:
+            Untrusted: a format whose loading can run code (pickle, torch.export), or content we do not allow.
+            InputError: the path or its name is of no use.
+            StageFailed: a stage failed, such as a snapshot without rows to judge it on.
+        """
+        from flyball.project.importing import import_artifact
+
+        return import_artifact(self._project, self.name, path, format=format, classes=classes, progress=progress)
+
+    def optimize(
+        self, version: str, *, dry_run: bool = False, progress: Callable[[Run], None] | None = None
+    ) -> Optimized:
+        """Look for a faster equal form of a version again, and register it as a new version when it is another one.
+
+        Args:
+            version: Which; it stays as it is, for versions never change.
+            dry_run: Only measure and tell.
+            progress: Called after each stage of the new version's run.
+        """
+        from flyball.project.importing import optimize
+
+        return optimize(self._project, self.name, version, dry_run=dry_run, progress=progress)
 
     def promote(self, version: str, *, reason: str = "promoted by hand", actor: str = "cli") -> Version:
         """Make a version champion at once, without a rollout; audited.

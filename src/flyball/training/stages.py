@@ -36,6 +36,7 @@ from flyball.registry.artifacts import (
 from flyball.registry.code import PREFIX, install_code
 from flyball.registry.evaluation import Evaluation
 from flyball.registry.formats import FILE_NAMES, SIGNED, Stored, deserialize, sign, store, stored_digest
+from flyball.registry.formats.outside import kept, kept_digest
 from flyball.registry.lowering import Lowering, find_lowering
 from flyball.registry.requirements import requirements_of
 from flyball.registry.types import Lifecycle, Manifest, ModelVersion, Version
@@ -131,6 +132,8 @@ def stage_inputs(stage: str, work: Work) -> str:
             }  # fmt: skip
         case "train":
             own = {"params": work.params, "code": run.code, "seed": plan.seed, "threads": context.settings.threads}
+            if imported := kept_digest(work.folder / "import"):
+                own["import"] = imported
         case "evaluate":
             champion = _champion(work)
             own = {"champion": champion.version if champion else None}
@@ -165,12 +168,12 @@ def check(work: Work, folder: Path) -> dict[str, Any]:
 
 
 def train(work: Work, folder: Path) -> dict[str, Any]:
-    """Let the user's function fit a model, under limits, and write it down."""
+    """Let the user's function fit a model, under limits, and write it down; an import brings it along instead."""
     data, settings = work.data(), work.context.settings
     begun = work.context.clock.monotonic()
     try:
         with limited(settings, work.plan.seed):
-            model = work.plan.train(data, work.params)
+            model: Any = kept(work.folder / "import") or work.plan.train(data, work.params)
     except MemoryError as error:
         raise StageFailed(
             f"train() ran out of memory (limit {settings.memory / 1e9:.3g} GB); raise training.memory or train on less"
