@@ -84,7 +84,7 @@ def print_tried(tried: list[dict[str, Any]]) -> None:
         print_table(("kernel", "largest difference", "µs, 1 row", "µs, 32 rows", "verdict"), rows)
 
 
-@click.argument("artifact", type=click.Path(exists=True))
+@click.argument("artifact", type=click.Path())
 @_model
 @click.option("--format", "kind", default="auto", help="auto|onnx|xgboost|lightgbm|catboost|keras|skops|pyfunc.")
 @click.option("--classes", help="Labels of a classifier's columns as a JSON list, where the format does not keep them.")
