@@ -121,8 +121,9 @@ async def read_body(scope: Scope, receive: Receive | bytes, limit: int, types: t
         if name == b"content-type":
             if value not in types and value.partition(b";")[0].strip().lower() not in types:
                 wanted = " or ".join(t.decode() for t in types)
-                curl = " (with curl: --json '...')" if value.startswith(b"application/x-www-form-urlencoded") else ""
-                raise BadRequest(f"content type {value.decode('latin-1')!r} is not understood; send {wanted}{curl}", 415)
+                if value.startswith(b"application/x-www-form-urlencoded"):
+                    wanted += " (with curl: --json '...')"  # what `curl -d` says of everything
+                raise BadRequest(f"content type {value.decode('latin-1')!r} is not understood; send {wanted}", 415)
         elif name == b"content-length" and _length(value) > limit:
             raise _too_large(_length(value), limit)
         elif name == b"content-encoding" and value != b"identity":
