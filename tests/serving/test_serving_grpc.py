@@ -518,3 +518,29 @@ def msgspec_json(value) -> bytes:
     import msgspec
 
     return msgspec.json.encode(value)
+
+
+def test_who_has_no_key_is_refused_before_a_message_was_sent(tmp_path):
+    async def story():
+        kit = Kit(tmp_path, v1=double)
+        gateway = kit.gateway(key=b"secret", log=None)
+        await gateway.swap(table(1, kit.ref("v1")))
+
+        async def nothing():
+            await asyncio.Event().wait()
+            yield b""
+
+        found = {}
+        async with served(gateway) as caller:
+            for name in ("ModelInfer", "ModelMetadata", "ServerMetadata"):
+                call = caller.channel.stream_unary(f"/{SERVICE}/{name}")
+                asked = call(nothing(), timeout=4, metadata=(("x-api-key", "wrong"), ("x-request-id", "r1")))
+                found[name] = await asked.code(), dict(await asked.trailing_metadata())
+            right = await caller.infer(typed(), metadata=(("x-api-key", "secret"),))
+            live = await caller.start("ServerLive", message("ServerLiveRequest")(), "ServerLiveResponse")
+        return found, right.model_version, live.live
+
+    found, version, live = asyncio.run(story())
+    assert {code for code, _ in found.values()} == {Code.UNAUTHENTICATED}
+    assert all(said["x-request-id"] == "r1" and said["www-authenticate"] == "Bearer" for _, said in found.values())
+    assert (version, live) == ("v1", True)

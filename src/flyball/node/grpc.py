@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["GrpcServer", "require_grpc", "reserve"]
 
 
+_AT_ONCE = 1024  # calls under way in one worker; each may hold a message of the largest size
+
+
 class GrpcServer:
     """Serve a gateway over gRPC.
 
@@ -51,7 +54,7 @@ class GrpcServer:
         server = grpc.aio.server(options=[
             ("grpc.so_reuseport", 1), ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", -1), ("grpc.max_metadata_size", 32_768),
-        ])  # fmt: skip
+        ], maximum_concurrent_rpcs=_AT_ONCE)  # fmt: skip
         server.add_generic_rpc_handlers((Service(self._gateway).handler,))
         try:
             if self._tls is None:

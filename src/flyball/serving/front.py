@@ -66,6 +66,7 @@ class Front:
         self._origins = frozenset(origin.rstrip("/").encode() for origin in origins)
         self._lines = access_log
         self._tracer = tracer
+        self.keyed = key is not None or access is not None
         self._guarded = key is not None or access is not None or rate > 0
         self.watching = access_log is not None or tracer is not None
         self.slot: Slot | None = None
@@ -98,8 +99,13 @@ class Front:
                 self._count(Counter.REFUSED_RATE)
                 raise
 
+    def check_known(self, scope: Scope) -> None:
+        """Raise BadRequest (401) unless the caller sent a key that opens anything; takes nothing from its rate."""
+        if self.keyed:
+            self._grant(scope)
+
     def _grant(self, scope: Scope) -> KeyGrant:
-        if self._access is None and self._key is None:
+        if not self.keyed:
             return self._everybody
         try:
             given = (self._access or _ONLY_THE_SERVERS).grant(key_sent(scope), self._key)

@@ -30,6 +30,7 @@ except ImportError as error:
     raise MissingExtra.of("gRPC", "grpc") from error
 
 if TYPE_CHECKING:
+    from flyball.serving.front import Front
     from flyball.serving.gateway import Gateway
     from flyball.serving.plan import Arm, ModelPlan
 
@@ -42,6 +43,7 @@ _BY_STATUS = {
     401: _Code.UNAUTHENTICATED, 403: _Code.PERMISSION_DENIED, 404: _Code.NOT_FOUND, 408: _Code.DEADLINE_EXCEEDED,
     409: _Code.ALREADY_EXISTS, 413: _Code.RESOURCE_EXHAUSTED, 429: _Code.RESOURCE_EXHAUSTED,
 }  # fmt: skip
+_OPEN = frozenset({f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady"})
 _EXTENSIONS = ("binary_tensor_data",)
 Method = Callable[[bytes, Scope, Any], Awaitable[Response]]
 Asked = Any  # a ModelInferRequest, or its known head and the bytes of its tensor
@@ -65,9 +67,12 @@ class Service:
             "ServerLive": self._live, "ServerReady": self._ready, "ModelReady": self._model_ready,
             "ServerMetadata": self._server, "ModelMetadata": self._model, "ModelInfer": self._infer,
         }  # fmt: skip
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {name: grpc.unary_unary_rpc_method_handler(self._answering(name, call)) for name, call in calls.items()},
+        return _Handlers(
+            self._gateway.front,
+            {
+                f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._answering(name, call))
+                for name, call in calls.items()
+            },
         )
 
     async def _live(self, body: bytes, scope: Scope, context: Any) -> Response:
@@ -192,6 +197,38 @@ class Service:
         return answered
 
 
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Find what answers a call, before its message is read: who has no key is not listened to.
+
+    The surprise: such a call is answered as a stream, because of a stream nothing is received unless asked for.
+    """
+
+    def __init__(self, front: Front, handlers: dict[str, Any]) -> None:
+        self._front = front
+        self._handlers = handlers
+
+    def service(self, handler_call_details: Any) -> Any:
+        """Return what answers a call, None for an unknown method."""
+        method = handler_call_details.method
+        if self._front.keyed and method not in _OPEN:
+            scope = _scoped(handler_call_details.invocation_metadata, method)
+            try:
+                self._front.enter(scope)
+                self._front.check_known(scope)
+            except FlyballError as error:
+                return self._refusing(scope, error)
+        return self._handlers.get(method)
+
+    def _refusing(self, scope: Scope, error: FlyballError) -> Any:
+        async def refuse(messages: Any, context: Any) -> None:
+            answer = error_response(error)
+            self._front.leave(scope, answer, time.perf_counter_ns())
+            trailers = tuple((key.decode(), value.decode()) for key, value in answer.headers or ())
+            await context.abort(status_of(error), str(error), trailers)
+
+        return grpc.stream_unary_rpc_method_handler(refuse)
+
+
 def status_of(error: Exception) -> Any:
     """Return the status code that says what an error means to a caller."""
     match error:
@@ -215,10 +252,11 @@ def _decoded(kind: Any, body: bytes) -> Any:
 
 
 def _scope(context: Any, path: str) -> Scope:
-    headers = [
-        (key.encode(), value.encode() if isinstance(value, str) else value)
-        for key, value in context.invocation_metadata() or ()
-    ]
+    return _scoped(context.invocation_metadata(), path)
+
+
+def _scoped(metadata: Any, path: str) -> Scope:
+    headers = [(key.encode(), value.encode() if isinstance(value, str) else value) for key, value in metadata or ()]
     return {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", "client": None}
 
 
