@@ -90,7 +90,7 @@ def test_a_damaged_access_file_lets_nobody_in_and_is_no_crash(tmp_path: Path, da
     path = tmp_path / "access.json"
     path.write_bytes(damaged)
     with pytest.raises(BadRequest) as caught:
-        AccessFile(path).current.role(b"", None)
+        AccessFile(path).current.grant(b"", None)
     assert caught.value.status == 401
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from flyball.errors import BadRequest, Busy, Unavailable
-from flyball.serving.events import parse_events, take_events
+from flyball.serving.events import take_events
+from flyball.serving.protocol import parse_lines
 
 LIMIT = 10_000
 
@@ -62,7 +63,7 @@ def test_rows_come_as_lines_or_as_a_list_zipped_or_not(body: bytes, zipped: bool
 
 
 def test_one_object_over_several_lines_is_one_row() -> None:
-    assert parse_events(b'{\n "a": 1,\n "b": [1,\n 2]\n}') == [(1, {"a": 1, "b": [1, 2]})]
+    assert parse_lines(b'{\n "a": 1,\n "b": [1,\n 2]\n}') == [(1, {"a": 1, "b": [1, 2]})]
 
 
 def test_bad_lines_are_named_and_nothing_is_taken() -> None:

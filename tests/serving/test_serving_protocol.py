@@ -15,8 +15,8 @@ from flyball.serving.protocol import (
     decode_json,
     encode_infer,
     parse_infer,
+    parse_lines,
     parse_outcomes,
-    parse_source_rows,
     rows_call,
 )
 
@@ -146,11 +146,11 @@ def test_outcomes_in_every_form() -> None:
 def test_source_rows_refuse_what_is_no_object() -> None:
     for body in (b"1", b"[1]", b"{\n", b'{"a": 1}\nx'):
         with pytest.raises(BadRequest):
-            parse_source_rows(body)
+            parse_lines(body)
 
 
 @pytest.mark.parametrize("parse_body", [lambda b: parse_infer(b, INPUTS), parse_rows, parse_outcomes,
-                                        parse_source_rows])  # fmt: skip
+                                        parse_lines])  # fmt: skip
 @pytest.mark.parametrize(
     "body", [b"", b"  ", b"[" * 100_000, b'{"a":' * 100_000, b'{"zone": "\xff"}', b"\xff\xfe", b'{"a": "\\ud800"}'],
     ids=["empty", "blank", "deep list", "deep object", "bad text", "no text", "half a pair"],

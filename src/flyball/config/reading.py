@@ -82,6 +82,10 @@ class Config:
             raise ConfigError(missing)
         return value
 
+    def secret_if_set(self, reference: str) -> str | None:
+        """Return what `secret` does, None for an empty reference."""
+        return self.secret(reference) if reference else None
+
 
 def load(path: Path | str, *, environment: str | None = None) -> Config:
     """Read a project's flyball.toml.

@@ -245,8 +245,8 @@ def _front(config: Config, slot: int, counters: Slot) -> Front:
 def _personal_keys(config: Config) -> PersonalKeys:
     from flyball.serving.personal import PersonalKeys
 
-    reference = config.settings.server.encryption_key
-    return PersonalKeys.load(config.layout.personal_key, config.secret(reference) if reference else None)
+    encryption = config.secret_if_set(config.settings.server.encryption_key)
+    return PersonalKeys.load(config.layout.personal_key, encryption)
 
 
 def _shown(server: ServerSettings) -> dict[str, Any]:

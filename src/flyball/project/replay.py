@@ -46,24 +46,7 @@ def replay(
     recompute: bool = False,
     progress: Progress | None = None,
 ) -> Replay:
-    """Answer logged requests with a version and compare with what was answered.
-
-    Args:
-        project: The project.
-        model: The model.
-        version: The version that is tried; its state does not matter.
-        log: "live" for this project's log, or a folder or file of segments (.seg) or shipped Parquet.
-        since: Only requests from this T on.
-        until: Only requests before this T.
-        limit: Newest requests that are taken.
-        tolerance: Distance up to which two numbers agree; batches of other sizes round differently.
-        recompute: Read the features from history instead of taking the served ones.
-        progress: Called with ("replay", rows done, rows in all).
-
-    Raises:
-        UnknownName: there is no such model or version.
-        InputError: no request fits, or none has the features that the version reads.
-    """
+    """Answer logged requests with a version and compare with what was answered; see `Project.replay`."""
     if limit < 1:
         raise InputError(f"limit is {limit}; take at least one request")
     loaded = project.models[model].load(version)

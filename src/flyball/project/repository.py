@@ -36,13 +36,10 @@ def change_service(project: Project, action: Action, model: str, *, actor: str =
         if model not in table.models:
             raise UnknownName.of("served model", model, table.models)
         route = table.models[model]
-        version = table.version
+        new = table
         if route.unloaded is not unloaded:
-            version += 1
-            models = {**table.models, model: replace(route, unloaded=unloaded)}
-            new = replace(
-                table, version=version, fence=fence, written=to_micros(now), models=models, cause="repository"
-            )
+            made = replace(route, unloaded=unloaded)
+            new = table.following(made, fence=fence, now=to_micros(now), cause="repository")
             routes.commit(new, expected=table.version, fence=fence)
-            project.database.audit.record(now, actor, f"{action}ed", model, {"table": version})
-    return {"name": model, "state": "UNAVAILABLE" if unloaded else "READY", "table_version": version}
+            project.database.audit.record(now, actor, f"{action}ed", model, {"table": new.version})
+    return {"name": model, "state": "UNAVAILABLE" if unloaded else "READY", "table_version": new.version}

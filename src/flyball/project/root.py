@@ -376,8 +376,8 @@ class Project:
         """Return the keys by which personal fields of the prediction log are hashed and encrypted."""
         from flyball.serving.personal import PersonalKeys
 
-        reference = self.settings.server.encryption_key
-        return PersonalKeys.load(self.layout.personal_key, self.config.secret(reference) if reference else None)
+        encryption = self.config.secret_if_set(self.settings.server.encryption_key)
+        return PersonalKeys.load(self.layout.personal_key, encryption)
 
     def explain(self, prediction_id: str, *, reveal: bool = False) -> dict[str, Any]:
         """Say how one prediction came about: arm and why, features with status, versions, latency by stage, outcome.

@@ -17,7 +17,6 @@ from flyball.units import to_micros
 if TYPE_CHECKING:
     from flyball.definitions import Definitions
     from flyball.project.root import Project
-    from flyball.registry.types import Version
 
 __all__ = ["apply_routing", "as_defined", "flags_for", "former", "split"]
 
@@ -103,7 +102,7 @@ def split(
     """Give versions shares of a model's units beside the champion; see `ModelHandle.split`."""
     from flyball import units
     from flyball.project.models import ref_of
-    from flyball.project.releases import exclusive
+    from flyball.project.releases import exclusive, require_passing
     from flyball.project.views import restore
     from flyball.rollout.routing import cut
     from flyball.rollout.splits import split_for
@@ -111,7 +110,7 @@ def split(
     handle = project.models[model]
     versions = {name: handle.version(name) for name in shares}
     for version in versions.values():
-        _require_passing(version)
+        require_passing(version)
         restore(project, version)
     cuts = {name: cut(units.share(share)) for name, share in shares.items()}
     with exclusive(project) as (routes, fence):
@@ -136,13 +135,6 @@ def split(
 def _was_trusted(route: ModelRoute, version: str) -> bool:
     """Return whether a version served as champion before, so that it needs no process of its own."""
     return any(ref.version == version and ref.trusted for ref in (*route.warm, *(v.version for v in route.variants)))
-
-
-def _require_passing(version: Version) -> None:
-    if version.gate != "passing":
-        raise Refused(
-            f"{version.model} {version.version} may not be exposed: its gate says {version.gate or 'nothing yet'}"
-        )
 
 
 def _refuse_during_rollout(project: Project, model: str) -> None:

@@ -89,15 +89,6 @@ class Access:
         require_current(found)
         return found
 
-    def role(self, given: bytes, admin: bytes | None) -> str | None:
-        """Return the role of what a caller sent, None when every caller may do everything.
-
-        Raises:
-            BadRequest: 401, the key is missing, unknown or revoked.
-        """
-        found = self.grant(given, admin)
-        return None if found is None else found.role
-
     def require_read(self, role: str | None, views: Iterable[str]) -> None:
         """Raise BadRequest (403) unless a role may read all these views."""
         for view in views:

@@ -11,30 +11,18 @@ import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 from flyball import errors
-from flyball.errors import BadRequest, Busy, Unavailable, shown
+from flyball.errors import BadRequest, Busy, Unavailable
 from flyball.serving.asgi import Receive, Response, Scope, error_response, json, read_body
-from flyball.serving.protocol.types import MALFORMED
+from flyball.serving.protocol.lines import BadLines, Row, parse_lines
 
-__all__ = ["LINE_TYPES", "parse_events", "take_events"]
+__all__ = ["LINE_TYPES", "take_events"]
 
-Row = dict[str, Any]
 Push = Callable[[str, list[Row]], Awaitable[dict[str, Any]]]
 LINE_TYPES = (b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-lines")
 _SHOWN = 100  # bad lines reported
 _PIECE = 1 << 16
 _AT_ONCE = 1 << 18  # bytes decoded on the event loop
-_decode = msgspec.json.Decoder().decode
-
-
-class _BadLines(Exception):
-    """Lines that are no rows: (line from 1, what, what is needed)."""
-
-    def __init__(self, lines: list[tuple[int, str, str]]) -> None:
-        super().__init__()
-        self.lines = lines
 
 
 async def take_events(source: str, scope: Scope, receive: Receive, push: Push | None, limit: int) -> Response:
@@ -46,8 +34,8 @@ async def take_events(source: str, scope: Scope, receive: Receive, push: Push | 
     try:
         body = await _body(scope, receive, limit)
         large = len(body) > _AT_ONCE  # a million lines take seconds, in which nobody else would be answered
-        numbered = await asyncio.to_thread(parse_events, body) if large else parse_events(body)
-    except _BadLines as bad:
+        numbered = await asyncio.to_thread(parse_lines, body) if large else parse_lines(body)
+    except BadLines as bad:
         return _refused(bad.lines)
     if push is None:
         raise Unavailable("this gateway has no ingest process behind it, so it cannot take events")
@@ -63,69 +51,6 @@ async def take_events(source: str, scope: Scope, receive: Receive, push: Push | 
         lines = [(numbered[place][0], what, "a row that fits the source's columns") for place, what in wrong]
         return _refused(lines)
     return json({name: answer[name] for name in ("accepted", "rejected", "duplicates", "sequence") if name in answer})
-
-
-def parse_events(body: bytes) -> list[tuple[int, Row]]:
-    """Return (line, row) of JSON lines, of a JSON array, of {"rows": [...]} or of one object; lines count from 1.
-
-    Raises:
-        BadRequest: the body is empty or no list of objects.
-        _BadLines: some lines are no JSON objects.
-    """
-    text = body.strip()
-    if not text:
-        raise BadRequest("the body is empty; send a JSON list or one JSON object per line")
-    if text[:1] == b"[":
-        return _array(text)
-    lines = [(k, line) for k, line in enumerate(body.splitlines(), 1) if line.strip()]
-    if len(lines) == 1 or not _is_object(lines[0][1]):  # one object, perhaps over several lines
-        try:
-            whole = _decode(text)
-        except MALFORMED:
-            whole = None
-        if isinstance(whole, dict):
-            return _checked(enumerate(whole["rows"], 1) if isinstance(whole.get("rows"), list) else [(1, whole)])
-    return _lines(lines)
-
-
-def _array(text: bytes) -> list[tuple[int, Row]]:
-    try:
-        found = _decode(text)
-    except MALFORMED as error:
-        raise BadRequest(f"the body is neither JSON nor JSON lines: {error}") from error
-    return _checked(enumerate(found, 1))
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(_decode(line), dict)
-    except MALFORMED:
-        return False
-
-
-def _lines(lines: list[tuple[int, bytes]]) -> list[tuple[int, Row]]:
-    found: list[tuple[int, Any]] = []
-    bad: list[tuple[int, str, str]] = []
-    for number, line in lines:
-        try:
-            found.append((number, _decode(line)))
-        except MALFORMED as error:
-            bad.append((number, f"no JSON: {error}", "one JSON object per line"))
-    if bad:
-        raise _BadLines(bad)
-    return _checked(found)
-
-
-def _checked(found: Any) -> list[tuple[int, Row]]:
-    rows, bad = [], []
-    for number, row in found:
-        if isinstance(row, dict):
-            rows.append((number, row))
-        else:
-            bad.append((number, f"{shown(row, 60)} is no object", "one JSON object of columns"))
-    if bad:
-        raise _BadLines(bad)
-    return rows
 
 
 async def _body(scope: Scope, receive: Receive, limit: int) -> bytes:

@@ -23,7 +23,7 @@ class MapGate:
 
     def __init__(self, shared: SharedMap) -> None:
         """Write to `shared`; ingest is the only one who does."""
-        self._words = shared._words
+        self._words = shared.words
 
     def hold(self, at: int) -> None:
         """From now on, no gated clock reaches `at`."""
@@ -44,7 +44,7 @@ class MapClock:
 
     def __init__(self, shared: SharedMap, *, gated: bool = True) -> None:
         """Read from `shared`."""
-        self._words = shared._words
+        self._words = shared.words
         self._gated = gated
 
     @property

@@ -131,7 +131,7 @@ def compare(
     same = _same(logged, new, classifier=classifier, tolerance=tolerance)[both]
     difference = (now - was)[both]
     far = np.argsort(-np.abs(difference), kind="stable")[:worst]
-    place = np.flatnonzero(both)
+    place: list[int] = np.flatnonzero(both).tolist()
     known = both & ~np.isnan(outcome)
     return Replay(
         model=model, version=version, rows=len(ids), answered=int((~np.isnan(now)).sum()),
@@ -139,7 +139,10 @@ def compare(
         shift=shift_of(difference, [units[k] for k in place]), difference=_quantiles(np.abs(difference)),
         micros=_quantiles(micros), logged_micros=_quantiles(logged_micros),
         groups=tuple(_groups([arms[k] for k in place], at[both], same, difference)),
-        worst=tuple(Worst(ids[place[k]], float(was[place[k]]), float(now[place[k]])) for k in far if abs(difference[k]) > tolerance),
+        worst=tuple(
+            Worst(ids[place[k]], float(was[place[k]]), float(now[place[k]]))
+            for k in far if abs(difference[k]) > tolerance
+        ),
         labelled=int(known.sum()), metrics=metrics_of(outcome[known], new[known], classifier=classifier),
         logged_metrics=metrics_of(outcome[known], logged[known], classifier=classifier), errors=errors,
         left_out=left_out,
@@ -181,9 +184,9 @@ def _scores(logged: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _same(logged: np.ndarray, new: np.ndarray, *, classifier: bool, tolerance: float) -> np.ndarray:
     if not classifier:
         near = np.abs(new - logged) <= tolerance
-        return near if near.ndim == 1 else near.all(axis=1)
+        return np.asarray(near if near.ndim == 1 else near.all(axis=1))
     if logged.ndim == 1:
-        return (logged >= 0.5) == (new >= 0.5)
+        return np.asarray((logged >= 0.5) == (new >= 0.5))
     return np.asarray(np.nan_to_num(logged, nan=-1.0).argmax(axis=1) == np.nan_to_num(new, nan=-1.0).argmax(axis=1))
 
 

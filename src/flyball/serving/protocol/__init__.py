@@ -8,10 +8,11 @@ feature reader builds the one matrix anyway.
 from flyball.serving.protocol.answers import Labelled, encode_infer, encode_rows, encode_wanted, label, metadata
 from flyball.serving.protocol.binary import header_length
 from flyball.serving.protocol.infer import call_of, parse_infer
-from flyball.serving.protocol.outcomes import parse_outcomes, parse_source_rows
+from flyball.serving.protocol.lines import BadLines, Row, parse_lines
+from flyball.serving.protocol.outcomes import parse_outcomes
 from flyball.serving.protocol.rows import decode_json, rows_call
 from flyball.serving.protocol.types import Call, Columns, Signature, Wanted
 
-__all__ = ["Call", "Columns", "Labelled", "Signature", "Wanted", "call_of", "decode_json", "encode_infer",
-           "encode_rows", "encode_wanted", "header_length", "label", "metadata", "parse_infer", "parse_outcomes",
-           "parse_source_rows", "rows_call"]  # fmt: skip
+__all__ = ["BadLines", "Call", "Columns", "Labelled", "Row", "Signature", "Wanted", "call_of", "decode_json",
+           "encode_infer", "encode_rows", "encode_wanted", "header_length", "label", "metadata", "parse_infer",
+           "parse_lines", "parse_outcomes", "rows_call"]  # fmt: skip
