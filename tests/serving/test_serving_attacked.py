@@ -18,6 +18,7 @@ from flyball.serving.asgi import AT_ONCE, Response, read_body
 from flyball.serving.batcher import Batcher
 from flyball.serving.front import Front
 from flyball.serving.protocol import Signature, parse_infer, rows_call
+from flyball.serving.rendering import apart
 from flyball.serving.replays import Replays
 from flyball.testing.in_process import client
 
@@ -183,3 +184,20 @@ def test_those_who_wait_for_the_first_answer_get_it_without_what_was_put_on_it()
     first, second = asyncio.run(story())
     assert first == [(b"x-request-id", b"1")]
     assert second == [(b"idempotent-replayed", b"true"), (b"x-request-id", b"2")]
+
+
+def test_large_bodies_are_read_one_at_a_time():
+    busy, most = [], []
+
+    def read(number):
+        busy.append(number)
+        most.append(len(busy))
+        time.sleep(0.002)
+        busy.remove(number)
+        return number
+
+    async def story():
+        return await asyncio.gather(*(apart(read, k) for k in range(20)))
+
+    assert asyncio.run(story()) == list(range(20))
+    assert max(most) == 1

@@ -6,9 +6,12 @@ others than the champion, and one request's rows may be answered by several.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, TypeVar
 
 from flyball.errors import BadRequest
 from flyball.serving.asgi import Response
@@ -19,6 +22,7 @@ from flyball.serving.request import Answer
 __all__ = [
     "INFER_TYPES",
     "LARGE",
+    "apart",
     "check_depth",
     "check_rows",
     "infer_response",
@@ -32,6 +36,21 @@ LARGE = 1 << 18  # bytes of a body that is not read on the event loop, where it 
 INFER_TYPES = (b"application/json", b"application/octet-stream")
 _LENGTH = b"inference-header-content-length"
 After = Callable[[], None] | None
+T = TypeVar("T")
+
+
+async def apart(work: Callable[..., T], *arguments: Any) -> T:
+    """Return what `work` returns, on the one thread of this process that reads large bodies.
+
+    One at a time: a body of a few megabytes can become a gigabyte of objects on the way to being refused, and reading
+    holds the interpreter, so that several at once would only hold up everybody else.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_reading(), lambda: work(*arguments))
+
+
+@lru_cache(maxsize=1)
+def _reading() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="reading")
 
 
 def check_rows(plan: ModelPlan, n: int, limit: int) -> None:

@@ -10,6 +10,7 @@ from flyball.serving.asgi import Response, json, read_body
 from flyball.serving.events import LINE_TYPES, take_events
 from flyball.serving.handlers.ask import Ask
 from flyball.serving.protocol import parse_outcomes
+from flyball.serving.rendering import LARGE, apart
 
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
@@ -27,7 +28,8 @@ class Data:
     async def outcomes(self, ask: Ask) -> Response:
         """Take outcomes; they are in the log when this answers."""
         gateway = self._gateway
-        rows = parse_outcomes(await read_body(ask.scope, ask.receive, gateway.max_body, LINE_TYPES))
+        body = await read_body(ask.scope, ask.receive, gateway.max_body, LINE_TYPES)
+        rows = await apart(parse_outcomes, body) if len(body) > LARGE else parse_outcomes(body)
         if gateway.log is None:
             raise Unavailable("this gateway keeps no prediction log, so it cannot take outcomes")
         received = gateway.clock.micros()

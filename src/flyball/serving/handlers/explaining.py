@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from flyball.serving.contributions.types import Explained
 from flyball.serving.handlers.ask import Ask
 from flyball.serving.plan import Arm, ModelPlan, features_of
 from flyball.serving.protocol import Call, decode_json, parse_infer, rows_call
+from flyball.serving.rendering import LARGE, apart
 
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
@@ -43,9 +45,10 @@ class Explaining:
         plan, pinned = await gateway.named(names["model"], names.get("version"))
         gateway.check_read(ask.scope, plan)
         body = await read_body(ask.scope, ask.receive, gateway.max_body)
-        request = decode_json(body, depth=gateway.max_depth)
+        large, decode = len(body) > LARGE, partial(decode_json, body, depth=gateway.max_depth)
+        request = await apart(decode) if large else decode()
         until = time.monotonic() + _deadline(request) / 1000 - (time.perf_counter_ns() - ask.started) / 1e9
-        call = _call(body, request, plan)
+        call = await apart(_call, body, request, plan) if large else _call(body, request, plan)
         if call.n > _ROWS:
             raise BadRequest(f"the request has {call.n} rows, at most {_ROWS} are explained at once", 413)
         arm = pinned or plan.champion

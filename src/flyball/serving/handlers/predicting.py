@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import BadRequest, shown
@@ -15,7 +16,7 @@ from flyball.serving.asgi import Response, Scope, json, read_body
 from flyball.serving.handlers.ask import Ask, routes_of
 from flyball.serving.plan import ModelPlan
 from flyball.serving.protocol import Call, decode_json, rows_call
-from flyball.serving.rendering import INFER_TYPES, LARGE, check_rows, labelled_of, no_rows, rows_response
+from flyball.serving.rendering import INFER_TYPES, LARGE, apart, check_rows, labelled_of, no_rows, rows_response
 from flyball.serving.request import Answer
 from flyball.serving.testers import asked_arm
 
@@ -96,13 +97,13 @@ class Predicting:
             ask.scope["flyball.body"] = body
         depth = gateway.max_depth
         large = len(body) > LARGE
-        found = await asyncio.to_thread(decode_json, body, depth=depth) if large else decode_json(body, depth=depth)
+        found = await apart(partial(decode_json, body, depth=depth)) if large else decode_json(body, depth=depth)
         plan = await self._chosen(ask.scope, found)
         gateway.check_read(ask.scope, plan)
         given = (found.get("rows") or found.get("instances")) if isinstance(found, dict) else None
         if isinstance(given, list):
             check_rows(plan, len(given), gateway.max_rows)  # before a column is built
-        call = await asyncio.to_thread(rows_call, found, plan.inputs) if large else rows_call(found, plan.inputs)
+        call = await apart(rows_call, found, plan.inputs) if large else rows_call(found, plan.inputs)
         if plan.testers:
             call.wish = asked_arm(ask.scope, plan)
         return plan, call, found if isinstance(found, dict) else {}
