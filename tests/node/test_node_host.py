@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import threading
 import time
 
@@ -230,3 +231,38 @@ def test_a_matrix_is_read_only_for_the_model(tmp_path):
             await remote.predict(np.ones((1, 1)), soon())
 
     play(tmp_path, lambda: predict, story)
+
+
+def test_the_end_of_a_host_is_heard_of_while_nobody_asks_it_anything(tmp_path):
+    layout = Layout(tmp_path, tmp_path)
+
+    async def story():
+        remote, lost = RemoteHost(layout, REF), asyncio.Event()
+        remote.when_lost(lost.set)
+        with pytest.raises(DeadlineExceeded):  # a host that hears and says nothing
+            await remote.predict(np.ones((1, 2)), soon(0.05))
+        peer, _ = listener.accept()
+        assert remote.connected and not lost.is_set()
+        peer.close()
+        await asyncio.wait_for(lost.wait(), 5)
+        assert not remote.connected
+        remote.close()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = layout.socket(host_name(REF.digest))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        listener.bind(str(path))
+        listener.listen()
+        asyncio.run(story())
+
+
+def test_hanging_up_on_a_host_is_no_loss(tmp_path):
+    async def story(host, server, remote):
+        lost = []
+        remote.when_lost(lambda: lost.append(True))
+        await remote.predict(np.ones((1, 2)), soon())
+        remote.close()
+        await asyncio.sleep(0)
+        assert not lost
+
+    play(tmp_path, lambda: Model().predict, story)

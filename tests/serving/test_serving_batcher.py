@@ -423,3 +423,43 @@ def test_a_batch_is_no_larger_than_pays() -> None:
     assert asyncio.run(story(0.0, 0.004)) == 8  # nothing is saved by waiting for more
     assert asyncio.run(story(0.008, 0.004)) == 48  # a twentieth of what 48 rows take is their fixed cost
     assert asyncio.run(story(0.01, 0.0)) == 100
+
+
+def test_parts_of_a_failed_batch_are_asked_of_a_host_side_by_side() -> None:
+    under, most, calls = 0, 0, 0
+
+    async def remote(m: np.ndarray, deadline: float) -> np.ndarray:
+        nonlocal under, most, calls
+        under, calls = under + 1, calls + 1
+        most = max(most, under)
+        await asyncio.sleep(0)
+        under -= 1
+        if (m < 0).any():
+            raise ValueError("negative")
+        return m[:, 0]
+
+    async def story(values: np.ndarray):
+        return await Batcher(remote=remote).submit(rows(*values), soon())
+
+    values = np.arange(64.0)
+    values[[3, 40, 41]] *= -1
+    item = asyncio.run(story(values))
+    assert set(item.errors) == {3, 40, 41}
+    assert [v for v in item.values if v is not None] == [v for v in values if v >= 0]
+    assert 1 < most <= 8
+    assert calls <= 1 + 3 * 2 * 6
+    assert set(asyncio.run(story(np.full(64, -1.0))).errors) == set(range(64))
+
+
+def test_of_parts_under_way_as_a_host_dies_the_one_it_had_begun_with_is_the_evidence() -> None:
+    async def remote(m: np.ndarray, deadline: float) -> np.ndarray:
+        await asyncio.sleep(0)
+        if len(m) > 2:
+            raise ValueError("one by one")
+        raise PeerGone("the host went away", sent=bool((m == 3.0).any()))
+
+    async def story(*values: float):
+        return await Batcher(remote=remote).submit(rows(*values), soon())
+
+    assert not asyncio.run(story(0, 1, 2, 3)).absent
+    assert asyncio.run(story(0, 1, 2, 4)).absent

@@ -168,6 +168,31 @@ async def test_the_control_cohort_pays_the_way_to_a_host_and_loses_nothing_when_
     assert gateway.slot.veto is None
 
 
+@in_loop
+async def test_a_candidate_loses_its_traffic_when_its_host_ends_and_before_a_request_meets_it(tmp_path: Path) -> None:
+    kit = Kit(tmp_path, v1=double, v2=triple)
+    candidate = kit.ref("v2", trusted=False)
+    host = kit.host(candidate)
+    heard: list = []
+    host.when_lost = heard.append
+    gateway = kit.gateway()
+    await gateway.swap(table(1, kit.ref("v1"), candidate, share=1.0))
+    async with browser(gateway) as http:
+        assert value(await ask(http, unit="u")) == 6.0
+        host.gone = True
+        calls = host.calls
+        heard[-1]()
+        assert gateway.plans["eta"].off == {"candidate"}
+        assert gateway.slot.veto.reason is VetoReason.HOST_GONE
+        assert value(await ask(http, unit="u")) == 4.0
+        assert host.calls == calls
+        host.gone = False
+        await until(lambda: gateway.slot.veto is None, within=1.0)
+        assert value(await ask(http, unit="u")) == 6.0
+    await gateway.close()
+    assert not [r for r in kit.records() if isinstance(r, Prediction) and r.error]  # nobody was asked in vain
+
+
 # -- examination and refusal ----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from flyball.adapters.local.ring import Kind
@@ -39,6 +40,10 @@ class RemoteHost:
     def connected(self) -> bool:
         """Whether the connection stands now."""
         return self._client.connected
+
+    def when_lost(self, lost: Callable[[], None]) -> None:
+        """Have `lost` called in the event loop when the host goes away, in the moment in which the kernel says so."""
+        self._client.when_lost = lost
 
     async def predict(self, matrix: np.ndarray, deadline: float, /) -> np.ndarray:
         """Return the model's answer.

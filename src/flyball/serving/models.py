@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from flyball.rollout.routing import VersionRef
 from flyball.serving.batcher import ANY, Batcher, check_output
 from flyball.serving.memory import Held, available, estimate, victims
 
-__all__ = ["Host", "Loaded", "ModelCache", "Predictor"]
+__all__ = ["Host", "Loaded", "ModelCache", "Predictor", "Watched"]
 
 _WARM_TRIES = 5
 _EAGER = 64  # champions loaded with a table when memory is limited; the others come with their first request
@@ -54,6 +54,15 @@ class Host(Protocol):
 
     def close(self) -> None:
         """Hang up."""
+        ...
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A host that tells when it goes away, also when nobody asks it anything."""
+
+    def when_lost(self, lost: Callable[[], None], /) -> None:
+        """Have `lost` called in the event loop, at once."""
         ...
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from flyball.errors import FlyballError, Refused, Unavailable
 from flyball.features.spec import FeatureService
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
-from flyball.serving.models import Loaded, ModelCache
+from flyball.serving.models import Loaded, ModelCache, Watched
 from flyball.serving.plan import Arm, ModelPlan, Reader, make_plan
 from flyball.serving.slots import Counter, SharedMap, Slot, VetoReason
 from flyball.serving.vetoes import Vetoes
@@ -219,6 +219,19 @@ class Tables:
         for version, arm in plan.pinned.items():
             self.infer[f"/v2/models/{model}/versions/{version}/infer"] = plan, arm
             arm.loaded.batcher.slot = self._slot  # where it counts its batches
+            self._listen(arm.loaded)
+
+    def _listen(self, loaded: Loaded) -> None:
+        """Hear of a host's death when it dies, not when the next request meets it."""
+        if isinstance(loaded.host, Watched):
+            loaded.host.when_lost(lambda: self._lost(loaded))
+
+    def _lost(self, loaded: Loaded) -> None:
+        """Take the traffic of every arm in force that this host answered; a champion has nobody to give it to."""
+        for plan in self.plans.values():
+            for arm in (*plan.arms.values(), plan.control):
+                if arm is not None and arm is not plan.champion and arm.loaded is loaded:
+                    self.veto(plan, VetoReason.HOST_GONE, arm)
 
     def _follow_control(self, plan: ModelPlan, before: ModelPlan | None) -> None:
         """Bring the hosted copy for the control cohort; the one of the former table goes on at once."""
@@ -230,7 +243,12 @@ class Tables:
         if known is not None and known.loaded.ref == ref:
             plan.control = replace(plan.champion, loaded=known.loaded)
         else:
-            self.vetoes.follow_control(plan, lambda: self._models.get(ref))
+            self.vetoes.follow_control(plan, lambda: self._hosted(ref))
+
+    async def _hosted(self, ref: VersionRef) -> Loaded:
+        loaded = await self._models.get(ref)
+        self._listen(loaded)
+        return loaded
 
     async def _drained(self, old: list[ModelPlan]) -> None:
         until = time.monotonic() + _DRAIN + max((p.route.deadline for p in old), default=0.0)
@@ -322,8 +340,8 @@ class Tables:
         """Take an arm's traffic away in this worker, now; of the control cohort's copy, only the copy."""
         if arm is plan.control:
             ref = arm.loaded.ref
-            self.vetoes.follow_control(plan, lambda: self._models.get(ref))
-        else:
+            self.vetoes.follow_control(plan, lambda: self._hosted(ref))
+        elif arm is plan.arms.get(arm.name):  # else a copy that was taken away already
             self.vetoes.veto(plan, reason, arm.name)
 
     def close(self) -> None:

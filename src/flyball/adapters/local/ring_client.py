@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class RingClient:
         self._name = name
         self._peer: socket.socket | None = None
         self._next = 0
+        self.when_lost: Callable[[], None] | None = None  # called when the host is seen to have gone
 
     @property
     def connected(self) -> bool:
@@ -214,6 +216,8 @@ class RingClient:
                 asked.future.set_exception(PeerGone(f"{why}; ask again", sent=number == guilty))
         self._asked = {}
         self._memory.close()
+        if blame and self.when_lost is not None:
+            self.when_lost()
 
     def _claim(self) -> bool:
         """Whether this worker is the one that counts this death of the host."""
