@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,11 @@ class Callers:
 
     running: Running
     count: int = 64
-    attempts: int = 1  # connections tried before a refused one counts as wrong
+    make: Callable[[float, str], bytes] = lambda miles, unit: body_of(miles, unit=unit)
     statuses: Counter[int] = field(default_factory=Counter)
     versions: Counter[tuple[str, float]] = field(default_factory=Counter)
+    states: Counter[str] = field(default_factory=Counter)  # of the features: "", "stale", "defaulted"
+    errors: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     retry_after: int = 0  # refusals that said when to come again
     asked: int = 0
@@ -140,7 +143,7 @@ class Callers:
             self.asked += 1
             miles = float(self.asked)
             started = time.monotonic()
-            writer.write(request_of(body_of(miles, unit=f"u{k}-{self.asked}")))
+            writer.write(request_of(self.make(miles, f"u{k}-{self.asked}")))
             status, headers, data = await answer_of(reader)
             self.slowest = max(self.slowest, time.monotonic() - started)
             self._note(status, headers, data, miles)
@@ -153,8 +156,11 @@ class Callers:
         if status == 200:
             answer = json.loads(data)
             self.versions[answer["model_version"], round(answer["outputs"][0]["data"][0] / miles, 9)] += 1
-        elif status in {429, 503} and headers.get("retry-after", "0").isdigit():
-            self.retry_after += int(headers.get("retry-after", "0")) > 0
+            self.states[answer["parameters"].get("features", "")] += 1
+            return
+        self.errors[json.loads(data)["error"]] += 1
+        after = headers.get("retry-after", "0")
+        self.retry_after += after.isdigit() and int(after) > 0
 
 
 class PostgresServer:

@@ -63,6 +63,7 @@ def hour_of(prediction: str) -> float:
     return (int(prediction[:12], 32) / 1e6 - time.time()) / 3600
 
 
+@pytest.mark.slow
 def test_a_jumping_clock_fails_no_request_and_loses_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(tmp_path / "clock", monkeypatch)
     node = Node(tmp_path)

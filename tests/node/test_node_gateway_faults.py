@@ -191,6 +191,7 @@ def test_whatever_is_killed_beside_the_workers_costs_no_caller_anything(node: No
     run(story)
 
 
+@pytest.mark.slow
 def test_the_death_of_a_worker_neither_fills_nor_empties_a_bucket(tmp_path: Path) -> None:
     rate = 40.0
     node = Node(tmp_path)

@@ -40,12 +40,24 @@ class Slow(Scale):
 '''
 
 
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path, workers=1, models=MODELS)
-    node.champion = node.artifact("v1", node.module.Slow(2.0, str(tmp_path / "asked")), trusted=True)
+def slow_node(folder: Path) -> Node:
+    node = Node(folder, workers=1, models=MODELS)
+    node.champion = node.artifact("v1", node.module.Slow(2.0, str(folder / "asked")), trusted=True)
     node.up()
     node.route(deadline=DEADLINE)
+    return node
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    node = slow_node(tmp_path_factory.mktemp("shared"))
+    yield node
+    node.down()
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Node]:
+    node = slow_node(tmp_path)
     yield node
     node.down()
 
@@ -106,7 +118,9 @@ def memory(node: Node) -> int:
 
 
 @pytest.mark.slow
-def test_ten_times_too_much_is_refused_and_what_is_accepted_is_in_time(node: Node) -> None:
+def test_ten_times_too_much_is_refused_and_what_is_accepted_is_in_time(alone: Node) -> None:
+    node = alone
+
     async def story() -> None:
         async with Callers(node.running, 8) as calm:
             await calm.more(100)  # the worker learns what a row costs
@@ -147,6 +161,7 @@ def test_ten_times_too_much_is_refused_and_what_is_accepted_is_in_time(node: Nod
 def test_callers_who_left_are_not_answered_and_the_model_is_not_asked(node: Node) -> None:
     """They left while their rows were queued behind a batch that ran."""
     node.route(deadline=30.0)
+    before = metrics(node.running)['flyball_disconnected_total{worker="0"}']
     busy = body_many([1000.0] * 100)  # 0.8 s of model time
 
     async def story() -> None:
@@ -168,7 +183,7 @@ def test_callers_who_left_are_not_answered_and_the_model_is_not_asked(node: Node
             out.close()
 
     def gone() -> bool:
-        return metrics(node.running)['flyball_disconnected_total{worker="0"}'] >= 20
+        return metrics(node.running)['flyball_disconnected_total{worker="0"}'] >= before + 20
 
     asyncio.run(story())
     until(gone, what="twenty callers counted as gone")
@@ -215,6 +230,7 @@ def test_pipelined_requests_are_answered_in_their_order(node: Node) -> None:
 
 def test_a_caller_who_only_closed_his_half_ends_alone(node: Node) -> None:
     """What is then sent is up to the server; what matters is that the line ends and that nothing is kept."""
+    node.route(deadline=DEADLINE)
     files = len(os.listdir(f"/proc/{node.pid('w0')}/fd"))
     for sent in (b"", b"POST /v2/mod", request_of(body_of(3.0))[:-5], request_of(body_of(3.0))):
         with socket.create_connection((node.running.host, node.running.port), timeout=10) as sock:

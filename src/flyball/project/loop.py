@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import ConflictError
+from flyball.errors import ConflictError, UnknownName
 from flyball.project.mirror import tell_champion
 from flyball.records.log import Batch, Cursor, follow, read_range
 
@@ -219,7 +219,10 @@ class ControlPass:
     def _reference(self, model: str, version: str) -> Reference | None:
         from flyball.profiles.reference import Reference
 
-        found: Version = self._project.database.versions.get(model, version)
+        try:
+            found: Version = self._project.database.versions.get(model, version)
+        except UnknownName:  # a database restored from a backup: the log is ahead of it, and must not stop the loop
+            return None
         path = self._project.root / found.path / "reference.bin"
         return Reference.from_bytes(path.read_bytes()) if path.exists() else None
 
