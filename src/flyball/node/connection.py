@@ -17,6 +17,8 @@ import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from flyball.node.direct import Arriving, Direct, Eager, written
+
 __all__ = ["Connection", "Limits"]
 
 log = logging.getLogger("flyball.node")
@@ -48,9 +50,13 @@ class Limits:
 
 
 class Connection(HttpToolsProtocol):
-    """A connection that cannot be held for ever, whatever its caller does."""
+    """A connection that cannot be held for ever, whatever its caller does.
+
+    `direct`, when there is one, answers the requests it takes without a task; see `flyball.node.direct`.
+    """
 
     limits = Limits()
+    direct: Direct | None = None
 
     def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
         super().__init__(config, server_state, app_state, _loop)
@@ -63,6 +69,8 @@ class Connection(HttpToolsProtocol):
         self._unsent_since = 0.0
         self._draining = False
         self._task: asyncio.Task[None] | None = None
+        self._fresh = False  # nothing of what was read last was answered directly
+        self._arriving: Arriving | None = None  # a request that may be answered directly, once it is whole
 
     # -- receiving ----------------------------------------------------------------------------------------------------
 
@@ -75,12 +83,15 @@ class Connection(HttpToolsProtocol):
         if self._head >= 0:
             self._head += len(data)
         self._bodiless += len(data)
+        self._fresh = True
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             if self._state != _LEAVING:
                 self._refuse(400, f"this is no HTTP request that can be read ({_cause(error)})")
             return
+        if self._arriving is not None:  # its body comes in parts
+            self._start(self._arriving)
         most = self.limits.head
         if (self._head > most or self._bodiless > most) and self._state != _LEAVING:
             self._refuse(
@@ -106,7 +117,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
         self._head = max(self._head, 0)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -122,32 +135,66 @@ class Connection(HttpToolsProtocol):
         """Start the application on a request whose body may still come."""
         if self._state == _LEAVING:
             return
-        scope, parser = self.scope, self.parser
+        parser = self.parser
         if parser.should_upgrade() and parser.get_method() != b"CONNECT":
             self._upgrading = _without_upgrade(parser, self.url, self.headers)
             return
         self._head, self._bodiless = -1, 0
-        version = parser.get_http_version()
-        scope["method"] = parser.get_method().decode("ascii")
-        if version != "1.1":
-            scope["http_version"] = version
-        url = httptools.parse_url(self.url)
-        path = (url.path or b"/").decode("latin-1")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = url.path or b"/"
-        scope["query_string"] = url.query or b""
-        before = self.cycle
-        keep = version != "1.0" and parser.should_keep_alive() and not self._draining
+        arriving = Arriving(
+            parser.get_method(), self.url, parser.get_http_version(), self.headers, self.expect_100_continue,
+            parser.should_keep_alive(),
+        )  # fmt: skip
+        if self._is_direct(arriving):
+            self._arriving = arriving
+        else:
+            self._start(arriving)
+
+    def _is_direct(self, request: Arriving) -> bool:
+        """Whether a request may be answered directly: alone on this connection, and nothing unusual about it."""
+        return (
+            self._fresh
+            and self.direct is not None
+            and (self.cycle is None or self.cycle.response_complete)
+            and request.plain
+            and not (self._draining or self.flow.write_paused)
+            and self.direct.takes(request.url)
+        )
+
+    def _start(self, request: Arriving) -> None:
+        """Start the application on a request, or have it wait for the one before it."""
+        self._arriving = None
+        before, scope = self.cycle, self._scope_of(request)
+        keep = request.version != "1.0" and request.keep and not self._draining
         self.cycle = cycle = _Cycle(
             scope, self.transport, self.flow, self.logger, self.access_logger, False, self.server_state.default_headers,
-            asyncio.Event(), self.expect_100_continue, keep, self.on_response_complete,
+            asyncio.Event(), request.expects, keep, self.on_response_complete,
         )  # fmt: skip
         cycle.close = self._leave
+        cycle.body += request.body
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:  # sent before the answer to the one before it
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def _scope_of(self, request: Arriving) -> Any:
+        url = httptools.parse_url(request.url)
+        path = (url.path or b"/").decode("latin-1")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": request.version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": request.headers,
+            "state": self.app_state.copy(),
+            "method": request.method.decode("ascii"),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": url.path or b"/",
+            "query_string": url.query or b"",
+        }
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         task = self._task = self.loop.create_task(cycle.run_asgi(app))
@@ -157,11 +204,17 @@ class Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body for the application."""
         self._bodiless = 0
-        if self.cycle is not None and self._state != _LEAVING:
+        if self._arriving is not None:
+            self._arriving.body += body
+        elif self.cycle is not None and self._state != _LEAVING:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Wait for the application now, not for the caller."""
+        if self._arriving is not None:
+            self._head = self._bodiless = 0
+            self._answer(self._arriving)
+            return
         if self.cycle is None or self._state == _LEAVING or self._upgrading is not None:
             return
         super().on_message_complete()
@@ -170,6 +223,31 @@ class Connection(HttpToolsProtocol):
             self._enter(_ANSWERING)
 
     # -- answering ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, request: Arriving) -> None:
+        """Answer a whole request here and now; what has to wait for something becomes a task after all."""
+        assert self.direct is not None
+        self._arriving, self._fresh = None, False
+        scope = {"type": "http", "method": "POST", "path": request.url.decode("latin-1"), "headers": request.headers}
+        under_way = Eager(self.direct.respond(scope, bytes(request.body)))
+        if (response := under_way.response) is None:
+            self._hand_over(request, under_way)
+            return
+        self.transport.write(written(response))
+        self.server_state.total_requests += 1
+        self._enter(_IDLE)
+        if response.after is not None:
+            response.after()
+
+    def _hand_over(self, request: Arriving, under_way: Eager) -> None:
+        """Go on with what could not be answered at once, as the application that this request would have had."""
+        app, self.app = self.app, under_way
+        try:
+            self._start(request)
+        finally:
+            self.app = app
+        self.cycle.more_body = False
+        self._enter(_ANSWERING)
 
     def on_response_complete(self) -> None:
         """Begin the next request that came already, or wait for one."""

@@ -85,14 +85,16 @@ class GracefulServer:
         tls: tuple[Path, Path] | None = None,
     ) -> None:
         self._limits = limits or Limits()
+        direct = app if hasattr(app, "takes") else None  # what it takes, it answers without ASGI's messages
         config = uvicorn.Config(
             app,
-            http=type("_Connection", (Connection,), {"limits": self._limits}),
+            http=type("_Connection", (Connection,), {"limits": self._limits, "direct": direct}),
             ws="none",
             lifespan="on" if lifespan else "off",
             access_log=False,
             log_config=None,
             server_header=False,
+            proxy_headers=False,  # nobody asks who the caller was behind a proxy
             date_header=False,
             timeout_graceful_shutdown=max(1, round(drain)),
         )

@@ -20,7 +20,7 @@ from flyball.rollout.routing import RoutingTable, VersionRef
 from flyball.serving.access import AccessFile
 from flyball.serving.accesslog import template
 from flyball.serving.answer import Answerer
-from flyball.serving.asgi import Receive, Response, Scope, Send, error_response, read_body, send_response
+from flyball.serving.asgi import Message, Receive, Response, Scope, Send, error_response, read_body, send_response
 from flyball.serving.cache import AnswerCache
 from flyball.serving.contributions.asking import ExplainHost, Explanations
 from flyball.serving.front import Front, key_sent
@@ -31,7 +31,7 @@ from flyball.serving.mapclock import MapClock
 from flyball.serving.models import ModelCache
 from flyball.serving.plan import Arm, ModelPlan, Reader
 from flyball.serving.protocol import Call, parse_infer
-from flyball.serving.rendering import INFER_TYPES, LARGE, check_depth, check_rows, infer_response, no_rows
+from flyball.serving.rendering import INFER_TYPES, LARGE, apart, check_depth, check_rows, infer_response, no_rows
 from flyball.serving.replays import Replays
 from flyball.serving.request import Answer
 from flyball.serving.shadow import Shadows
@@ -154,6 +154,20 @@ class Gateway:
         if scope["type"] != "http":
             await _other(scope, receive, send)
             return
+        response = await self.respond(scope, receive)
+        await send_response(send, response)
+        if response.after is not None:
+            response.after()
+
+    def takes(self, url: bytes) -> bool:
+        """Whether a POST to this URL is inference of a known model, which `respond` answers from its body alone."""
+        return url.decode("latin-1") in self.tables.infer and not self.remote
+
+    async def respond(self, scope: Scope, arrives: Receive | bytes) -> Response:
+        """Return the answer to a request, whose body is here or has to be received; `after` is the caller's to run.
+
+        It raises nothing but CancelledError.
+        """
         started = time.perf_counter_ns()
         response: Response
         front = self.front
@@ -165,10 +179,10 @@ class Gateway:
             elif found is not None and scope["method"] == "POST":
                 self.check_key(scope)
                 self.check_read(scope, found[0])
-                body = await read_body(scope, receive, self.max_body, INFER_TYPES)
+                body = await read_body(scope, arrives, self.max_body, INFER_TYPES)
                 response = await self.infer_v2(found, scope, body, started)
             else:
-                response = await self._handlers.handle(scope, receive, started)
+                response = await self._handlers.handle(scope, _receiver(arrives), started)
         except FlyballError as error:
             response = error_response(error)
         except Exception as error:
@@ -176,9 +190,7 @@ class Gateway:
             response = error_response(error)
         if not front.quiet(scope, response.status):
             front.leave(scope, response, started)
-        await send_response(send, response)
-        if response.after is not None:
-            response.after()
+        return response
 
     def check_key(self, scope: Scope) -> None:
         """Raise BadRequest (401, 429) unless the caller sent a key that may call now; see `Front.check_key`."""
@@ -228,7 +240,7 @@ class Gateway:
     ) -> Response:
         plan, pinned = found
         if len(body) > LARGE:  # reading it takes long enough for others to notice
-            call = await asyncio.to_thread(parse_infer, body, plan.inputs, scope["headers"])
+            call = await apart(parse_infer, body, plan.inputs, scope["headers"])
         else:
             call = parse_infer(body, plan.inputs, scope["headers"])
         if pid:
@@ -334,6 +346,18 @@ def _views(plan: ModelPlan) -> set[str]:
     """Return the views of all versions that may answer."""
     arms = (plan.champion, *plan.arms.values(), *plan.pinned.values())
     return {view.name for arm in arms for view in arm.loaded.service.views}
+
+
+def _receiver(arrives: Receive | bytes) -> Receive:
+    """Return what a body that is here is received with: a table may have left the model out since it was known."""
+    if not isinstance(arrives, bytes):
+        return arrives
+    message = {"type": "http.request", "body": arrives, "more_body": False}
+
+    async def receive() -> Message:
+        return message
+
+    return receive
 
 
 async def _other(scope: Scope, receive: Receive, send: Send) -> None:
