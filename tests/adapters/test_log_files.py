@@ -204,3 +204,17 @@ def test_a_file_name_stays_below_its_folder(model):
 
     with pytest.raises(InputError):
         file_name("predictions", model, "2026-01-01", "w0/1.seg")
+
+
+def test_records_behind_a_damaged_frame_are_shipped_too(tmp_path, files):
+    write(tmp_path / "log" / "w0", [[prediction(f"p{k}", DAY)] for k in range(3)], rotate=1 << 20)
+    path = next((tmp_path / "log").glob("w0/*.seg"))
+    data = bytearray(path.read_bytes())
+    frame = len(data) // 3
+    data[frame + 20] ^= 1
+    path.write_bytes(data)
+    path.rename(path.with_name("00000000000000000001-4194305.seg"))
+    shipper = LogShipper(tmp_path / "log", files)
+    assert shipper.ship() == 1
+    assert (all_ids(files, shipper.shipped), list(shipper.shipped.torn.values())) == (["p0", "p2"], [frame])
+    shipper.close()

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from flyball.adapters.local.segments import read_shipped, segments_of, write_shi
 from flyball.disk import write_atomically
 from flyball.errors import Refused, Unavailable, first_line
 from flyball.records.columnar import Placed, records_of, tables_of
-from flyball.records.segment import read_frames, torn_bytes
+from flyball.records.segment import Frame, read_frames, salvage_frames, torn_bytes
 from flyball.records.shipping import Part, Segment, Shipped, due, file_name
 from flyball.records.types import Record, decode
 
@@ -145,7 +145,7 @@ class LogShipper:
 
     def _ship(self, segment: Segment) -> list[Part]:
         parts = []
-        for kind, table in tables_of(placed(self._root, segment.name)).items():
+        for kind, table in tables_of(_placed(segment.name, salvage_frames(self._root / segment.name))).items():
             for (model, date), rows in _partitions(kind, table):
                 path = file_name(kind, model, date, segment.name)
                 parts.append(Part(path, len(rows), self._files.put(path, rows), _newest(kind, rows)))
@@ -169,9 +169,13 @@ class LogShipper:
         self.shipped = shipped
 
 
-def placed(root: Path, segment: str, start: int = 0) -> Iterator[Placed]:
-    """Yield the records of one segment from byte `start` on, with their places."""
-    for frame in read_frames(root / segment, start):
+def placed(root: Path, segment: str) -> Iterator[Placed]:
+    """Yield the records of one segment with their places."""
+    yield from _placed(segment, read_frames(root / segment))
+
+
+def _placed(segment: str, frames: Iterable[Frame]) -> Iterator[Placed]:
+    for frame in frames:
         for place, record in enumerate(decode(frame.payload)):
             yield Placed(segment, frame.start, place, record)
 

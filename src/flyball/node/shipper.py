@@ -26,7 +26,7 @@ from flyball.adapters.local.measures import Measures
 from flyball.adapters.local.process import Beats, child_environment, die_with_parent, failed, log
 from flyball.adapters.local.segments import read_needed, read_shipped, segments_of
 from flyball.adapters.local.tables import newest_table, read_table
-from flyball.errors import FlyballError
+from flyball.errors import ConfigError, FlyballError
 from flyball.records.shipping import due, expired, over_budget, removable
 
 if TYPE_CHECKING:
@@ -132,12 +132,17 @@ def once(config: Config) -> None:
     """Run one turn.
 
     Raises:
+        ConfigError: what is shipped would not outlive this process.
         Refused: another process ships this log.
         Unavailable: where it is shipped to cannot be reached.
     """
     from flyball.adapters.log_files import LogShipper, ShippedFiles
 
     layout, settings = config.layout, config.settings.log
+    if settings.ship_to.startswith("memory:"):
+        raise ConfigError(
+            f"log.ship_to is {settings.ship_to!r}, which ends with this process; name a folder or s3://..."
+        )
     files = ShippedFiles(settings.ship_to or str(layout.shipped))
     shipper = LogShipper(layout.log, files)
     try:
@@ -171,7 +176,7 @@ async def _copy_for_ever(config: Config) -> None:
     while True:
         try:
             sink = sink or KafkaLog(root, config.settings.log.kafka)
-            records = await asyncio.to_thread(lambda s=sink: s.send(segments_of(root)))
+            records = await asyncio.to_thread(sink.send, segments_of(root))
             measures.count("flyball_log_kafka_records_total", records, "Log records that Kafka confirmed.")
         except FlyballError as error:
             failed("log not copied to Kafka", error)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import xxhash
 
-__all__ = ["HEADER", "Frame", "SegmentWriter", "read_frames", "torn_bytes"]
+__all__ = ["HEADER", "Frame", "SegmentWriter", "read_frames", "salvage_frames", "torn_bytes"]
 
 HEADER = struct.Struct("<IQ")
 _MAX_FRAME = 1 << 30
@@ -110,6 +110,22 @@ class SegmentWriter:
 
 def read_frames(path: Path, start: int = 0, end: int | None = None) -> Iterator[Frame]:
     """Yield the complete, uncorrupted frames within bytes [start, end); stop at the first that is neither."""
+    for frame in _frames(path, start, end):
+        if frame is None:
+            return
+        yield frame
+
+
+def salvage_frames(path: Path) -> Iterator[Frame]:
+    """Yield the complete, uncorrupted frames of a closed segment, also those behind a damaged one.
+
+    Not for a segment that is written to: a frame that is not whole yet would be passed over for good.
+    """
+    return (frame for frame in _frames(path, 0, None) if frame is not None)
+
+
+def _frames(path: Path, start: int, end: int | None) -> Iterator[Frame | None]:
+    """Yield frames, None for one whose payload is not what its checksum says."""
     with path.open("rb") as file:
         file.seek(start)
         data = file.read() if end is None else file.read(end - start)
@@ -120,15 +136,11 @@ def read_frames(path: Path, start: int = 0, end: int | None = None) -> Iterator[
         if length > _MAX_FRAME or after > len(data):
             return
         payload = data[at + HEADER.size : after]
-        if xxhash.xxh3_64_intdigest(payload) != checksum:
-            return
-        yield Frame(payload, start + at, start + after)
+        good = xxhash.xxh3_64_intdigest(payload) == checksum
+        yield Frame(payload, start + at, start + after) if good else None
         at = after
 
 
 def torn_bytes(path: Path) -> int:
-    """Return how many bytes at the end of a segment belong to no complete frame."""
-    end = 0
-    for frame in read_frames(path):
-        end = frame.end
-    return path.stat().st_size - end
+    """Return how many bytes of a closed segment belong to no complete, uncorrupted frame."""
+    return path.stat().st_size - sum(frame.end - frame.start for frame in salvage_frames(path))
