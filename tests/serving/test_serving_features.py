@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pytest
 from serving_kit import Kit, table
 
 from flyball.adapters.ingest_files import FileIngestLog
@@ -16,6 +18,7 @@ from flyball.features import definitions as fb
 from flyball.features.ingest import Ingest
 from flyball.features.online import OnlineReader
 from flyball.features.service import compile_service
+from flyball.features.spec import FeatureService, InputSpec, ServiceColumn
 from flyball.records.types import Prediction, Shadow
 from flyball.serving.gateway import Gateway
 from flyball.serving.log import LogWriter
@@ -137,3 +140,49 @@ def test_an_artifact_that_changed_is_not_served(tmp_path: Path) -> None:
             text = f"{type(error).__name__}: {error}"
     world.close()
     assert text.startswith("IntegrityError")
+
+
+@pytest.mark.parametrize("inputs", ["bac", "abc"])  # in the order of the columns, and not
+def test_numbers_sent_as_one_matrix_are_the_features_that_one_input_each_would_be(tmp_path: Path, inputs: str) -> None:
+    names = ("b", "a", "c")
+    service = FeatureService(
+        "eta", "at", tuple(ServiceColumn(n, "field") for n in names), tuple(InputSpec(n, "float64") for n in inputs)
+    )
+    kit = Kit(tmp_path, v1=lambda m: m[:, 0] + 10 * m[:, 1] + 100 * m[:, 2])
+    writer = LogWriter(tmp_path / "log" / "w0")
+    rows = [[0.1, 0.2, 0.3], [-0.0, 5e-324, 1e300], [1.0, 2.0, 3.0]]
+    with client(Gateway(kit.cache(), log=writer)) as http:
+        http.call(http.gateway.swap(table(1, kit.ref("v1", service=service))))
+        plan = http.gateway.plans["eta"]
+        assert plan.champion.fields == names
+        assert plan.inputs.columns == tuple(inputs)
+        for some in (rows[:1], rows):
+            whole = {"name": "x", "shape": [len(some), 3], "datatype": "FP64", "data": some}
+            each = [
+                {"name": n, "shape": [len(some)], "datatype": "FP64", "data": [row[j] for row in some]}
+                for j, n in enumerate(inputs)
+            ]
+            packed = np.array(some).tobytes()
+            head = json.dumps({"inputs": [{k: v for k, v in whole.items() if k != "data"}
+                                          | {"parameters": {"binary_data_size": len(packed)}}]}).encode()  # fmt: skip
+            kind = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+            answers = [
+                http.post("/v2/models/eta/infer", json={"inputs": [whole]}),
+                http.post("/v2/models/eta/infer", json={"inputs": each}),
+                http.post("/v2/models/eta/infer", content=head + packed, headers=kind),
+            ]
+            assert len({str(answer.json()["outputs"]) for answer in answers}) == 1
+    seen = [(r.inputs, r.features, r.statuses) for r in kit.records() if isinstance(r, Prediction)]
+    assert len(seen) == 12
+    assert seen[0] == seen[1] == seen[2]
+    first = dict(zip(inputs, rows[0], strict=True))
+    assert seen[0] == (first, [first[n] for n in names], b"\0\0\0")
+    assert seen[3:6] == seen[6:9] == seen[9:]
+
+
+def test_a_model_that_reads_more_than_numbers_of_the_request_has_no_matrix_form(tmp_path: Path) -> None:
+    service = FeatureService(
+        "eta", "at", (ServiceColumn("a", "field"), ServiceColumn("v", "field", width=2)),
+        (InputSpec("a", "float64"), InputSpec("v", "vector[2]")),
+    )  # fmt: skip
+    assert OnlineReader(None, service).fields == ()  # type: ignore[arg-type]

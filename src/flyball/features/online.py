@@ -112,6 +112,15 @@ class OnlineReader:
         """The matrix's columns."""
         return self._service.names
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The matrix's columns where each is one number of the request, with nothing computed or looked up; else none.
+
+        Then a matrix of finite numbers in this order is what `read` would return.
+        """
+        names = tuple(name for _, name, width in self._fields if width == 1)
+        return names if len(names) == self._width else ()
+
     def read(self, inputs: Mapping[str, Any], n: int, at: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the matrix and what became of each value.
 

@@ -34,7 +34,10 @@ class Reader(Protocol):
 
 @dataclass(slots=True)
 class Arm:
-    """One version in a plan: `pick` are its columns in the reader's matrix, None for all of them."""
+    """One version in a plan: `pick` are its columns in the reader's matrix, None for all of them.
+
+    `fields` are the reader's columns where all of them are numbers of the request, none otherwise.
+    """
 
     name: str
     index: int  # of its counters in `slots.ARMS`
@@ -42,6 +45,11 @@ class Arm:
     reader: Reader
     pick: np.ndarray | None
     breaker: Breaker = field(default_factory=Breaker)
+    fields: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Ask the reader, once."""
+        self.fields = getattr(self.reader, "fields", ())
 
     @property
     def version(self) -> str:
