@@ -22,7 +22,7 @@ from typing import Any
 import xxhash
 
 from flyball.rollout.routing import BUCKETS, Condition, Flag, ModelRoute, Segment, Variant, VersionRef
-from flyball.serving.router import compile_route
+from flyball.serving.routing.router import compile_route
 
 TARGETS = {
     "plain_us": 0.5,
@@ -133,7 +133,7 @@ def fingerprint() -> str:
 def flag_evaluator() -> Callable[[str, Attributes], Any] | None:
     """Return what evaluates the flag, None where this flyball has no flags yet."""
     try:
-        from flyball.serving.flags import CompiledFlag
+        from flyball.serving.routing.flags import CompiledFlag
     except ImportError:
         return None
     decide = CompiledFlag(flag()).decide

@@ -30,7 +30,7 @@ from load import Result, Spec, closed, drive
 
 from flyball.records.log import follow
 from flyball.records.types import Prediction, encode
-from flyball.serving.log import LogWriter
+from flyball.serving.log.writer import LogWriter
 
 TARGETS = {"durable_cost_share": 0.10, "durable_lost": 0, "sync_lost": 0}
 MODES = ("off", "async", "durable", "sync")

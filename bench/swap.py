@@ -32,7 +32,7 @@ from kit.project import Project, plain_service, split
 from load import Result, Spec, closed
 
 from flyball.rollout.routing import ModelRoute, VersionRef
-from flyball.serving.slots import SharedMap, VetoReason
+from flyball.serving.shared.slots import SharedMap, VetoReason
 
 TARGETS = {"swap_failed": 0, "swap_wrong_values": 0, "swap_max_s": 1.0, "rollback_s": 1.0, "host_veto_ms": 10.0,
            "breaker_veto_ms": 10.0, "veto_failed": 0, "kill_failed_after_retry": 0}  # fmt: skip

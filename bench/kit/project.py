@@ -96,7 +96,7 @@ class Project:
         from flyball.adapters.local.views import write_views
         from flyball.config import load
         from flyball.control import connect
-        from flyball.serving.access import Access
+        from flyball.serving.http.access import Access
 
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
@@ -220,7 +220,7 @@ class Project:
         The routes are written as table 1 and every version runs inside of the worker, as nobody keeps hosts.
         """
         from flyball.disk import write_atomically
-        from flyball.serving.slots import SharedMap
+        from flyball.serving.shared.slots import SharedMap
 
         table = RoutingTable(1, 1, 0, {name: _trusting(route) for name, route in routes.items()})
         self.layout.routing.mkdir(exist_ok=True)

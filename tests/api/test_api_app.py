@@ -9,7 +9,7 @@ import pytest
 from flyball.api.app import create_app
 from flyball.errors import Refused, Unavailable, UnknownName
 from flyball.rollout.types import Phase, RolloutSpec, RolloutStatus
-from flyball.serving.access import Access, AccessFile, KeyGrant, hash_of
+from flyball.serving.http.access import Access, AccessFile, KeyGrant, hash_of
 
 NOW = datetime(2020, 3, 11, 4, tzinfo=UTC)
 STATUS = RolloutStatus("r1", "eta", "v2", "v1", Phase.STEP, 3, NOW)

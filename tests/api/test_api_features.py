@@ -17,7 +17,7 @@ from project_fixtures import *  # noqa: F403 fixtures are found by name
 from flyball.api.app import create_app
 from flyball.api.features import _finite
 from flyball.project import Project
-from flyball.serving.access import AccessFile
+from flyball.serving.http.access import AccessFile
 
 OTHERS = """\
 open_too = fb.FeatureView("online", entity=zone, source=trips, features=[

@@ -60,8 +60,8 @@ def test_a_worker_that_serves_a_lowered_model_has_loaded_none_of_its_library(tmp
     from flyball.config import load
     from flyball.disk import write_atomically
     from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
-    from flyball.serving.access import Access
-    from flyball.serving.slots import SharedMap
+    from flyball.serving.http.access import Access
+    from flyball.serving.shared.slots import SharedMap
 
     (tmp_path / "flyball.toml").write_text("[project]\nname = 'lowered'\n")
     config = load(tmp_path / "flyball.toml")

@@ -10,7 +10,7 @@ from docs_kit import DOCS, ROOT
 
 import flyball as fb
 from flyball import config
-from flyball.serving.handlers import ROUTES
+from flyball.serving.http.handlers import ROUTES
 
 REFERENCE = DOCS / "reference"
 

@@ -20,7 +20,7 @@ from flyball.adapters.ingest_files import FileIngestLog
 from flyball.adapters.postgres_link import Link
 from flyball.errors import BadRequest, ConfigError, FlyballError, IntegrityError, SourceError, Unavailable
 from flyball.features.shared import Entry, entry_from
-from flyball.serving.access import AccessFile
+from flyball.serving.http.access import AccessFile
 
 PASSWORD = "s3cr3t-pw"
 BROKEN = (

@@ -41,7 +41,7 @@ from flyball.registry.code import install_code, snapshot_code
 from flyball.registry.formats import ensure_signing_key, sign
 from flyball.registry.types import Manifest
 from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef
-from flyball.serving.access import Access
+from flyball.serving.http.access import Access
 
 TOML = """
 [project]

@@ -25,9 +25,9 @@ from flyball.node.shipper import once
 from flyball.records.log import follow
 from flyball.records.segment import SegmentWriter, read_frames
 from flyball.records.types import Prediction
-from flyball.serving.explain import find
-from flyball.serving.ids import IdMaker
-from flyball.serving.limits import RateExceeded, Rates
+from flyball.serving.http.limits import RateExceeded, Rates
+from flyball.serving.log.explain import find
+from flyball.serving.log.ids import IdMaker
 
 JUMP = """
 import mmap, os, struct, time

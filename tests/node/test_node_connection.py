@@ -14,8 +14,8 @@ import uvloop
 
 from flyball.node.connection import Limits
 from flyball.node.http import GracefulServer
-from flyball.serving.asgi import error_response, read_body, send_response
-from flyball.serving.asgi import json as as_json
+from flyball.serving.http.asgi import error_response, read_body, send_response
+from flyball.serving.http.asgi import json as as_json
 
 GOOD = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 MOST = 1_000_000

@@ -9,7 +9,7 @@ from flyball.control.types import Lease
 from flyball.errors import FenceLost, InputError, Refused, Unavailable
 from flyball.layout import Layout
 from flyball.node.control import ControlProcess
-from flyball.serving.slots import SharedMap
+from flyball.serving.shared.slots import SharedMap
 from flyball.settings import ClockSettings, ControlSettings, Settings
 from flyball.units import to_micros
 

@@ -58,7 +58,7 @@ def infer(port: int, miles: float, *, key: str = "") -> tuple[float, str]:
 
 
 def worker_of(prediction: str) -> str:
-    from flyball.serving.ids import parts_of
+    from flyball.serving.log.ids import parts_of
 
     found = parts_of(prediction)
     assert found is not None

@@ -19,7 +19,7 @@ from flyball.config import load
 from flyball.errors import ConfigError
 from flyball.node.http import tls_context
 from flyball.node.supervisor import unguarded
-from flyball.serving.access import Access, KeyGrant, hash_of
+from flyball.serving.http.access import Access, KeyGrant, hash_of
 
 pytestmark = pytest.mark.slow
 BODY = {"inputs": [{"name": "miles", "shape": [1], "datatype": "FP64", "data": [2.0]}]}

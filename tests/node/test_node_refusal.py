@@ -13,7 +13,7 @@ from flyball.adapters.local.routes import NodeRoutes
 from flyball.errors import Refused
 from flyball.layout import Layout
 from flyball.rollout.routing import Flag, ModelRoute, RoutingTable, VersionRef
-from flyball.serving.slots import SharedMap, VetoReason
+from flyball.serving.shared.slots import SharedMap, VetoReason
 
 
 class Store:

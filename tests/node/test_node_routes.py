@@ -12,7 +12,7 @@ from flyball.adapters.local.tables import read_table, untrusted
 from flyball.errors import FenceLost, IntegrityError, RevisionConflict, Unavailable
 from flyball.layout import Layout
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
-from flyball.serving.slots import SharedMap
+from flyball.serving.shared.slots import SharedMap
 
 
 class Tables:

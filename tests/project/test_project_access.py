@@ -12,7 +12,7 @@ from flyball.cli.app import run
 from flyball.errors import BadRequest, DuplicateName, InputError, UnknownName
 from flyball.project import Project
 from flyball.project.bootstrap import bootstrap
-from flyball.serving.access import Access, AccessFile, hash_of
+from flyball.serving.http.access import Access, AccessFile, hash_of
 from flyball.testing.in_process import client
 
 ROW = {"zone": 1, "distance": 2.0}

@@ -36,7 +36,7 @@ from flyball.registry.requirements import requirements_of
 from flyball.registry.types import Manifest
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 from flyball.serving.gateway import Gateway
-from flyball.serving.models import ModelCache
+from flyball.serving.models.loading import ModelCache
 
 NAMES = ("a", "b", "c")
 SERVICE = FeatureService(

@@ -17,8 +17,8 @@ from flyball.records.types import Record
 from flyball.registry.types import Manifest
 from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, cut
 from flyball.serving.gateway import Gateway
-from flyball.serving.log import LogWriter
-from flyball.serving.models import ModelCache
+from flyball.serving.log.writer import LogWriter
+from flyball.serving.models.loading import ModelCache
 
 Predict = Callable[[np.ndarray], np.ndarray]
 SERVICE = FeatureService(

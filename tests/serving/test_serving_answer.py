@@ -11,7 +11,7 @@ import pytest
 from serving_kit import Kit, broken, double, infer_body, table, triple, until
 
 from flyball.rollout.routing import ServingSpec
-from flyball.serving.slots import Counter
+from flyball.serving.shared.slots import Counter
 from flyball.testing.in_process import async_client, client
 
 INFER = "/v2/models/eta/infer"

@@ -13,13 +13,13 @@ from serving_kit import Kit, double, infer_body, table
 
 from flyball.errors import BadRequest, Busy, nearest, shown
 from flyball.features.spec import InputSpec
-from flyball.serving.access import Access, AccessFile, KeyGrant, hash_of
-from flyball.serving.asgi import AT_ONCE, Response, read_body
-from flyball.serving.batcher import Batcher
-from flyball.serving.front import Front
+from flyball.serving.http.access import Access, AccessFile, KeyGrant, hash_of
+from flyball.serving.http.asgi import AT_ONCE, Response, read_body
+from flyball.serving.http.front import Front
+from flyball.serving.http.idempotency import Replays
+from flyball.serving.http.rendering import apart
+from flyball.serving.models.batcher import Batcher
 from flyball.serving.protocol import Signature, parse_infer, rows_call
-from flyball.serving.rendering import apart
-from flyball.serving.replays import Replays
 from flyball.testing.in_process import client
 
 MILES = Signature.of([InputSpec("miles", "float64")])

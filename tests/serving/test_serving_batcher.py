@@ -11,9 +11,9 @@ from serving_kit import until
 
 from flyball.adapters.local.ipc import PeerGone
 from flyball.errors import Unavailable
-from flyball.serving.batcher import Batcher
-from flyball.serving.cost import CostModel
-from flyball.serving.slots import Counter, SharedMap
+from flyball.serving.models.batcher import Batcher
+from flyball.serving.models.cost import CostModel
+from flyball.serving.shared.slots import Counter, SharedMap
 
 
 def rows(*values: float) -> np.ndarray:
@@ -395,7 +395,7 @@ def test_what_fails_at_once_fails_alone_and_many_rows_are_left_to_the_queue() ->
     ),
 )  # fmt: skip
 def test_the_short_look_at_one_rows_answer_agrees_with_the_long_one(columns, answer) -> None:
-    from flyball.serving.batcher import _lone, check_output
+    from flyball.serving.models.batcher import _lone, check_output
 
     try:
         long = check_output(answer, 1, columns).tolist()

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from serving_kit import until
 
 from flyball.rollout.routing import ModelRoute, Variant, VersionRef
-from flyball.serving.batcher import Batcher
-from flyball.serving.cache import AnswerCache, Worth, randomised
-from flyball.serving.slots import Counter, SharedMap
+from flyball.serving.flow.cache import AnswerCache, Worth, randomised
+from flyball.serving.models.batcher import Batcher
+from flyball.serving.shared.slots import Counter, SharedMap
 
 CHAMPION = ("digest", "champion")
 

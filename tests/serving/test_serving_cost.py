@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyball.serving.cost import CostModel
+from flyball.serving.models.cost import CostModel
 
 
 def taught(a: float, b: float, sizes: list[int], *, noise: float = 0.0, first: float = 0.0) -> CostModel:

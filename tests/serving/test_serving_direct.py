@@ -21,8 +21,8 @@ from test_serving_bad_input import BODIES, INFER, PAIR, TWO, binary
 
 from flyball.node.connection import Limits
 from flyball.node.http import GracefulServer
-from flyball.serving.access import AccessFile
-from flyball.serving.front import Front
+from flyball.serving.http.access import AccessFile
+from flyball.serving.http.front import Front
 
 KEY = b"secret"
 GOOD = json.dumps(infer_body()).encode()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flyball.errors import BadRequest, Busy, Unavailable
-from flyball.serving.events import take_events
+from flyball.serving.http.events import take_events
 from flyball.serving.protocol import parse_lines
 
 LIMIT = 10_000

@@ -9,8 +9,8 @@ from serving_kit import Kit, broken, double, infer_body, table, triple
 
 from flyball.errors import UnknownName
 from flyball.layout import Layout
-from flyball.serving.explain import explain
-from flyball.serving.ids import IdMaker, parts_of
+from flyball.serving.log.explain import explain
+from flyball.serving.log.ids import IdMaker, parts_of
 from flyball.testing.in_process import client
 
 

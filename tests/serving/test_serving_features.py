@@ -21,8 +21,8 @@ from flyball.features.service import compile_service
 from flyball.features.spec import FeatureService, InputSpec, ServiceColumn
 from flyball.records.types import Prediction, Shadow
 from flyball.serving.gateway import Gateway
-from flyball.serving.log import LogWriter
-from flyball.serving.plan import unite
+from flyball.serving.log.writer import LogWriter
+from flyball.serving.routing.plan import unite
 from flyball.testing.in_process import client
 from flyball.units import to_micros
 

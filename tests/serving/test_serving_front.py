@@ -10,13 +10,13 @@ import pytest
 from serving_kit import Kit, double, infer_body, table
 
 from flyball.errors import Busy
-from flyball.serving import access
-from flyball.serving.access import Access, AccessFile, KeyGrant, hash_of
-from flyball.serving.accesslog import AccessLog, Line, template
-from flyball.serving.front import Front
-from flyball.serving.limits import Rates
-from flyball.serving.slots import Counter, SharedMap
-from flyball.serving.tracing import Parent, Tracer, parent_of
+from flyball.serving.http import access
+from flyball.serving.http.access import Access, AccessFile, KeyGrant, hash_of
+from flyball.serving.http.accesslog import AccessLog, Line, template
+from flyball.serving.http.front import Front
+from flyball.serving.http.limits import Rates
+from flyball.serving.http.tracing import Parent, Tracer, parent_of
+from flyball.serving.shared.slots import Counter, SharedMap
 from flyball.testing.in_process import client
 
 V2 = "/v2/models/eta/infer"

@@ -10,7 +10,7 @@ from serving_kit import Kit, broken, double, infer_body, table, triple, until
 from flyball.adapters.local.ipc import PeerGone
 from flyball.errors import FlyballError
 from flyball.records.types import Outcome, Prediction, Shadow
-from flyball.serving.slots import VetoReason
+from flyball.serving.shared.slots import VetoReason
 from flyball.testing.in_process import async_client, client
 
 INFER = "/v2/models/eta/infer"
@@ -382,7 +382,7 @@ def test_events_are_forwarded_as_list_or_lines(tmp_path: Path) -> None:
 
 
 def test_metrics_speak_for_all_slots(tmp_path: Path) -> None:
-    from flyball.serving.slots import SharedMap
+    from flyball.serving.shared.slots import SharedMap
 
     shared = SharedMap.create(tmp_path / "map", slots=3)
     shared.slot(2).claim()

@@ -19,10 +19,10 @@ from serving_kit import Kit, double, infer_body, table, triple
 
 from flyball.errors import BadRequest, Busy, DeadlineExceeded, FlyballError, MissingExtra, Unavailable
 from flyball.node.grpc import GrpcServer
-from flyball.serving.access import Access
 from flyball.serving.grpc import messages
 from flyball.serving.grpc.messages import message
 from flyball.serving.grpc.service import SERVICE, status_of
+from flyball.serving.http.access import Access
 
 Code = grpc.StatusCode
 Infer, Inferred = message("ModelInferRequest"), message("ModelInferResponse")
@@ -499,7 +499,7 @@ def test_an_answer_carries_the_request_id_that_was_sent(tmp_path):
 
 
 def test_access_files_decide_over_grpc_too(tmp_path):
-    from flyball.serving.access import AccessFile, hash_of
+    from flyball.serving.http.access import AccessFile, hash_of
 
     path = tmp_path / "access.json"
     path.write_bytes(msgspec_json(Access(keys={hash_of("k1"): "rider"}, closed=True)))

@@ -6,7 +6,7 @@ import threading
 import pytest
 from serving_kit import until
 
-from flyball.serving.lanes import Lanes
+from flyball.serving.models.lanes import Lanes
 
 
 def test_one_thread_is_used_as_long_as_one_is_enough() -> None:

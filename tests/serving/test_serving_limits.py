@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flyball.serving.limits import RateExceeded, Rates
+from flyball.serving.http.limits import RateExceeded, Rates
 
 
 class Clock:

@@ -13,8 +13,8 @@ import pytest
 from flyball.errors import Unavailable
 from flyball.records.log import follow
 from flyball.records.types import Outcome
-from flyball.serving.log import LogWriter
-from flyball.serving.slots import SharedMap
+from flyball.serving.log.writer import LogWriter
+from flyball.serving.shared.slots import SharedMap
 
 
 def outcome(k: int) -> Outcome:
@@ -92,7 +92,7 @@ def test_nothing_acknowledged_is_lost_after_kill_9(tmp_path: Path) -> None:
 import asyncio, sys
 from pathlib import Path
 from flyball.records.types import Outcome
-from flyball.serving.log import LogWriter
+from flyball.serving.log.writer import LogWriter
 async def main():
     log = LogWriter(Path(sys.argv[1]) / "w0")
     k = 0

@@ -16,8 +16,8 @@ import asyncio, json, resource, signal, sys
 from pathlib import Path
 from flyball.errors import Unavailable
 from flyball.records.types import Outcome
-from flyball.serving.log import LogWriter
-from flyball.serving.slots import SharedMap
+from flyball.serving.log.writer import LogWriter
+from flyball.serving.shared.slots import SharedMap
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -17,9 +17,9 @@ from serving_kit import FieldReader, Kit, double
 
 from flyball.errors import Refused
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
-from flyball.serving import models as cache_module
 from flyball.serving.gateway import Gateway
-from flyball.serving.memory import Held, available, estimate, victims
+from flyball.serving.models import loading as cache_module
+from flyball.serving.models.memory import Held, available, estimate, victims
 from flyball.testing import async_client
 
 EACH = 1000
@@ -186,8 +186,8 @@ def test_a_request_among_three_hundred_models_takes_as_many_steps_as_among_one(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_warm", lambda *_: (1e-6, None))
-    monkeypatch.setattr("flyball.serving.batcher._TINY", 10.0)  # the way must not depend on what was measured
-    monkeypatch.setattr("flyball.serving.batcher._LEARN_EVERY", 1000)
+    monkeypatch.setattr("flyball.serving.models.batcher._TINY", 10.0)  # the way must not depend on what was measured
+    monkeypatch.setattr("flyball.serving.models.batcher._LEARN_EVERY", 1000)
     data = json.dumps(body(2.0)).encode()
 
     async def receive() -> dict[str, Any]:

@@ -25,9 +25,9 @@ from schemathesis.transport.requests import REQUESTS_TRANSPORT
 from serving_kit import Kit, double, table
 
 from flyball.errors import UnknownName
-from flyball.serving.handlers import ROUTES
-from flyball.serving.handlers.routes import Routes
-from flyball.serving.openapi import document
+from flyball.serving.http.handlers import ROUTES
+from flyball.serving.http.handlers.routes import Routes
+from flyball.serving.http.openapi import document
 from flyball.testing.in_process import GatewayClient, client
 
 BASE = "http://gateway"

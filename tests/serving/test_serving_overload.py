@@ -12,7 +12,7 @@ import pytest
 from serving_kit import Kit, infer_body, table, until
 
 from flyball.serving.gateway import Gateway
-from flyball.serving.slots import Counter
+from flyball.serving.shared.slots import Counter
 
 INFER = "/v2/models/eta/infer"
 DEADLINE = 0.5

@@ -14,7 +14,7 @@ from flyball.errors import InputError
 from flyball.features.spec import FeatureService, InputSpec, ServiceColumn
 from flyball.records.types import Prediction, Shadow
 from flyball.rollout.routing import ServingSpec
-from flyball.serving.personal import MASK, PersonalKeys, Protector, reveal
+from flyball.serving.log.personal import MASK, PersonalKeys, Protector, reveal
 from flyball.testing.in_process import client
 
 KEYS = PersonalKeys(b"k" * 32, b"e" * 64)

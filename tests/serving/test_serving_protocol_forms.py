@@ -18,7 +18,7 @@ from flyball.errors import BadRequest
 from flyball.features.spec import InputSpec
 from flyball.records.types import Prediction
 from flyball.rollout.routing import ServingSpec
-from flyball.serving.handlers.predicting import pieces
+from flyball.serving.http.handlers.predicting import pieces
 from flyball.serving.protocol import Call, Signature, call_of, decode_json, encode_wanted, label, metadata, parse_infer
 from flyball.serving.protocol.types import Wanted
 from flyball.testing.in_process import client

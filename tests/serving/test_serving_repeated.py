@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from serving_kit import Kit, double, infer_body, table
 
 from flyball.records.types import Prediction
-from flyball.serving.ids import keyed_id, parts_of
-from flyball.serving.log import LogWriter
+from flyball.serving.log.ids import keyed_id, parts_of
+from flyball.serving.log.writer import LogWriter
 from flyball.testing.in_process import client
 
 KEY = {"idempotency-key": "order-17"}

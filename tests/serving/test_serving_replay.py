@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from flyball.serving.replay import compare, shift_of
+from flyball.serving.log.replay import compare, shift_of
 
 NAN = float("nan")
 

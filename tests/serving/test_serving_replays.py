@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from flyball.errors import BadRequest, Unavailable
-from flyball.serving.asgi import Response
-from flyball.serving.replays import Replays
+from flyball.serving.http.asgi import Response
+from flyball.serving.http.idempotency import Replays
 
 
 class Server:

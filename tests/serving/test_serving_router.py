@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyball.rollout.routing import BUCKETS, ModelRoute, VersionRef, cut
-from flyball.serving.router import (
+from flyball.serving.routing.router import (
     CANDIDATE,
     CHAMPION,
     CONTROL,

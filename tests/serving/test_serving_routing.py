@@ -12,8 +12,8 @@ from flyball.errors import ConflictError, DefinitionError, DuplicateName, InputE
 from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, Variant, VersionRef, check_route, cut
 from flyball.rollout.splits import split_for
 from flyball.serving.definitions import Flag, Segment, Serving
-from flyball.serving.flags import CompiledFlag, Flags
-from flyball.serving.router import (
+from flyball.serving.routing.flags import CompiledFlag, Flags
+from flyball.serving.routing.router import (
     CHAMPION,
     HOLDOUT,
     KILLED,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flyball.serving.batcher import ANY, Batcher
-from flyball.serving.comparing import Scale, agree, score
-from flyball.serving.shadow import ShadowJob, Shadows
-from flyball.serving.slots import Counter, SharedMap
+from flyball.serving.flow.comparing import Scale, agree, score
+from flyball.serving.flow.shadow import ShadowJob, Shadows
+from flyball.serving.models.batcher import ANY, Batcher
+from flyball.serving.shared.slots import Counter, SharedMap
 
 FLOATS = st.floats(-1e6, 1e6)
 
@@ -131,8 +131,8 @@ def test_what_shadow_rows_cost_the_loop_is_paid_back_in_pauses(monkeypatch):
         pauses.append(seconds)
         await real(0)
 
-    monkeypatch.setattr("flyball.serving.shadow._LATE", 10.0)
-    monkeypatch.setattr("flyball.serving.shadow.asyncio.sleep", sleep)
+    monkeypatch.setattr("flyball.serving.flow.shadow._LATE", 10.0)
+    monkeypatch.setattr("flyball.serving.flow.shadow.asyncio.sleep", sleep)
 
     def slow(matrix):
         time.sleep(0.004)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flyball.errors import IntegrityError, Unavailable
-from flyball.serving.histogram import BUCKET_COUNT, bucket_of, bucket_upper, quantile
-from flyball.serving.mapclock import MapClock, MapGate
-from flyball.serving.slots import SharedMap, VetoReason
+from flyball.serving.shared.histogram import BUCKET_COUNT, bucket_of, bucket_upper, quantile
+from flyball.serving.shared.mapclock import MapClock, MapGate
+from flyball.serving.shared.slots import SharedMap, VetoReason
 
 
 def test_header_is_seen_by_another_opening(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_header_is_seen_by_another_opening(tmp_path: Path) -> None:
 def test_another_process_sees_the_slot(tmp_path: Path) -> None:
     shared = SharedMap.create(tmp_path / "map", slots=2)
     code = (
-        "import sys; from pathlib import Path; from flyball.serving.slots import SharedMap;"
+        "import sys; from pathlib import Path; from flyball.serving.shared.slots import SharedMap;"
         "s = SharedMap.open(Path(sys.argv[1])).slot(1); s.claim(); s.count(1, 900, 3, error=True); s.acknowledge(4)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "map")], check=True)

@@ -23,8 +23,8 @@ from flyball.records.types import Prediction
 from flyball.rollout.routing import RoutingTable, Variant, cut
 from flyball.serving.definitions import Segment
 from flyball.serving.gateway import Gateway
-from flyball.serving.slots import Counter, VetoReason
-from flyball.serving.warming import Unlike, check_parity, matrix_of, newest_rows
+from flyball.serving.routing.warming import Unlike, check_parity, matrix_of, newest_rows
+from flyball.serving.shared.slots import Counter, VetoReason
 
 INFER = "/v2/models/eta/infer"
 

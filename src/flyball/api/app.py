@@ -33,11 +33,11 @@ from flyball.errors import (
     Unavailable,
     UnknownName,
 )  # fmt: skip
-from flyball.serving.access import ADMIN
+from flyball.serving.http.access import ADMIN
 
 if TYPE_CHECKING:
     from flyball.project import Project
-    from flyball.serving.access import Access, AccessFile
+    from flyball.serving.http.access import Access, AccessFile
 
 __all__ = ["Controller", "create_app"]
 

@@ -12,7 +12,7 @@ from flyball.cli.skew import parse_time
 
 if TYPE_CHECKING:
     from flyball.project import Project
-    from flyball.serving.replay import Replay
+    from flyball.serving.log.replay import Replay
 
 __all__ = ["replay"]
 

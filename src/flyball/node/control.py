@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flyball.adapters.local.ipc import Call, Server
 from flyball.adapters.local.process import Beats, die_with_parent, failed, log
 from flyball.errors import FenceLost, FlyballError, InputError, Refused, Unavailable
-from flyball.serving.mapclock import MapClock
-from flyball.serving.slots import SharedMap
+from flyball.serving.shared.mapclock import MapClock
+from flyball.serving.shared.slots import SharedMap
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ async def run(control: ControlProcess, sock: socket.socket, *, key: bytes | None
     """Serve the admin API until SIGTERM."""
     from flyball.api.app import create_app
     from flyball.node.http import GracefulServer
-    from flyball.serving.access import AccessFile
+    from flyball.serving.http.access import AccessFile
 
     beats = Beats()
     beats.start()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from flyball.serving.asgi import Response, Scope, Send, send_response
+from flyball.serving.http.asgi import Response, Scope, Send, send_response
 
 __all__ = ["Arriving", "Direct", "Eager", "written"]
 

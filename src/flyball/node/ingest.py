@@ -370,8 +370,8 @@ async def run(process: IngestProcess, socket: Path) -> None:
 
 def _compose(config: Config) -> IngestProcess:
     from flyball.adapters.local.snapshots import find_in_snapshots
-    from flyball.serving.mapclock import MapClock, MapGate
-    from flyball.serving.slots import SharedMap
+    from flyball.serving.shared.mapclock import MapClock, MapGate
+    from flyball.serving.shared.slots import SharedMap
 
     layout = config.layout
     find_in_snapshots(layout)

@@ -41,7 +41,7 @@ from flyball.errors import ConfigError, FlyballError
 from flyball.layout import Layout
 from flyball.node.child import Child
 from flyball.node.grpc import reserve
-from flyball.serving.slots import SharedMap
+from flyball.serving.shared.slots import SharedMap
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class Supervisor:
 
 def unguarded(settings: Settings, layout: Layout) -> list[str]:
     """Say, a sentence each, which ports others than this machine reach without a key."""
-    from flyball.serving.access import AccessFile
+    from flyball.serving.http.access import AccessFile
 
     access = AccessFile(layout.access).current
     keyed = access.closed or bool(access.keys)

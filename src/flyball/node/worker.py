@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from flyball.node.connection import Limits
     from flyball.node.grpc import GrpcServer
     from flyball.rollout.routing import VersionRef
-    from flyball.serving.front import Front
     from flyball.serving.gateway import Gateway
-    from flyball.serving.personal import PersonalKeys
-    from flyball.serving.slots import Slot
+    from flyball.serving.http.front import Front
+    from flyball.serving.log.personal import PersonalKeys
+    from flyball.serving.shared.slots import Slot
     from flyball.settings import ServerSettings
 
 __all__ = ["Pusher", "main", "run"]
@@ -121,7 +121,7 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
 
 def _limits(gateway: Gateway, settings: ServerSettings) -> Limits:
     from flyball.node.connection import Limits
-    from flyball.serving.slots import Counter
+    from flyball.serving.shared.slots import Counter
 
     slot = gateway.slot
     return Limits(
@@ -182,9 +182,9 @@ async def _compose(config: Config, slot: int) -> Gateway:
     from flyball.adapters.local.snapshots import find_in_snapshots
     from flyball.node.remote import ExplainHost, RemoteHost
     from flyball.serving.gateway import Gateway
-    from flyball.serving.log import LogWriter
-    from flyball.serving.models import ModelCache
-    from flyball.serving.slots import SharedMap
+    from flyball.serving.log.writer import LogWriter
+    from flyball.serving.models.loading import ModelCache
+    from flyball.serving.shared.slots import SharedMap
 
     layout, settings = config.layout, config.settings
     find_in_snapshots(layout)
@@ -220,12 +220,12 @@ async def _compose(config: Config, slot: int) -> Gateway:
 
 def _front(config: Config, slot: int, counters: Slot) -> Front:
     """Return who may call, how often, and what is noted about it."""
-    from flyball.serving.access import AccessFile
-    from flyball.serving.accesslog import AccessLog
-    from flyball.serving.front import Front
-    from flyball.serving.limits import Rates
-    from flyball.serving.slots import Counter
-    from flyball.serving.tracing import Tracer
+    from flyball.serving.http.access import AccessFile
+    from flyball.serving.http.accesslog import AccessLog
+    from flyball.serving.http.front import Front
+    from flyball.serving.http.limits import Rates
+    from flyball.serving.http.tracing import Tracer
+    from flyball.serving.shared.slots import Counter
 
     layout, server = config.layout, config.settings.server
     path = layout.state / "logs" / f"access-w{slot}.log"
@@ -243,7 +243,7 @@ def _front(config: Config, slot: int, counters: Slot) -> Front:
 
 
 def _personal_keys(config: Config) -> PersonalKeys:
-    from flyball.serving.personal import PersonalKeys
+    from flyball.serving.log.personal import PersonalKeys
 
     encryption = config.secret_if_set(config.settings.server.encryption_key)
     return PersonalKeys.load(config.layout.personal_key, encryption)

@@ -16,8 +16,8 @@ from flyball import units
 from flyball.control.keys import KeyScope
 from flyball.disk import write_atomically
 from flyball.errors import InputError, Refused, shown
-from flyball.serving.access import FORMAT, Access, KeyGrant, hash_of
-from flyball.serving.limits import SEATS, SERVER_KEY
+from flyball.serving.http.access import FORMAT, Access, KeyGrant, hash_of
+from flyball.serving.http.limits import SEATS, SERVER_KEY
 from flyball.units import to_micros
 
 if TYPE_CHECKING:

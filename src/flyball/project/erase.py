@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from flyball.definitions import Model
     from flyball.project.root import Project
-    from flyball.serving.personal import PersonalKeys
+    from flyball.serving.log.personal import PersonalKeys
 
 __all__ = ["Erasure", "Place", "erase"]
 

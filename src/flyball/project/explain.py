@@ -29,11 +29,11 @@ def explain(project: Project, prediction_id: str, *, reveal: bool = False) -> di
     from datetime import datetime
 
     from flyball.registry.artifacts import read_manifest
-    from flyball.serving import explain as log
+    from flyball.serving.log import explain as log
 
     found = log.explain(project.layout, prediction_id, shipped=project.log.shipped_records_of)
     if reveal:
-        from flyball.serving.personal import reveal as in_plain
+        from flyball.serving.log.personal import reveal as in_plain
 
         keys = project.personal_keys()
         found["inputs"] = in_plain(found["inputs"], keys)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConfigError, FlyballError, InputError, UnknownName
-from flyball.serving.flags import Decided, Flags, described
+from flyball.serving.routing.flags import Decided, Flags, described
 
 if TYPE_CHECKING:
     from flyball.layout import Layout
@@ -164,7 +164,7 @@ class _Reader:
 
 def _wanted(layout: Layout) -> int:
     """Return the version that the node's workers serve, 0 when no node ever ran here."""
-    from flyball.serving.slots import SharedMap
+    from flyball.serving.shared.slots import SharedMap
 
     try:
         shared = SharedMap.open(layout.map)

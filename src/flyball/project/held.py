@@ -20,7 +20,7 @@ def held_back(project: Project, model: str) -> list[str]:
     """Return one sentence per worker that sends the candidate nothing, none when all do or no node runs here."""
     from flyball.adapters.local.running import read_running
     from flyball.adapters.local.tables import host_name, read_table
-    from flyball.serving.slots import SharedMap
+    from flyball.serving.shared.slots import SharedMap
 
     running = read_running(project.layout)
     if running is None:

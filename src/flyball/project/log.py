@@ -100,7 +100,7 @@ class LogHandle:
 
         from flyball.adapters.local.segments import read_shipped
         from flyball.records.columnar import records_of
-        from flyball.serving.ids import parts_of
+        from flyball.serving.log.ids import parts_of
 
         born = parts_of(prediction)
         files = self.files

@@ -18,7 +18,7 @@ import numpy as np
 
 from flyball.errors import FlyballError, InputError
 from flyball.records.types import Outcome, Prediction, Record
-from flyball.serving.replay import Replay, compare
+from flyball.serving.log.replay import Replay, compare
 from flyball.units import to_micros
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from flyball.project.monitor import MonitorHandle
     from flyball.project.releases import RolloutHandle
     from flyball.registry.ports import Tracker
-    from flyball.serving.personal import PersonalKeys
-    from flyball.serving.replay import Replay
+    from flyball.serving.log.personal import PersonalKeys
+    from flyball.serving.log.replay import Replay
     from flyball.training.types import Run
 
 __all__ = ["Project"]
@@ -139,8 +139,8 @@ class Project:
         if self.settings.clock.domain == "system":
             return SystemClock()
         if self.layout.map.exists():
-            from flyball.serving.mapclock import MapClock
-            from flyball.serving.slots import SharedMap
+            from flyball.serving.shared.mapclock import MapClock
+            from flyball.serving.shared.slots import SharedMap
 
             return MapClock(SharedMap.open(self.layout.map))
         return ManualClock(_start(self.settings))
@@ -374,7 +374,7 @@ class Project:
 
     def personal_keys(self) -> PersonalKeys:
         """Return the keys by which personal fields of the prediction log are hashed and encrypted."""
-        from flyball.serving.personal import PersonalKeys
+        from flyball.serving.log.personal import PersonalKeys
 
         encryption = self.config.secret_if_set(self.settings.server.encryption_key)
         return PersonalKeys.load(self.layout.personal_key, encryption)

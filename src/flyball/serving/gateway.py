@@ -17,31 +17,31 @@ from flyball.errors import BadRequest, FlyballError, Unavailable, nearest
 from flyball.features.ports import OnlineStore
 from flyball.features.spec import FeatureService
 from flyball.rollout.routing import RoutingTable, VersionRef
-from flyball.serving.access import AccessFile
-from flyball.serving.accesslog import template
-from flyball.serving.answer import Answerer
-from flyball.serving.asgi import Message, Receive, Response, Scope, Send, error_response, read_body, send_response
-from flyball.serving.cache import AnswerCache
 from flyball.serving.contributions.asking import ExplainHost, Explanations
-from flyball.serving.front import Front, key_sent
-from flyball.serving.handlers import Handlers
-from flyball.serving.ids import IdMaker, keyed_id
-from flyball.serving.log import LogWriter
-from flyball.serving.mapclock import MapClock
-from flyball.serving.models import ModelCache
-from flyball.serving.plan import Arm, ModelPlan, Reader
+from flyball.serving.flow.answer import Answerer
+from flyball.serving.flow.cache import AnswerCache
+from flyball.serving.flow.request import Answer
+from flyball.serving.flow.shadow import Shadows
+from flyball.serving.http.access import AccessFile
+from flyball.serving.http.accesslog import template
+from flyball.serving.http.asgi import Message, Receive, Response, Scope, Send, error_response, read_body, send_response
+from flyball.serving.http.front import Front, key_sent
+from flyball.serving.http.handlers import Handlers
+from flyball.serving.http.idempotency import Replays
+from flyball.serving.http.rendering import INFER_TYPES, LARGE, apart, check_depth, check_rows, infer_response, no_rows
+from flyball.serving.http.testers import asked_arm
+from flyball.serving.log.ids import IdMaker, keyed_id
+from flyball.serving.log.writer import LogWriter
+from flyball.serving.models.loading import ModelCache
 from flyball.serving.protocol import Call, parse_infer
-from flyball.serving.rendering import INFER_TYPES, LARGE, apart, check_depth, check_rows, infer_response, no_rows
-from flyball.serving.replays import Replays
-from flyball.serving.request import Answer
-from flyball.serving.shadow import Shadows
-from flyball.serving.slots import SharedMap
-from flyball.serving.swap import Tables
-from flyball.serving.testers import asked_arm
+from flyball.serving.routing.plan import Arm, ModelPlan, Reader
+from flyball.serving.routing.swap import Tables
+from flyball.serving.shared.mapclock import MapClock
+from flyball.serving.shared.slots import SharedMap
 
 if TYPE_CHECKING:
     from flyball.rollout.routing import Protection
-    from flyball.serving.personal import PersonalKeys, Protector
+    from flyball.serving.log.personal import PersonalKeys, Protector
 
 __all__ = ["Gateway", "Push", "Repository"]
 
@@ -327,7 +327,7 @@ class Gateway:
 
     def _protector(self, personal: Mapping[str, Protection]) -> Protector:
         """Return what keeps personal fields out of the log; without keys of a project, hashes mean nothing later."""
-        from flyball.serving.personal import PersonalKeys, Protector
+        from flyball.serving.log.personal import PersonalKeys, Protector
 
         keys = PersonalKeys(secrets.token_bytes(32)) if self._personal is None else self._personal()
         return Protector(personal, keys)

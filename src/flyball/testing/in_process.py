@@ -184,9 +184,9 @@ class _Turning(httpx.ASGITransport):
 def project_gateway(project: Project) -> Gateway:
     """Return a gateway over a project's own store, log and artifacts, without any process."""
     from flyball.registry.artifacts import load_version
-    from flyball.serving.access import AccessFile
-    from flyball.serving.log import LogWriter
-    from flyball.serving.models import ModelCache
+    from flyball.serving.http.access import AccessFile
+    from flyball.serving.log.writer import LogWriter
+    from flyball.serving.models.loading import ModelCache
 
     layout = project.layout
 

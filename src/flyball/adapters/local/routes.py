@@ -20,7 +20,7 @@ from flyball.adapters.local.running import read_running
 from flyball.adapters.local.tables import newest_table, read_table
 from flyball.disk import write_atomically
 from flyball.errors import FlyballError, Refused, RevisionConflict, Unavailable
-from flyball.serving.slots import SharedMap, Slot
+from flyball.serving.shared.slots import SharedMap, Slot
 
 if TYPE_CHECKING:
     from flyball.layout import Layout

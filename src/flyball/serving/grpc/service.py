@@ -13,16 +13,16 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import BadRequest, Busy, DeadlineExceeded, FlyballError, MissingExtra, Unavailable
-from flyball.serving.asgi import Response, Scope, error_response
+from flyball.serving.flow.request import Answer
 from flyball.serving.grpc.codec import Facts, call_from, call_of_known, metadata_of, response
 from flyball.serving.grpc.messages import PACKAGE, message
 from flyball.serving.grpc.wire import Heads
-from flyball.serving.handlers.state import version_of_flyball
+from flyball.serving.http.asgi import Response, Scope, error_response
+from flyball.serving.http.handlers.state import version_of_flyball
+from flyball.serving.http.rendering import check_depth, check_rows, labelled_of, no_rows
+from flyball.serving.http.testers import asked_arm
 from flyball.serving.protocol import Call, metadata
 from flyball.serving.protocol.answers import outputs_of
-from flyball.serving.rendering import check_depth, check_rows, labelled_of, no_rows
-from flyball.serving.request import Answer
-from flyball.serving.testers import asked_arm
 
 try:
     import grpc
@@ -30,9 +30,9 @@ except ImportError as error:
     raise MissingExtra.of("gRPC", "grpc") from error
 
 if TYPE_CHECKING:
-    from flyball.serving.front import Front
     from flyball.serving.gateway import Gateway
-    from flyball.serving.plan import Arm, ModelPlan
+    from flyball.serving.http.front import Front
+    from flyball.serving.routing.plan import Arm, ModelPlan
 
 __all__ = ["SERVICE", "Service", "status_of"]
 

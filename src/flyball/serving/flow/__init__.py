@@ -1,0 +1,1 @@
+"""One request from validated rows to logged answers: cache, fallback, patience, recording, shadow."""

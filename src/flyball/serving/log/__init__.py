@@ -1,0 +1,1 @@
+"""What stays of a request: ids, the prediction log and its personal fields, explaining and replaying it."""

@@ -1,0 +1,1 @@
+"""Versions in memory: loading and letting go, and the batches in which their rows are answered."""

@@ -1,0 +1,1 @@
+"""What the processes of a node see of each other without asking: the shared map, its clock, its histograms."""
