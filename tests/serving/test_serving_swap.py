@@ -25,6 +25,7 @@ from flyball.serving.definitions import Segment
 from flyball.serving.gateway import Gateway
 from flyball.serving.routing.warming import Unlike, check_parity, matrix_of, newest_rows
 from flyball.serving.shared.slots import Counter, VetoReason
+from flyball.testing.in_process import async_client
 
 INFER = "/v2/models/eta/infer"
 
@@ -40,7 +41,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 def browser(gateway: Gateway) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=gateway), base_url="http://gateway")
+    return async_client(gateway)
 
 
 def value(answer: httpx.Response) -> float:
