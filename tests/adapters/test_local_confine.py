@@ -44,6 +44,7 @@ def ended():
 
 
 parent = os.getppid()
+older = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
 assert confine()
 print(json.dumps({
     "parent": tried(lambda: os.kill(parent, 0)),
@@ -53,6 +54,7 @@ print(json.dumps({
     "trace": tried(traced),
     "limits of the parent": tried(lambda: __import__("resource").prlimit(parent, 7)),
     "parent by a child": in_child(lambda: os.kill(parent, 0)),
+    "older with a larger number": tried(lambda: os.kill(older.pid, 0)),
     "itself": tried(lambda: os.kill(os.getpid(), 0)),
     "own group": tried(lambda: os.kill(0, 0)),
     "own limits": tried(lambda: __import__("resource").prlimit(0, 7)),

@@ -346,6 +346,19 @@ def test_replay_compares_a_version_with_what_was_answered(lived_template, as_jso
     assert "no time" in human(folder, *arguments, "--since", "soon", code=2)
 
 
+def test_a_model_from_a_file_is_imported_and_looked_over_for_a_faster_form(trained, as_json):
+    import lightgbm
+
+    with Project.open(trained) as project:
+        data = project.data.snapshot("eta")
+    fitted = lightgbm.LGBMRegressor(n_estimators=60, n_jobs=1, verbose=-1).fit(data.X, data.y)
+    fitted.booster_.save_model(str(trained / "eta.txt"))
+    made = as_json(trained, "model", "import", str(trained / "eta.txt"), code=1)  # straight lines need no trees
+    assert (made["state"], made["cause"]) == ("gated_out", "import")
+    told = as_json(trained, "model", "optimize", made["version"], "--dry-run")
+    assert (told["version"], told["run"]) == (made["version"], None)
+
+
 def test_freeze_and_thaw(trained, as_json, human):
     assert as_json(trained, "loop", "freeze", "--reason", "holidays") == {"frozen": "all models"}
     assert "holidays" in human(trained, "loop", "status")

@@ -175,6 +175,7 @@ def test_every_tree_model_adds_up_to_its_margin(name):
     np.testing.assert_allclose(found.margin, wanted, rtol=0, atol=1e-9)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["histogram", "forest", "boosted"])
 def test_trees_of_scikit_learn_agree_with_shap(name):
     import shap
@@ -265,7 +266,10 @@ def test_columns_fitted_in_another_order_are_told_in_the_order_of_the_service():
     np.testing.assert_allclose(found.values[:, :, 0], wanted, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["xgboost", "xgboost classes", "lightgbm", "lightgbm three", "catboost"])
+@pytest.mark.parametrize(
+    "name",
+    ["xgboost", "xgboost classes", "lightgbm", "lightgbm three", pytest.param("catboost", marks=pytest.mark.heavy)],
+)
 def test_boosters_answer_by_their_own_contributions(name):
     X, y = data(missing=0.05)
     label = target(name, y)

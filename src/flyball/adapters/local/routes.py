@@ -20,7 +20,7 @@ from flyball.adapters.local.running import read_running
 from flyball.adapters.local.tables import newest_table, read_table
 from flyball.disk import write_atomically
 from flyball.errors import FlyballError, Refused, RevisionConflict, Unavailable
-from flyball.serving.shared.slots import SharedMap, Slot
+from flyball.serving.shared.slots import SharedMap, Slot, VetoReason
 
 if TYPE_CHECKING:
     from flyball.layout import Layout
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeRoutes", "TableStore"]
 
+_STARTING = 20.0  # seconds a host may take where somebody waits for it
 _SILENT = 10.0  # seconds without a heartbeat after which a worker counts as hung and is not waited for
 
 
@@ -156,7 +157,12 @@ class NodeRoutes:
             return []  # never ran here: the supervisor makes the map, control tells it the version
         shared.table_version = version
         supervisor = _supervisor(self._layout)
-        return self._await(shared, version, supervisor) if supervisor else []
+        if not supervisor:
+            return []
+        refusals = self._await(shared, version, supervisor)
+        if shared.domain_time and not refusals:
+            _await_hosts(shared, version, supervisor)
+        return refusals
 
     def _await(self, shared: SharedMap, version: int, supervisor: int) -> list[str]:
         until = time.monotonic() + self._patience
@@ -181,6 +187,16 @@ class NodeRoutes:
             self._told("worker ended", {"slot": slot.index, "pid": pid, "table": version, "after_s": self._patience})
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _await_hosts(shared: SharedMap, version: int, supervisor: int) -> None:
+    """Wait for candidates' hosts where domain time is simulated: it must not pass while a process starts."""
+    until = time.monotonic() + _STARTING
+    while time.monotonic() < until and shared.table_version == version:
+        vetoes = [slot.veto for slot in _live(shared, supervisor)]
+        if not any(v is not None and v.reason is VetoReason.STARTING and v.table == version for v in vetoes):
+            return
+        time.sleep(0.02)
 
 
 def _refusals(late: list[Slot], version: int) -> list[str]:
