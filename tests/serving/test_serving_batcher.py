@@ -395,13 +395,13 @@ def test_what_fails_at_once_fails_alone_and_many_rows_are_left_to_the_queue() ->
     ),
 )  # fmt: skip
 def test_the_short_look_at_one_rows_answer_agrees_with_the_long_one(columns, answer) -> None:
-    from flyball.serving.models.batcher import _lone, check_output
+    from flyball.serving.models.outputs import check_output, lone
 
     try:
         long = check_output(answer, 1, columns).tolist()
     except Exception:
         long = None
-    short = _lone(answer, columns)
+    short = lone(answer, columns)
     assert short is None or short == long
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flyball.serving.flow.comparing import Scale, agree, score
 from flyball.serving.flow.shadow import ShadowJob, Shadows
-from flyball.serving.models.batcher import ANY, Batcher
+from flyball.serving.models.batcher import Batcher
+from flyball.serving.models.outputs import ANY
 from flyball.serving.shared.slots import Counter, SharedMap
 
 FLOATS = st.floats(-1e6, 1e6)

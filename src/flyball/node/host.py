@@ -158,7 +158,7 @@ class Host:
         return self._guarded([ask], lambda: explain(ask.matrix, ask.until))
 
     def _computed(self, batch: list[Ask], matrix: np.ndarray) -> np.ndarray:
-        from flyball.serving.models.batcher import numbers
+        from flyball.serving.models.outputs import numbers
 
         if self._predict is None:
             raise type(self._broken)(str(self._broken))

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 
 from flyball.errors import FlyballError, Unavailable
+from flyball.registry.rows import read_rows
 
 __all__ = ["Apart", "main"]
 
@@ -150,7 +151,7 @@ def _pack(matrix: Any) -> bytes:
 
 
 def _unpack(body: bytes) -> np.ndarray:
-    return np.asarray(np.load(io.BytesIO(body), allow_pickle=False))
+    return read_rows(io.BytesIO(body))
 
 
 if __name__ == "__main__":

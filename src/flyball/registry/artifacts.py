@@ -25,6 +25,7 @@ from flyball.registry.formats import FILE_NAMES, deserialize, ensure_signing_key
 from flyball.registry.lowering.kernels import open_kernel
 from flyball.registry.predictor import Predictor
 from flyball.registry.requirements import requirements
+from flyball.registry.rows import read_rows
 from flyball.registry.types import Lowered, Manifest, Scalar
 
 __all__ = [
@@ -62,13 +63,13 @@ class LoadedModel:
 
     def sample(self) -> np.ndarray:
         """Return up to 256 holdout rows, float64 (n, k), to warm up with and to time calls."""
-        return np.asarray(np.load(self.path / SAMPLE, allow_pickle=False), dtype=np.float64)
+        return np.asarray(read_rows(self.path / SAMPLE), dtype=np.float64)
 
     def expected(self) -> np.ndarray | None:
         """Return the answers to `sample()` when the version was registered, None for a version without them."""
         if EXPECTED not in self.manifest.files:
             return None
-        return np.asarray(np.load(self.path / EXPECTED, allow_pickle=False), dtype=np.float64)
+        return np.asarray(read_rows(self.path / EXPECTED), dtype=np.float64)
 
     @property
     def direct(self) -> Callable[[np.ndarray], np.ndarray]:

@@ -23,7 +23,8 @@ import numpy as np
 
 from flyball.errors import DeadlineExceeded
 from flyball.rollout.routing import ModelRoute
-from flyball.serving.models.batcher import Batcher, Item, Values
+from flyball.serving.models.batcher import Batcher, Item
+from flyball.serving.models.outputs import Values
 from flyball.serving.shared.slots import Counter, Slot
 
 __all__ = ["AnswerCache", "Worth", "randomised"]

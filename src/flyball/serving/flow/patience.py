@@ -10,7 +10,8 @@ import asyncio
 import time
 
 from flyball.errors import Unavailable
-from flyball.serving.models.batcher import Batcher, Item, Matrix
+from flyball.serving.models.batcher import Batcher, Item
+from flyball.serving.models.outputs import Matrix
 from flyball.serving.routing.plan import Arm, ModelPlan
 
 __all__ = ["ask_again", "gone_error", "successor"]

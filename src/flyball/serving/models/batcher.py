@@ -20,18 +20,16 @@ from typing import Literal
 
 import numpy as np
 
-from flyball.errors import DeadlineExceeded, FlyballError, Unavailable, said
+from flyball.errors import DeadlineExceeded, Unavailable
 from flyball.serving.models.cost import CostModel
 from flyball.serving.models.lanes import shared_lanes
+from flyball.serving.models.outputs import Matrix, Values, check_output, lone
+from flyball.serving.models.splitting import attempt, cause_of, split_remote
 from flyball.serving.shared.slots import Counter, Slot
 
-__all__ = ["ANY", "SEVERAL", "Batcher", "Item", "Values", "check_output", "numbers"]
+__all__ = ["Batcher", "Item"]
 
 log = logging.getLogger("flyball.serving")
-Matrix = np.ndarray
-Values = list[float | list[float] | None]
-ANY, SEVERAL = -1, -2  # columns of an answer: whatever the model says; as many as it likes, but not one number
-_ABREAST = 8  # parts of a failed batch that a host is asked about at a time
 _REMEMBERED = 512  # answers the p99 is taken over
 _FIRST_P99, _NEXT_P99 = 64, 256  # answers before the first and between later looks at the p99
 _TINY = 20e-6  # seconds: below it a row costs less than what waiting for neighbours saves
@@ -41,7 +39,6 @@ _SMALL, _WORTH = 8, 20.0  # rows of a batch: eight, and so many that its fixed c
 _LEARN_EVERY = 8  # rows taken at once are learned from now and then
 _DRIFTING, _MOST_DRIFT = 0.1, 4.0  # weight of the newest wait; no wait counts as more than so many times its prediction
 _NEVER = 1 << 60
-_FLOAT = np.dtype(np.float64)
 _ns = time.perf_counter_ns
 
 
@@ -180,14 +177,14 @@ class Batcher:
         self.used = start = _ns()
         try:
             answer = predict(matrix)
-            values = _lone(answer, self.columns) if rows == 1 else None
+            values = lone(answer, self.columns) if rows == 1 else None
             if values is None:
                 values = check_output(answer, rows, self.columns).tolist()
         except Exception as error:
             if rows > 1:
                 return None  # the queue splits it
             item = Item.answered(matrix, [None], run=(_ns() - start) // 1000)
-            item.errors = {0: _cause(error)}
+            item.errors = {0: cause_of(error)}
             return item
         spent = _ns() - start
         if rows == 1 and spent < self._least:
@@ -259,13 +256,13 @@ class Batcher:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _restart(self, batch: list[Item], error: Exception) -> None:
-        log.error("a turn of the batcher failed; it goes on", extra={"cause": _cause(error)}, exc_info=error)
+        log.error("a turn of the batcher failed; it goes on", extra={"cause": cause_of(error)}, exc_info=error)
         self.broken = True
         if self.slot is not None:
             self.slot.add(Counter.LOOP_RESTARTS)
         self._running = 0
         for item in batch:
-            self._fail(item, f"the batch was lost: {_cause(error)}")
+            self._fail(item, f"the batch was lost: {cause_of(error)}")
         self._next()
 
     def _most_rows(self) -> int:
@@ -291,7 +288,8 @@ class Batcher:
                 rows += n
             queue.popleft()
             self._rows -= n
-            self._expire(item) if item.deadline <= now else None
+            if item.deadline <= now:
+                self._expire(item)
         if len(batch) > 1:
             self._crowd = _CROWDED
         elif self._crowd:
@@ -308,7 +306,7 @@ class Batcher:
         except Exception as error:
             if rows > 1:
                 return False
-            self._deliver(batch, [None], {0: _cause(error)}, start)
+            self._deliver(batch, [None], {0: cause_of(error)}, start)
             return True
         end = self._deliver(batch, values, None, start)
         self.costs.learn(rows, (end - start) / 1e9)
@@ -345,7 +343,7 @@ class Batcher:
         try:
             values, errors = await self._call(matrix, max(i.deadline for i in batch))
         except Exception as error:  # only whole-batch causes come here: gone, late
-            text, gone = _cause(error), isinstance(error, Unavailable)
+            text, gone = cause_of(error), isinstance(error, Unavailable)
             absent = gone and not getattr(error, "sent", True)
             values, errors = [None] * len(matrix), dict.fromkeys(range(len(matrix)), text)
         end = self._deliver(batch, values, errors, start, gone=gone, absent=absent)
@@ -356,9 +354,9 @@ class Batcher:
 
     async def _call(self, matrix: Matrix, deadline: float) -> tuple[Values, dict[int, str] | None]:
         if self._remote is not None:
-            return await _split_remote(self._remote, matrix, self.columns, deadline)
+            return await split_remote(self._remote, matrix, self.columns, deadline)
         assert self._predict is not None
-        return await shared_lanes().run(_attempt, self._predict, matrix, self.columns, deadline)
+        return await shared_lanes().run(attempt, self._predict, matrix, self.columns, deadline)
 
     def _deliver(
         self,
@@ -428,138 +426,3 @@ class Batcher:
 
 def _joined(batch: list[Item]) -> Matrix:
     return batch[0].matrix if len(batch) == 1 else np.concatenate([item.matrix for item in batch])
-
-
-def _lone(answer: Matrix, columns: int | None) -> Values | None:
-    """Return the values of a usual answer to one row, None when it needs the long look of `check_output`."""
-    if type(answer) is not np.ndarray or answer.dtype is not _FLOAT or answer.shape[:1] != (1,):
-        return None
-    values: Values = answer.tolist()
-    first = values[0]
-    if columns is None:
-        return values if type(first) is float and first - first == 0.0 else None  # inf - inf and nan - nan are nan
-    if type(first) is not list or len(first) != columns or columns < 2:
-        return None
-    for part in first:
-        if part - part != 0.0:
-            return None
-    return values
-
-
-def check_output(values: Matrix, rows: int, columns: int | None) -> Matrix:
-    """Return a model's answer as float64 of shape (rows,) or (rows, columns).
-
-    Raises:
-        FlyballError: another shape, no numbers, or a value that is not finite.
-    """
-    out = numbers(values)
-    if out.ndim == 2 and out.shape[1] == 1:
-        out = out[:, 0]
-    if out.ndim not in (1, 2) or out.shape[0] != rows or not _fits(out, columns):
-        raise FlyballError(f"the model answered shape {out.shape} to {rows} rows{_wanted(columns)}")
-    if not np.isfinite(out).all():
-        raise FlyballError("the model answered a value that is not finite")
-    return out
-
-
-def numbers(values: object) -> Matrix:
-    """Return a model's answer as float64.
-
-    Raises:
-        FlyballError: it holds texts, complex numbers or masked places, which numpy would turn into floats of some kind.
-        TypeError: it holds something else that is no number.
-        ValueError: it is ragged.
-    """
-    out = np.asarray(values)
-    if out.dtype.kind not in "biufO" or np.ma.is_masked(values):
-        kind = "with masked places" if np.ma.is_masked(values) else f"of type {out.dtype}"
-        raise FlyballError(f"the model answered values {kind}; it must answer real numbers")
-    return out if out.dtype == np.float64 else out.astype(np.float64)
-
-
-def _fits(out: Matrix, columns: int | None) -> bool:
-    match columns:
-        case None:
-            return out.ndim == 1
-        case -1:  # ANY
-            return True
-        case -2:  # SEVERAL
-            return out.ndim == 2
-        case _:
-            return out.shape[1:] == (columns,)
-
-
-def _wanted(columns: int | None) -> str:
-    return "; one number a row is wanted" if columns is None else ""
-
-
-def _attempt(
-    predict: Callable[[Matrix], Matrix], matrix: Matrix, columns: int | None, deadline: float
-) -> tuple[Values, dict[int, str] | None]:
-    try:
-        return check_output(predict(matrix), len(matrix), columns).tolist(), None
-    except Exception as error:
-        return _split(predict, matrix, columns, error, deadline)
-
-
-def _split(
-    predict: Callable[[Matrix], Matrix], matrix: Matrix, columns: int | None, error: Exception, deadline: float
-) -> tuple[Values, dict[int, str]]:
-    """Halve what failed until single rows fail: about 2 log2(n) calls for one offender among n rows.
-
-    What no call has judged at the deadline fails with the cause of the part it is in; nobody waits for it any more.
-    """
-    values: Values = [None] * len(matrix)
-    errors: dict[int, str] = {}
-    parts = deque([(0, len(matrix), error)])
-    while parts:
-        start, end, cause = parts.popleft()
-        if end - start == 1 or time.monotonic() >= deadline:
-            errors.update(dict.fromkeys(range(start, end), _cause(cause)))
-            continue
-        middle = (start + end) // 2
-        for low, high in ((start, middle), (middle, end)):
-            try:
-                values[low:high] = check_output(predict(matrix[low:high]), high - low, columns).tolist()
-            except Exception as again:
-                parts.append((low, high, again))
-    return values, errors
-
-
-async def _split_remote(
-    remote: Callable[[Matrix, float], Awaitable[Matrix]], matrix: Matrix, columns: int | None, deadline: float
-) -> tuple[Values, dict[int, str] | None]:
-    """Halve what failed as `_split` does, with a few parts on their way at a time: each costs a round trip."""
-    values: Values = [None] * len(matrix)
-    errors: dict[int, str] = {}
-
-    async def ask(start: int, end: int) -> list[tuple[int, int]]:
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                answer = await remote(matrix[start:end], deadline)
-            values[start:end] = check_output(answer, end - start, columns).tolist()
-        except Exception as error:
-            if isinstance(error, TimeoutError | Unavailable):
-                raise  # late or gone: asking again with half the rows cannot help
-            if end - start > 1:
-                middle = (start + end) // 2
-                return [(start, middle), (middle, end)]
-            errors[start] = _cause(error)
-        return []
-
-    parts = deque(await ask(0, len(matrix)))
-    while parts:
-        now = [parts.popleft() for _ in range(min(len(parts), _ABREAST))]
-        found = await asyncio.gather(*(ask(*part) for part in now), return_exceptions=True)
-        ends = [one for one in found if isinstance(one, BaseException)]
-        if ends:  # of a host that died, the part that it had begun with tells more than those that only queued
-            raise max(ends, key=lambda error: bool(getattr(error, "sent", True)))
-        parts.extend(more for one in found if not isinstance(one, BaseException) for more in one)
-    return values, errors or None
-
-
-def _cause(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
-        return f"{DeadlineExceeded.__name__}: {said(error) or 'no answer before the deadline'}"
-    text = said(error).splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:500]

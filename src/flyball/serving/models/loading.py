@@ -21,9 +21,11 @@ from flyball.errors import FlyballError, Refused, Unavailable
 from flyball.features.callables import known, refs_of
 from flyball.features.spec import FeatureService
 from flyball.registry.artifacts import read_manifest
+from flyball.registry.rows import read_rows
 from flyball.rollout.routing import VersionRef
-from flyball.serving.models.batcher import ANY, Batcher, check_output
+from flyball.serving.models.batcher import Batcher
 from flyball.serving.models.memory import Held, available, estimate, victims
+from flyball.serving.models.outputs import ANY, check_output
 
 __all__ = ["Host", "Loaded", "ModelCache", "Predictor", "Watched"]
 
@@ -285,13 +287,13 @@ def _bring_functions(service: FeatureService) -> None:
 
 def _sample(folder: Path, columns: int) -> np.ndarray:
     path = folder / "sample.npy"
-    rows = np.load(path, allow_pickle=False) if path.exists() else np.zeros((1, columns))
+    rows = read_rows(path) if path.exists() else np.zeros((1, columns))
     return np.ascontiguousarray(rows.reshape(len(rows), -1)[:8], dtype=np.float64)
 
 
 def _expected(folder: Path, rows: int) -> np.ndarray | None:
     path = folder / "expected.npy"
-    return np.asarray(np.load(path, allow_pickle=False)[:rows], dtype=np.float64) if path.exists() else None
+    return np.asarray(read_rows(path)[:rows], dtype=np.float64) if path.exists() else None
 
 
 def _warm(predictor: Predictor, sample: np.ndarray, ref: VersionRef) -> tuple[float, int | None]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from flyball.features.spec import FeatureService, ServiceColumn
 from flyball.rollout.routing import ModelRoute
-from flyball.serving.models.batcher import ANY, SEVERAL
 from flyball.serving.models.loading import Loaded
+from flyball.serving.models.outputs import ANY, SEVERAL
 from flyball.serving.protocol import Signature
 from flyball.serving.routing.breaker import Breaker
 from flyball.serving.routing.router import Assignment, compile_route
