@@ -43,6 +43,7 @@ __all__ = ["Pusher", "main", "run"]
 
 _STORE_WAIT = 30.0
 _LOAD_WAIT = 30.0
+_PUSH = 5.0  # seconds at least that ingest may take: rows that are refused for time may have been logged all the same
 _CONTROL_WAIT = 60.0  # a table is in force when every worker has loaded what it needs
 
 
@@ -96,7 +97,7 @@ async def run(config: Config, *, slot: int, sock: socket.socket) -> None:
     beats.start()
     gateway = await _compose(config, slot)
     settings = config.settings.server
-    drain = settings.deadline.total_seconds() + 2.0
+    drain = max(settings.deadline.total_seconds(), _PUSH) + 2.0
     endings: set[asyncio.Task[None]] = set()
     server = GracefulServer(gateway, drain=drain, limits=_limits(gateway, settings), tls=_tls(config))
     server.when_ending(gateway.drain)
@@ -213,7 +214,7 @@ async def _compose(config: Config, slot: int) -> Gateway:
         cache_memory=settings.cache.memory,
         repository=Repository(layout),
         settings=_shown(settings.server),
-        push=Pusher(layout, deadline=settings.server.deadline.total_seconds()),
+        push=Pusher(layout, deadline=max(settings.server.deadline.total_seconds(), _PUSH)),
         explainers=lambda ref: ExplainHost(layout, ref),
     )
 
