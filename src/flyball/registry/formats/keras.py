@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from flyball.errors import IntegrityError, MissingExtra, StageFailed, Untrusted
+from flyball.errors import IntegrityError, MissingExtra, StageFailed, Untrusted, first_line
 from flyball.registry.formats.types import FILE_NAMES, Call, Scalar, Stored, labels, two_columns
 
 __all__ = ["adapt", "dump", "load"]
@@ -61,7 +61,7 @@ def load(data: bytes, *, classes: tuple[Scalar, ...] | None = None) -> Call:
         try:
             model = keras.saving.load_model(path, compile=False, safe_mode=True)
         except (ValueError, TypeError, OSError, KeyError) as error:
-            raise IntegrityError(f"the file is no Keras model: {str(error).splitlines()[0][:300]}") from error
+            raise IntegrityError(f"the file is no Keras model: {first_line(error)}") from error
     return _call(model, classes)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flyball.errors import InputError, IntegrityError, MissingExtra, StageFailed
+from flyball.errors import InputError, IntegrityError, MissingExtra, StageFailed, first_line
 from flyball.registry.formats.types import FILE_NAMES, Call, Scalar, Stored, labels, two_columns
 
 __all__ = ["adapt", "dump", "load"]
@@ -63,9 +63,7 @@ def load(data: bytes, *, classes: tuple[Scalar, ...] | None = None) -> Call:
     try:
         session = onnxruntime.InferenceSession(data, options, providers=wanted)
     except Exception as error:  # onnxruntime has a dozen classes for it
-        raise IntegrityError(
-            f"the file is no ONNX model that can be run: {str(error).splitlines()[0][:300]}"
-        ) from error
+        raise IntegrityError(f"the file is no ONNX model that can be run: {first_line(error)}") from error
     output, maps = _output(session, classes)
     feed = _feeder(session)
     if maps:

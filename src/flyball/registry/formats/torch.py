@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flyball.errors import IntegrityError, MissingExtra, StageFailed, Untrusted
+from flyball.errors import IntegrityError, MissingExtra, StageFailed, Untrusted, first_line
 from flyball.registry.code import PREFIX
 from flyball.registry.formats.types import FILE_NAMES, Call, Scalar, Stored, labels, two_columns
 
@@ -135,7 +135,7 @@ def _export(model: Any, rows: np.ndarray | None) -> Any:
         return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("rows")},))
     except Exception as error:  # torch's exporter raises many kinds
         raise StageFailed(
-            f"{type(model).__name__} cannot be exported ({str(error).splitlines()[0][:200]}); put its class at the top "
+            f"{type(model).__name__} cannot be exported ({first_line(error, most=200)}); put its class at the top "
             f"level of one of the project's files, with a dict `config` of its constructor's arguments"
         ) from error
 

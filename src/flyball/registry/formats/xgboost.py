@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flyball.errors import InputError, IntegrityError, MissingExtra
+from flyball.errors import InputError, IntegrityError, MissingExtra, first_line
 from flyball.registry.formats.types import FILE_NAMES, Call, Scalar, Stored, labels, two_columns
 
 __all__ = ["adapt", "dump", "load"]
@@ -48,7 +48,7 @@ def load(data: bytes, *, classes: tuple[Scalar, ...] | None = None) -> Call:
     try:
         booster.load_model(bytearray(data))
     except xgboost.core.XGBoostError as error:
-        raise IntegrityError(f"the file is no XGBoost model: {str(error).splitlines()[0]}") from error
+        raise IntegrityError(f"the file is no XGBoost model: {first_line(error)}") from error
     booster.set_param({"nthread": 1})
     return _call(booster, classes)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flyball.errors import FlyballError
+from flyball.errors import FlyballError, first_line
 from flyball.registry.lowering.ensembles import thresholds_of, to_onnx, trees_of
 from flyball.registry.lowering.kernels import FILES, MOST, open_kernel
 from flyball.registry.lowering.linear import affine_of
@@ -120,8 +120,7 @@ def _judge(
     except FlyballError as error:
         return (None, Tried(kind, problem=f"{error}")), b""
     except Exception as error:  # converters raise whatever they like
-        text = str(error).splitlines()
-        return (None, Tried(kind, problem=f"{type(error).__name__}: {text[0][:200] if text else ''}")), b""
+        return (None, Tried(kind, problem=f"{type(error).__name__}: {first_line(error, most=200)}")), b""
     found = compare(native.predict, kernel, rows, native.classes, classifier=native.classifier)
     if found.problem:
         return (None, Tried(kind, found.rows, found.gap, (), found.problem)), b""
