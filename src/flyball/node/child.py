@@ -163,10 +163,11 @@ class Child:
         """Keep the end of a log that grew too large while its process runs; that appends, so it goes on."""
         with contextlib.suppress(OSError):
             if self._log.stat().st_size > _ROTATE:
-                with self._log.open("rb") as file:
+                with self._log.open("rb") as file, self._log.with_suffix(".log.1").open("wb") as kept:
                     file.seek(-_KEPT, os.SEEK_END)
-                    self._log.with_suffix(".log.1").write_bytes(file.read())
-                os.truncate(self._log, 0)
+                    kept.write(file.read())
+                    kept.write(file.read())  # what it said meanwhile
+                    os.truncate(self._log, 0)
 
     def _close_pipe(self) -> None:
         if self._pipe >= 0:
