@@ -57,7 +57,7 @@ _HOMES = {
     "flag": "flyball.project.flags",
     "gate": "flyball.gates.checks",
     "geohash": "flyball.features.definitions",
-    "guard": "flyball.rollout.definitions",
+    "guard": "flyball.rollout.guards",
     "h3_cell": "flyball.features.definitions",
     "hour_of_day": "flyball.features.definitions",
     "imported": "flyball.features.definitions",
@@ -175,7 +175,7 @@ if TYPE_CHECKING:
     from flyball.project import Project as Project
     from flyball.project.flags import flag as flag
     from flyball.rollout.definitions import Rollout as Rollout
-    from flyball.rollout.definitions import guard as guard
+    from flyball.rollout.guards import guard as guard
     from flyball.serving.definitions import Flag as Flag
     from flyball.serving.definitions import Segment as Segment
     from flyball.serving.definitions import Serving as Serving

@@ -8,12 +8,12 @@ import pytest
 
 from flyball.api.app import create_app
 from flyball.errors import Refused, Unavailable, UnknownName
-from flyball.rollout.types import Phase, RolloutSpec, RolloutStatus
+from flyball.rollout.types import Phase, RolloutSpec, RolloutStatus, Step
 from flyball.serving.http.access import Access, AccessFile, KeyGrant, hash_of
 
 NOW = datetime(2020, 3, 11, 4, tzinfo=UTC)
 STATUS = RolloutStatus("r1", "eta", "v2", "v1", Phase.STEP, 3, NOW)
-SPEC = RolloutSpec((0.1, 0.5), bake=NOW - NOW)
+SPEC = RolloutSpec((Step(0.1), Step(0.5)), bake=NOW - NOW)
 
 
 class TestClient:
@@ -105,7 +105,7 @@ def api(control):
 
 def test_rollouts_are_listed_with_spec_and_status(api):
     (found,) = api.get("/v1/rollouts?model=eta").json()
-    assert (found["status"]["phase"], found["spec"]["steps"]) == ("Step", [0.1, 0.5])
+    assert (found["status"]["phase"], [s["share"] for s in found["spec"]["steps"]]) == ("Step", [0.1, 0.5])
     assert api.get("/v1/rollouts?model=other").json() == []
 
 

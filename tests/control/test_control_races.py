@@ -12,7 +12,7 @@ import pytest
 from flyball.control import Database, connect
 from flyball.errors import ConflictError, RevisionConflict
 from flyball.rollout.routing import RoutingTable
-from flyball.rollout.types import Phase, RolloutSpec, RolloutStatus
+from flyball.rollout.types import Phase, RolloutSpec, RolloutStatus, Step
 
 NOW = datetime(2020, 3, 11, tzinfo=UTC)
 
@@ -71,7 +71,7 @@ def test_processes_that_open_a_new_database_at_once_all_succeed(url: str) -> Non
 
 def test_of_many_threads_one_wins_each_revision(db: Database) -> None:
     db.rollouts.create(
-        RolloutSpec(steps=(0.5,), bake=timedelta(0)), RolloutStatus("r", "eta", "v2", "v1", Phase.PENDING, 0, NOW)
+        RolloutSpec(steps=(Step(0.5),), bake=timedelta(0)), RolloutStatus("r", "eta", "v2", "v1", Phase.PENDING, 0, NOW)
     )
 
     def bump(_: int) -> int:
@@ -88,7 +88,7 @@ def test_of_many_threads_one_wins_each_revision(db: Database) -> None:
 
 
 def test_of_many_threads_one_starts_a_rollout(db: Database) -> None:
-    spec = RolloutSpec(steps=(0.5,), bake=timedelta(0))
+    spec = RolloutSpec(steps=(Step(0.5),), bake=timedelta(0))
 
     def begin(n: int) -> int:
         try:

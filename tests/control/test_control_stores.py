@@ -13,7 +13,7 @@ from flyball.loop.types import LoopEvent, Trigger
 from flyball.monitoring.types import Alert, DriftWindow, FeatureDrift, PerformanceWindow
 from flyball.registry.types import Lifecycle, ModelVersion, Version
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
-from flyball.rollout.types import GuardrailSpec, Phase, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.rollout.types import GuardrailSpec, Phase, RolloutEvent, RolloutSpec, RolloutStatus, Step
 from flyball.training.types import Run, RunState, StageRecord
 from flyball.units import Margin
 
@@ -36,7 +36,9 @@ def status(rollout: str = "r1", model: str = "eta", **changes: object) -> Rollou
     return dataclasses.replace(RolloutStatus(rollout, model, "v2", "v1", Phase.PENDING, 0, NOW), **changes)
 
 
-SPEC = RolloutSpec(steps=(0.1, 0.5), bake=HOUR, guardrails=(GuardrailSpec("errors", "errors", Margin(absolute=0.01)),))
+SPEC = RolloutSpec(
+    steps=(Step(0.1), Step(0.5)), bake=HOUR, guardrails=(GuardrailSpec("errors", "errors", Margin(absolute=0.01)),)
+)
 VIEW = ViewSpec(
     "traffic",
     EntitySpec("zone", (ColumnSpec("zone", "int64"),)),

@@ -7,9 +7,10 @@ import pytest
 from scipy import stats
 
 from flyball.errors import InputError
-from flyball.experiments.confidence import Moments, difference, mean_bounds, radius, rate_lower, rate_upper
-from flyball.experiments.eprocess import THETAS, OddsProcess, odds
-from flyball.experiments.srm import ratio_e_value
+from flyball.experiments.sequential.confidence import difference, mean_bounds, radius, rate_lower, rate_upper
+from flyball.experiments.sequential.odds import THETAS, OddsProcess, odds
+from flyball.experiments.stats import Moments
+from flyball.experiments.trust.srm import ratio_e_value
 
 
 def run_odds(rng, *, share, base, ratio, requests, bin_size, known=True):

@@ -13,7 +13,7 @@ from flyball.loop.governor import Governor
 from flyball.loop.policy import Retrain, on
 from flyball.loop.story import lines, why
 from flyball.monitoring.types import DriftWindow, FeatureDrift
-from flyball.rollout.types import Phase, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.rollout.types import Phase, RolloutEvent, RolloutSpec, RolloutStatus, Step
 from flyball.training.types import Run, RunState, StageRecord
 
 NOW = datetime(2020, 3, 18, 4, tzinfo=UTC)
@@ -88,7 +88,7 @@ class World:
         self.started += 1
         name = f"o{self.started}"
         status = RolloutStatus(name, model, version, self.champion, Phase.PENDING, 0, now, cause=cause)
-        self.db.rollouts.create(RolloutSpec((0.1,), HOUR), status)
+        self.db.rollouts.create(RolloutSpec((Step(0.1),), HOUR), status)
         return name
 
     def drift(self, day: int, level: str = "page", version: str | None = None) -> None:

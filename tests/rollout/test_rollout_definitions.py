@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from flyball.errors import DefinitionError, DuplicateName, UnitError, UnknownName
-from flyball.rollout.definitions import Rollout, guard
+from flyball.rollout.definitions import Rollout
+from flyball.rollout.guards import guard
 from flyball.units import Margin
 
 
@@ -14,7 +15,11 @@ def test_texts_become_numbers():
         shadow="6h", steps=["1%", "10%", 0.5], bake="12h",
         guardrails=[guard.errors(margin="1pp"), guard.latency(p99="50ms"), guard.metric("mae", margin="5%")],
     )  # fmt: skip
-    assert (spec.steps, spec.bake, spec.shadow) == ((0.01, 0.1, 0.5), timedelta(hours=12), timedelta(hours=6))
+    assert ([s.share for s in spec.steps], spec.bake, spec.shadow) == (
+        [0.01, 0.1, 0.5],
+        timedelta(hours=12),
+        timedelta(hours=6),
+    )
     assert [rail.name for rail in spec.guardrails] == ["errors", "latency", "mae"]
     assert spec.guardrails[0].margin == Margin(0.0, 0.01)
     assert spec.guardrails[1].limit == pytest.approx(0.05)

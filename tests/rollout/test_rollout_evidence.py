@@ -9,9 +9,10 @@ from scipy import stats
 from flyball.records.log import Batch
 from flyball.records.types import Outcome, Prediction, Shadow
 from flyball.rollout.bins import Allocation, Binner
-from flyball.rollout.definitions import Rollout, guard
-from flyball.rollout.evidence import Ledger, alphas
+from flyball.rollout.definitions import Rollout
 from flyball.rollout.explain import forecast
+from flyball.rollout.guards import guard
+from flyball.rollout.ledger import Ledger, alphas
 from flyball.rollout.types import Phase
 from flyball.testing.scenarios import scenario
 

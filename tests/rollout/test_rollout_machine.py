@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from flyball.errors import Refused
-from flyball.rollout.definitions import guard
+from flyball.rollout.guards import guard
 from flyball.rollout.routing import BUCKETS
 from flyball.rollout.types import TERMINAL, Phase
 from flyball.testing.scenarios import scenario

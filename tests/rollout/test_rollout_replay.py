@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from flyball.records.log import follow
 from flyball.records.segment import SegmentWriter
 from flyball.records.types import Prediction, encode
-from flyball.rollout.definitions import Rollout, guard
+from flyball.rollout.definitions import Rollout
+from flyball.rollout.guards import guard
 from flyball.rollout.live import Live
 from flyball.rollout.replay import walk
 from flyball.rollout.routing import ModelRoute, VersionRef, cut

@@ -9,9 +9,10 @@ import pytest
 from flyball.records.log import Batch
 from flyball.records.types import Shadow
 from flyball.rollout.bins import Allocation, Bin, Binner
-from flyball.rollout.definitions import Rollout, guard
-from flyball.rollout.evidence import Ledger, snapshot
+from flyball.rollout.definitions import Rollout
 from flyball.rollout.explain import explain
+from flyball.rollout.guards import guard
+from flyball.rollout.ledger import Ledger, snapshot
 from flyball.rollout.types import Phase, RolloutStatus
 
 SECOND = 1_000_000

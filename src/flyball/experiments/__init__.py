@@ -1,17 +1,58 @@
-"""Pure statistics that stay valid under continuous watching."""
+"""Pure statistics: fixed and sequential tests, power, trust, policies, rankings, and whole experiments.
 
-from flyball.experiments.confidence import Bounds, Moments, difference, mean_bounds, rate_lower, rate_upper
-from flyball.experiments.eprocess import OddsProcess, odds
-from flyball.experiments.srm import ratio_e_value
+`fb.experiments.welch(...)` and its neighbours are functions of arrays or `Stats`. Names load on first use: most tests
+need scipy, and a worker needs none of them.
+"""
 
-__all__ = [
-    "Bounds",
-    "Moments",
-    "OddsProcess",
-    "difference",
-    "mean_bounds",
-    "odds",
-    "rate_lower",
-    "rate_upper",
-    "ratio_e_value",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "Alternative": "estimate",
+    "Bounds": "sequential.confidence",
+    "Estimate": "estimate",
+    "Moments": "stats",
+    "OddsProcess": "sequential.odds",
+    "Scale": "estimate",
+    "Stats": "stats",
+    "difference": "sequential.confidence",
+    "mean_bounds": "sequential.confidence",
+    "odds": "sequential.odds",
+    "rate_lower": "sequential.confidence",
+    "rate_upper": "sequential.confidence",
+    "ratio_e_value": "trust.srm",
+}
+
+__all__ = [*sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    from flyball.errors import nearest
+
+    close = nearest(name, __all__)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise AttributeError(f"module 'flyball.experiments' has no attribute {name!r}{hint}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from flyball.experiments.estimate import Alternative as Alternative
+    from flyball.experiments.estimate import Estimate as Estimate
+    from flyball.experiments.estimate import Scale as Scale
+    from flyball.experiments.sequential.confidence import Bounds as Bounds
+    from flyball.experiments.sequential.confidence import difference as difference
+    from flyball.experiments.sequential.confidence import mean_bounds as mean_bounds
+    from flyball.experiments.sequential.confidence import rate_lower as rate_lower
+    from flyball.experiments.sequential.confidence import rate_upper as rate_upper
+    from flyball.experiments.sequential.odds import OddsProcess as OddsProcess
+    from flyball.experiments.sequential.odds import odds as odds
+    from flyball.experiments.stats import Moments as Moments
+    from flyball.experiments.stats import Stats as Stats
+    from flyball.experiments.trust.srm import ratio_e_value as ratio_e_value

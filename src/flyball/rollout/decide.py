@@ -122,7 +122,7 @@ def _onward(spec: RolloutSpec, status: RolloutStatus) -> Decision:
 
 
 def _step(spec: RolloutSpec, step: int, why: str) -> Decision:
-    share = spec.steps[step]
+    share = spec.steps[step].share
     return Decision("set_step", f"{why}; {share * 100:g} % of the traffic is step {step + 1}", step=step, share=share)
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from flyball.experiments.confidence import rate_upper
-from flyball.experiments.eprocess import THETAS
-from flyball.rollout.evidence import SAFE_ALPHA, alphas
-from flyball.rollout.types import GuardrailSpec, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.experiments.sequential.confidence import rate_upper
+from flyball.experiments.sequential.odds import THETAS
+from flyball.rollout.ledger import alphas
+from flyball.rollout.types import SAFE_ALPHA, GuardrailSpec, RolloutEvent, RolloutSpec, RolloutStatus
 
 __all__ = ["explain", "forecast"]
 
@@ -90,7 +90,7 @@ def forecast(
         None where traffic is too thin to ever get there.
     """
     level = min((a for a, r in zip(alphas(spec), spec.guardrails, strict=True) if r.kind == "errors"), default=None)
-    detect = [_detection(step, share, per_day, level, usual, bad) for step, share in enumerate(spec.steps, 1) if level]
+    detect = [_detection(n, step.share, per_day, level, usual, bad) for n, step in enumerate(spec.steps, 1) if level]
     phases = _phases(spec, per_day, matures, skip_shadow=skip_shadow)
     known = [phase["days"] for phase in phases]
     return {
@@ -125,7 +125,7 @@ def _phases(spec: RolloutSpec, per_day: float, matures: timedelta, *, skip_shado
         days = _longest(spec.shadow / day, spec.min_requests, per_day)
         phases.append({"name": "shadow", "share": 0.0, "days": days})
         seen += per_day * (days or 0.0)
-    for number, share in enumerate(spec.steps, 1):
+    for number, share in enumerate((step.share for step in spec.steps), 1):
         days = _longest(spec.bake / day, spec.min_requests, per_day * share)
         if number == len(spec.steps):
             days = _until_safe(spec, days, seen, per_day * share, matures / day)

@@ -15,8 +15,8 @@ import msgspec
 
 from flyball.records.log import Batch, follow, read_range
 from flyball.rollout.bins import Allocation, Bin, Binner
-from flyball.rollout.evidence import Ledger
 from flyball.rollout.evidence_log import Decided, EvidenceLog, Folded, Frame, Split, load
+from flyball.rollout.ledger import Ledger
 from flyball.rollout.routing import BUCKETS, ModelRoute
 from flyball.rollout.types import Decision, Evidence, Phase, RolloutSpec, RolloutStatus
 from flyball.units import to_micros

@@ -15,7 +15,7 @@ from typing import Literal
 from flyball.errors import ConflictError, FenceLost, Refused, RevisionConflict, UnknownName
 from flyball.records.log import Batch
 from flyball.rollout.decide import apply, decide
-from flyball.rollout.evidence import snapshot
+from flyball.rollout.ledger import snapshot
 from flyball.rollout.live import Live
 from flyball.rollout.ports import RolloutStore, Routes
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef, cut
@@ -243,11 +243,11 @@ def _choose(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, route:
     ahead = (
         status.phase in {Phase.SHADOW, Phase.STEP}
         and following < len(spec.steps)
-        and route.candidate_cut == cut(spec.steps[following])
+        and route.candidate_cut == cut(spec.steps[following].share)
     )
     if decision.action == "wait" and ahead and route.rollout == status.id:
         reason = f"the routing table already has step {following + 1}"
-        return Decision("set_step", reason, step=following, share=spec.steps[following], guardrail="table")
+        return Decision("set_step", reason, step=following, share=spec.steps[following].share, guardrail="table")
     return adopt(status, route) or decision
 
 

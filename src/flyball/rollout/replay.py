@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from flyball.rollout.decide import decide
-from flyball.rollout.evidence import snapshot
 from flyball.rollout.evidence_log import Decided, load
+from flyball.rollout.ledger import snapshot
 from flyball.rollout.live import Live
 from flyball.rollout.types import Decision, RolloutSpec, RolloutStatus
 from flyball.units import from_micros

@@ -7,11 +7,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
+from flyball.rollout.routing import Condition
 from flyball.units import Margin
 
 __all__ = [
-    "ArmCounts", "Decision", "Evidence", "GuardrailEvidence", "GuardrailSpec", "Phase", "RolloutEvent", "RolloutSpec",
-    "RolloutStatus", "TERMINAL",
+    "ArmCounts", "Calendar", "Decision", "Evidence", "Freeze", "GuardrailEvidence", "GuardrailKind", "GuardrailSpec",
+    "Measured", "Outside", "Phase", "RolloutEvent", "RolloutSpec", "RolloutStatus", "SAFE_ALPHA", "ShadowEvidence",
+    "Step", "Strategy", "TERMINAL",
 ]  # fmt: skip
 
 
@@ -28,33 +30,92 @@ class Phase(StrEnum):
 
 
 TERMINAL = frozenset({Phase.ROLLED_BACK, Phase.PROMOTED})
+SAFE_ALPHA = 0.05  # level of each bound that a promotion needs: it is watched for harm, not for false alarms
+
+
+class Strategy(StrEnum):
+    """How a candidate comes to all traffic, or does not."""
+
+    CANARY = "canary"  # rising steps; gradual, segment-first and shadow-first are canaries with other steps
+    BLUE_GREEN = "blue-green"  # all traffic at once after a shadow phase, the other side kept warm
+    ALL_AT_ONCE = "all-at-once"
+    AB = "ab"  # one share until the primary metric has a verdict
+    BANDIT = "bandit"  # shares follow the primary metric until one arm has won
+    CHALLENGER = "challenger"  # a standing comparison; only a person ends it with a promotion
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One share of the traffic, and what must be seen before the next.
+
+    None means what the spec says. `where` limits the step to requests whose attributes fit: `share` is then of those.
+    """
+
+    share: float
+    bake: timedelta | None = None
+    min_requests: int | None = None
+    min_units: int = 0
+    weeks: int = 0  # whole weeks that the step holds, so that every weekday counts alike
+    approval: bool = False  # a person approves before it begins
+    where: tuple[Condition, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """A stretch of every week, or of certain days, in which no share may rise: minutes of the week from Monday 0:00."""
+
+    start: int = 0
+    end: int = 0
+    days: tuple[str, ...] = ()  # ISO dates that are frozen as a whole
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """When shares may rise; rolling back is always allowed."""
+
+    timezone: str = "UTC"
+    freezes: tuple[Freeze, ...] = ()
+
+
+GuardrailKind = Literal[
+    "errors", "timeouts", "fallbacks", "latency", "metric", "shift", "drift", "srm", "resources", "custom"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class GuardrailSpec:
     """One guardrail: what must not get worse, by how much, judged how.
 
-    kind "errors": e-process on unit episodes (margin relative = m of the test, absolute = promotion floor);
-    kind "metric": confidence sequence on `metric` ("mae", "mse") of outcomes; kind "latency": p99 limit in seconds.
-    `weight` is its part of the rollout's error budget.
+    kinds "errors", "timeouts", "fallbacks", "latency": e-process on unit episodes (margin relative = m of the test,
+    absolute = promotion floor); "metric": confidence sequence on `metric` of outcomes; the others are told by their
+    builders in `guard`. `weight` is its part of the rollout's error budget; what only holds takes none.
     """
 
     name: str
-    kind: Literal["errors", "metric", "latency"]
+    kind: GuardrailKind
     margin: Margin = Margin()
     metric: str = ""
     limit: float | None = None  # absolute limit (`max=`), seconds for latency
     weight: float = 1.0
+    action: Literal["roll_back", "hold"] = "roll_back"
+    harm: Literal["up", "down"] = "up"  # the direction that is bad
+    quantile: float | None = None  # judged at this quantile instead of the mean, in (0, 1)
+    over: str = ""  # denominator of a ratio metric
+    covariate: str = ""  # a served feature that is known before the arm is, for CUPED
+    min_samples: int = 0
+    delay: timedelta = timedelta(0)  # how long outcomes take; younger predictions neither count nor are waited for
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutSpec:
     """What the user wants; frozen when the rollout starts.
 
-    `steps` are rising shares in (0, 1]; a final 100 % is the promotion itself. `shadow` 0 means no shadow phase.
+    `steps` have rising shares in (0, 1]; a final 100 % is the promotion itself. `shadow` 0 means no shadow phase.
     """
 
-    steps: tuple[float, ...]
+    steps: tuple[Step, ...]
     bake: timedelta
     shadow: timedelta = timedelta(0)
     guardrails: tuple[GuardrailSpec, ...] = ()
@@ -62,6 +123,9 @@ class RolloutSpec:
     max_wait: timedelta = timedelta(days=7)
     alpha: float = 0.01  # error budget of everything that can roll back
     episode: timedelta = timedelta(minutes=10)
+    strategy: Strategy = Strategy.CANARY
+    primary: GuardrailSpec | None = None  # what "ab" and "bandit" hope to move; its margin is the least that counts
+    calendar: Calendar = Calendar()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +152,7 @@ class RolloutStatus:
     cursor: dict[str, int] = field(default_factory=dict)  # segment -> offset folded so far
     state: dict[str, Any] = field(default_factory=dict)  # latest evidence, for display (JSON)
     bins: int = 0  # bins folded so far
+    approved: int = -1  # the highest step that a person approved, by index
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +183,9 @@ class GuardrailEvidence:
     margin: float | None = None
     samples: int = 0
     text: str = ""
+    action: Literal["roll_back", "hold"] = "roll_back"
+    better: bool = False  # the candidate is shown to be better, beyond `margin` (primary metrics)
+    power: float | None = None  # chance that harm of the margin's size would have been seen by now, in [0, 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +197,23 @@ class ShadowEvidence:
     shift: float | None  # mean of candidate less champion
     deviation: float | None  # standard deviation of that
     seconds: float  # mean time of the discarded answers
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A value that comes from outside the prediction log, such as drift or memory; None while it is not known."""
+
+    value: float | None
+    at: datetime | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a look at a rollout takes from outside the log; recorded with every decision, so that a replay has it."""
+
+    vetoed: str = ""
+    measured: dict[str, Measured] = field(default_factory=dict)  # by guardrail
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +230,8 @@ class Evidence:
     incident: bool = False  # both arms fail together
     mismatch: bool = False  # units arrive in other shares than the table says: hold
     shadow: ShadowEvidence | None = None
+    primary: GuardrailEvidence | None = None
+    units_in_phase: int = 0  # distinct units of the candidate since the phase or step began
 
 
 @dataclass(frozen=True, slots=True)

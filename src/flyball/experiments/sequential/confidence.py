@@ -8,66 +8,16 @@ zero failures has no variance to go by.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-__all__ = ["BURN", "Bounds", "Moments", "difference", "mean_bounds", "radius", "rate_lower", "rate_upper"]
+from flyball.experiments.stats import Moments
+
+__all__ = ["BURN", "Bounds", "difference", "mean_bounds", "radius", "rate_lower", "rate_upper"]
 
 BURN = 50
 _TUNED_FOR = 500.0  # the number of values at which the sequence is tightest
 _PRIOR = (0.5, 10.0)  # beta prior of the rate mixture: most of its weight on small rates
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """Count, mean and sum of squared deviations of a stream; merges in any order.
-
-    Example:
-        >>> Moments.of([1.0, 2.0, 3.0]).variance
-        1.0
-    """
-
-    n: int = 0
-    mean: float = 0.0
-    m2: float = 0.0
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
-        """Return the moments of some values."""
-        moments = cls()
-        for value in values:
-            moments = moments.add(value)
-        return moments
-
-    def add(self, value: float) -> Self:
-        """Return the moments with one more value (Welford)."""
-        n = self.n + 1
-        delta = value - self.mean
-        mean = self.mean + delta / n
-        return replace(self, n=n, mean=mean, m2=self.m2 + delta * (value - mean))
-
-    def remove(self, value: float) -> Self:
-        """Return the moments without a value that was added before."""
-        n = self.n - 1
-        if n <= 0:
-            return replace(self, n=0, mean=0.0, m2=0.0)
-        mean = self.mean - (value - self.mean) / n
-        return replace(self, n=n, mean=mean, m2=max(self.m2 - (value - self.mean) * (value - mean), 0.0))
-
-    def merge(self, other: Moments) -> Self:
-        """Return the moments of both streams together (Chan, Golub, LeVeque 1983)."""
-        n = self.n + other.n
-        if n == 0:
-            return self
-        delta = other.mean - self.mean
-        mean = self.mean + delta * other.n / n
-        return replace(self, n=n, mean=mean, m2=self.m2 + other.m2 + delta * delta * self.n * other.n / n)
-
-    @property
-    def variance(self) -> float:
-        """The sample variance; 0 below two values."""
-        return self.m2 / (self.n - 1) if self.n > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

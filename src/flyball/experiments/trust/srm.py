@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from flyball.errors import InputError
-from flyball.experiments.eprocess import MAX_LOG
+from flyball.experiments.sequential.odds import MAX_LOG
 
 __all__ = ["ratio_e_value"]
 

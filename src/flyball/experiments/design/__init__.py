@@ -1,0 +1,1 @@
+"""Experiments as a whole: design, analysis, verdict, report."""

@@ -1,0 +1,1 @@
+"""Tests that look once: at a sample size fixed before the start."""

@@ -1,0 +1,1 @@
+"""Bandits, and judging a policy from the log of another."""

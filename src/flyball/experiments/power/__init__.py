@@ -1,0 +1,1 @@
+"""How many units, for how long, to see what."""

@@ -1,0 +1,1 @@
+"""Metrics of rankings, and interleaving of two of them."""
