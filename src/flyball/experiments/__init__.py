@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "Alternative": "estimate",
     "Bounds": "sequential.confidence",
+    "Check": "trust.check",
     "Estimate": "estimate",
     "Moments": "stats",
     "OddsProcess": "sequential.odds",
     "Scale": "estimate",
     "Stats": "stats",
+    "TrustReport": "trust.check",
+    "Verdict": "trust.check",
     "difference": "sequential.confidence",
     "mean_bounds": "sequential.confidence",
     "odds": "sequential.odds",
@@ -55,4 +58,7 @@ if TYPE_CHECKING:
     from flyball.experiments.sequential.odds import odds as odds
     from flyball.experiments.stats import Moments as Moments
     from flyball.experiments.stats import Stats as Stats
+    from flyball.experiments.trust.check import Check as Check
+    from flyball.experiments.trust.check import TrustReport as TrustReport
+    from flyball.experiments.trust.check import Verdict as Verdict
     from flyball.experiments.trust.srm import ratio_e_value as ratio_e_value
