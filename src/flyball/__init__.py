@@ -16,6 +16,7 @@ _HOMES = {
     "Decimal": "flyball.features.definitions",
     "Entity": "flyball.features.definitions",
     "Examples": "flyball.datasets.definitions",
+    "Experiment": "flyball.experiments.design.types",
     "Feature": "flyball.features.definitions",
     "FeatureService": "flyball.features.definitions",
     "FeatureView": "flyball.features.definitions",
@@ -24,6 +25,7 @@ _HOMES = {
     "FlyballError": "flyball.errors",
     "Label": "flyball.datasets.definitions",
     "List": "flyball.features.definitions",
+    "Metric": "flyball.experiments.design.metric",
     "Model": "flyball.definitions",
     "Params": "flyball.definitions",
     "CSVSource": "flyball.features.definitions",
@@ -70,6 +72,7 @@ _HOMES = {
     "monitor": "flyball.monitoring.definitions",
     "month": "flyball.features.definitions",
     "on": "flyball.loop.policy",
+    "plan": "flyball.experiments.design.plans",
     "python": "flyball.features.definitions",
     "quantile": "flyball.features.definitions",
     "ratio": "flyball.features.definitions",
@@ -118,6 +121,9 @@ if TYPE_CHECKING:
     from flyball.definitions import Model as Model
     from flyball.definitions import Params as Params
     from flyball.errors import FlyballError as FlyballError
+    from flyball.experiments.design.metric import Metric as Metric
+    from flyball.experiments.design.plans import plan as plan
+    from flyball.experiments.design.types import Experiment as Experiment
     from flyball.features.definitions import CSVSource as CSVSource
     from flyball.features.definitions import DataFrameSource as DataFrameSource
     from flyball.features.definitions import Decimal as Decimal

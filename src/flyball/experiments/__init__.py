@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "Alternative": "estimate",
+    "ArmData": "design.types",
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
+    "Correction": "design.types",
     "Estimate": "estimate",
+    "Experiment": "design.types",
+    "Metric": "design.metric",
     "Moments": "stats",
     "OddsProcess": "sequential.odds",
+    "Plan": "design.plans",
     "Scale": "estimate",
     "Stats": "stats",
     "TrustReport": "trust.check",
@@ -23,6 +28,7 @@ _HOMES = {
     "difference": "sequential.confidence",
     "mean_bounds": "sequential.confidence",
     "odds": "sequential.odds",
+    "plan": "design.plans",
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
@@ -46,6 +52,12 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from flyball.experiments.design.metric import Metric as Metric
+    from flyball.experiments.design.plans import Plan as Plan
+    from flyball.experiments.design.plans import plan as plan
+    from flyball.experiments.design.types import ArmData as ArmData
+    from flyball.experiments.design.types import Correction as Correction
+    from flyball.experiments.design.types import Experiment as Experiment
     from flyball.experiments.estimate import Alternative as Alternative
     from flyball.experiments.estimate import Estimate as Estimate
     from flyball.experiments.estimate import Scale as Scale
