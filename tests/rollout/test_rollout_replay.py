@@ -11,7 +11,7 @@ from flyball.rollout.guards import guard
 from flyball.rollout.live import Live
 from flyball.rollout.replay import walk
 from flyball.rollout.routing import ModelRoute, VersionRef, cut
-from flyball.rollout.types import Decision, Phase, RolloutStatus
+from flyball.rollout.types import Decision, Outside, Phase, RolloutStatus
 from flyball.units import to_micros
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ def test_a_pass_that_finds_nothing_does_not_change_the_bin_of_a_later_record(tmp
         row = Prediction(f"p{second}", "eta", "v2", "candidate", 1, f"u{second}", to_micros(at), {}, [], b"", 1.0)
         writer.append(encode([row]))
         live.fold(follow(log, cursor), at + timedelta(milliseconds=200))
-    live.decided(STATUS, Decision("promote", "so be it"), START + timedelta(seconds=9), "")
+    live.decided(STATUS, Decision("promote", "so be it"), START + timedelta(seconds=9), Outside())
     live.close()
     replayed = walk(SPEC, log, evidence, "r1")
     assert replayed.bins_same

@@ -13,6 +13,7 @@ import msgspec
 
 from flyball.records.segment import SegmentWriter, read_frames
 from flyball.rollout.bins import Allocation, Bin
+from flyball.rollout.types import Measured
 
 __all__ = ["Decided", "EvidenceLog", "Folded", "Frame", "Split", "load"]
 
@@ -44,6 +45,7 @@ class Decided(msgspec.Struct, frozen=True, array_like=True, tag="d"):
     status: dict[str, Any]
     vetoed: str
     decision: dict[str, Any]
+    measured: dict[str, Measured] = {}
 
 
 Frame = Split | Folded | Decided

@@ -23,6 +23,7 @@ from flyball.rollout.routing import cut
 from flyball.rollout.types import (
     ArmCounts,
     Evidence,
+    Outside,
     Phase,
     RolloutSpec,
     ShadowEvidence,
@@ -31,6 +32,7 @@ from flyball.units import from_micros, micros
 
 __all__ = ["Ledger", "alphas", "snapshot"]
 
+NOTHING = Outside()
 _MISMATCH_ALPHA = 0.001
 _MINUTE = 60_000_000
 _INCIDENT_MINUTES = 10
@@ -120,11 +122,12 @@ class Ledger:
             if calm:
                 self._older = [a + b for a, b in zip(self._older, gone[1:], strict=True)]
 
-    def evidence(self, phase: Phase, share: float, now: datetime, *, vetoed: str = "") -> Evidence:
+    def evidence(self, phase: Phase, share: float, now: datetime, *, outside: Outside = NOTHING) -> Evidence:
         """Return what is known now about a rollout in `phase` with `share` of the traffic."""
         kind = "shadow" if phase is Phase.SHADOW else "step"
         pairs = list(zip(self._allocations, self._stretches, strict=True))
-        here = [s for a, s in pairs if a.kind == kind and (kind == "shadow" or cut(a.share) == cut(share))]
+        within = self._allocations[-1].within if self._allocations else ""
+        here = [s for a, s in pairs if a.kind == kind and (kind == "shadow" or (cut(a.share), a.within) == (cut(share), within))]
         totals = [sum(s.requests[arm] for s in self._stretches) for arm in (CANDIDATE, CONTROL)]
         first = next((a for a in self._accounts if isinstance(a, RateAccount) and a.rail.kind == "errors"), None)
         episodes = first.failed if first is not None else self._errors
@@ -133,9 +136,11 @@ class Ledger:
             candidate=ArmCounts(totals[CANDIDATE], self._errors[CANDIDATE], episodes[CANDIDATE]),
             control=ArmCounts(totals[CONTROL], self._errors[CONTROL], episodes[CONTROL]),
             in_phase=sum(s.requests[CANDIDATE] for s in here),
+            control_in_phase=sum(s.requests[CONTROL] for s in here),
+            units_in_phase=sum(s.fresh[CANDIDATE] for s in here),
             guardrails=tuple(account.evidence(self._stretches) for account in self._accounts),
             newest=from_micros(self._newest) if self._newest else None,
-            vetoed=vetoed or self._veto,
+            vetoed=outside.vetoed or self._veto,
             incident=self._incident(),
             mismatch=any(_mismatch(a, s) for a, s in pairs if a.kind == "step" and cut(a.share) == cut(share)),
             shadow=_shadow(self._compared),

@@ -18,10 +18,12 @@ from flyball.rollout.bins import Allocation, Bin, Binner
 from flyball.rollout.evidence_log import Decided, EvidenceLog, Folded, Frame, Split, load
 from flyball.rollout.ledger import Ledger
 from flyball.rollout.routing import BUCKETS, ModelRoute
-from flyball.rollout.types import Decision, Evidence, Phase, RolloutSpec, RolloutStatus
+from flyball.rollout.types import Decision, Evidence, Outside, Phase, RolloutSpec, RolloutStatus
 from flyball.units import to_micros
 
 __all__ = ["Live", "split_of"]
+
+NOTHING = Outside()
 
 
 class Live:
@@ -80,7 +82,7 @@ class Live:
         split = split_of(route, table, rollout)
         known = self.binner.allocations
         last = known[-1] if known else Allocation(0, "off")
-        if (split.kind, split.share, split.pair, split.drawn) == (last.kind, last.share, last.pair, last.drawn):
+        if msgspec.structs.replace(split, table=last.table) == last:
             return
         self._log.append(Split(self._take(), self.fence, split))
         self._allocate(split)
@@ -117,15 +119,16 @@ class Live:
             self.cursor[batch.segment] = batch.end
         return chosen
 
-    def evidence(self, status: RolloutStatus, now: datetime, *, vetoed: str = "") -> Evidence:
+    def evidence(self, status: RolloutStatus, now: datetime, *, outside: Outside = NOTHING) -> Evidence:
         """Return the evidence for the phase (or the paused phase) that a rollout is in."""
         phase = (status.resume or Phase.PENDING) if status.phase is Phase.PAUSED else status.phase
-        return self.ledger.evidence(phase, status.share, now, vetoed=vetoed)
+        return self.ledger.evidence(phase, status.share, now, outside=outside)
 
-    def decided(self, status: RolloutStatus, decision: Decision, now: datetime, vetoed: str) -> None:
+    def decided(self, status: RolloutStatus, decision: Decision, now: datetime, outside: Outside) -> None:
         """Record a decision before it is acted on, and wait for the disk."""
         plain = msgspec.to_builtins(replace(status, state={}, cursor={}))
-        frame = Decided(self._take(), self.fence, to_micros(now), plain, vetoed, msgspec.to_builtins(decision))
+        chosen = msgspec.to_builtins(decision)
+        frame = Decided(self._take(), self.fence, to_micros(now), plain, outside.vetoed, chosen, outside.measured)
         self._log.append(frame)
         self._log.sync()
 
@@ -146,7 +149,8 @@ def split_of(route: ModelRoute, table: int, rollout: str) -> Allocation:
         compared = BUCKETS - sum(v.end - v.start for v in route.variants)
         drawn = min(route.candidate_cut, BUCKETS - route.holdout) / compared
         share = route.candidate_cut / BUCKETS
-        return Allocation(table, "step", share, route.pair, drawn if drawn != share else 0.0)
+        within = msgspec.json.encode(route.within).decode() if route.within else ""
+        return Allocation(table, "step", share, route.pair, drawn if drawn != share else 0.0, within)
     return Allocation(table, "shadow", route.shadow, pair=True)
 
 

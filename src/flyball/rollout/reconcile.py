@@ -20,7 +20,16 @@ from flyball.rollout.live import Live
 from flyball.rollout.ports import RolloutStore, Routes
 from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef, cut
 from flyball.rollout.tables import route_for, table_for
-from flyball.rollout.types import TERMINAL, Decision, Evidence, Phase, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.rollout.types import (
+    TERMINAL,
+    Decision,
+    Evidence,
+    Outside,
+    Phase,
+    RolloutEvent,
+    RolloutSpec,
+    RolloutStatus,
+)
 from flyball.units import to_micros
 
 __all__ = ["Reconciler", "adopt", "order", "start"]
@@ -38,6 +47,7 @@ _ORDERS: dict[str, Literal["run", "pause", "promote", "abort"]] = {
 _ACTS_PER_PASS = 4  # begin, roll back, finish and one more; what is left waits for the next pass
 _ORDER_TRIES = 20
 Done = Callable[[str, str, datetime], None]
+Look = Callable[[RolloutSpec, RolloutStatus, datetime], Outside]
 
 
 class Reconciler:
@@ -51,8 +61,8 @@ class Reconciler:
         refs: Returns where a version lies: (model, version) -> VersionRef.
         promoted: Called once or more after the table made (model, version) the champion, at a domain time.
         rolled_back: Called once or more after traffic left (model, version).
-        vetoes: Returns a veto of a model's candidate that is worth a rollback, "" when there is none; the log shows
-            lasting vetoes anyway.
+        outside: Returns what a look takes from outside the log: drift, resources, custom measurements by guardrail,
+            and a veto that is worth a rollback (the log shows lasting vetoes anyway).
     """
 
     def __init__(
@@ -65,12 +75,12 @@ class Reconciler:
         refs: Callable[[str, str], VersionRef],
         promoted: Done,
         rolled_back: Done,
-        vetoes: Callable[[str], str] | None = None,
+        outside: Look | None = None,
     ) -> None:
         self._store, self._routes = store, routes
         self._log_root, self._evidence_root = log_root, evidence_root
         self._refs, self._promoted, self._rolled_back = refs, promoted, rolled_back
-        self._vetoes = vetoes
+        self._outside = outside
         self._live: dict[str, Live] = {}
 
     def step(self, batches: list[Batch], now: datetime, fence: int) -> list[RolloutEvent]:
@@ -123,12 +133,12 @@ class Reconciler:
         live.ensure_split(route, table.version, status.id)
         live.fold(batches, now)
         for _ in range(_ACTS_PER_PASS):
-            vetoed = self._vetoes(status.model) if self._vetoes is not None else ""
-            evidence = live.evidence(status, now, vetoed=vetoed)
+            outside = self._outside(spec, status, now) if self._outside is not None else Outside()
+            evidence = live.evidence(status, now, outside=outside)
             decision = _choose(spec, status, evidence, route, now)
             if decision.action == "wait":
                 break
-            live.decided(status, decision, now, vetoed)
+            live.decided(status, decision, now, outside)
             target = apply(status, decision, now)
             table, route = self._act(spec, status, target, decision, table, route, now, fence)
             happened = _events(status, decision, evidence, now)
@@ -150,7 +160,7 @@ class Reconciler:
         if live is None or status.phase in TERMINAL or status.phase is Phase.PAUSED:
             return []
         decision = Decision("pause", cause, step=status.step, share=status.share, guardrail="table")
-        live.decided(status, decision, now, "")
+        live.decided(status, decision, now, Outside())
         event = RolloutEvent(status.id, now, "Paused", cause, {"from": str(status.phase), "guardrail": "table"})
         held = replace(apply(status, decision, now), wanted="pause")
         self._store.save(held, expected=status.revision, fence=fence, events=[event])

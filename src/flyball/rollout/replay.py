@@ -15,7 +15,7 @@ from flyball.rollout.decide import decide
 from flyball.rollout.evidence_log import Decided, load
 from flyball.rollout.ledger import snapshot
 from flyball.rollout.live import Live
-from flyball.rollout.types import Decision, RolloutSpec, RolloutStatus
+from flyball.rollout.types import Decision, Outside, RolloutSpec, RolloutStatus
 from flyball.units import from_micros
 
 __all__ = ["Replay", "Verdict", "replay", "walk"]
@@ -86,7 +86,7 @@ def _again(spec: RolloutSpec, live: Live, frame: Decided) -> Verdict:
     status = msgspec.convert(frame.status, RolloutStatus)
     now = from_micros(frame.now)
     recorded = msgspec.convert(frame.decision, Decision)
-    evidence = live.evidence(status, now, vetoed=frame.vetoed)
+    evidence = live.evidence(status, now, outside=Outside(frame.vetoed, frame.measured))
     again = recorded if recorded.guardrail == "table" else decide(spec, status, evidence, now)
     return Verdict(recorded, again, snapshot(evidence))
 
