@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "AATest": "trust.aa",
     "Alternative": "estimate",
     "ArmData": "design.types",
     "Bounds": "sequential.confidence",
@@ -17,21 +18,40 @@ _HOMES = {
     "Correction": "design.types",
     "Estimate": "estimate",
     "Experiment": "design.types",
+    "Exposure": "trust.exposure",
+    "Heterogeneity": "trust.heterogeneity",
+    "Influence": "trust.outliers",
     "Metric": "design.metric",
     "Moments": "stats",
+    "Novelty": "trust.novelty",
     "OddsProcess": "sequential.odds",
     "Plan": "design.plans",
+    "RatioProcess": "trust.srm",
     "Scale": "estimate",
+    "Simpson": "trust.simpson",
     "Stats": "stats",
     "TrustReport": "trust.check",
     "Verdict": "trust.check",
+    "aa_split": "trust.aa",
+    "aa_test": "trust.aa",
     "difference": "sequential.confidence",
+    "exposure": "trust.exposure",
+    "exposure_of": "trust.exposure",
+    "heterogeneity": "trust.heterogeneity",
+    "influence": "trust.outliers",
+    "inverted": "trust.inversion",
     "mean_bounds": "sequential.confidence",
+    "novelty": "trust.novelty",
+    "novelty_panel": "trust.novelty",
     "odds": "sequential.odds",
     "plan": "design.plans",
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
+    "simpson": "trust.simpson",
+    "srm_test": "trust.srm",
+    "twyman": "trust.twyman",
+    "weekday_effects": "trust.heterogeneity",
 }
 
 __all__ = [*sorted(_HOMES)]
@@ -70,7 +90,27 @@ if TYPE_CHECKING:
     from flyball.experiments.sequential.odds import odds as odds
     from flyball.experiments.stats import Moments as Moments
     from flyball.experiments.stats import Stats as Stats
+    from flyball.experiments.trust.aa import AATest as AATest
+    from flyball.experiments.trust.aa import aa_split as aa_split
+    from flyball.experiments.trust.aa import aa_test as aa_test
     from flyball.experiments.trust.check import Check as Check
     from flyball.experiments.trust.check import TrustReport as TrustReport
     from flyball.experiments.trust.check import Verdict as Verdict
+    from flyball.experiments.trust.exposure import Exposure as Exposure
+    from flyball.experiments.trust.exposure import exposure as exposure
+    from flyball.experiments.trust.exposure import exposure_of as exposure_of
+    from flyball.experiments.trust.heterogeneity import Heterogeneity as Heterogeneity
+    from flyball.experiments.trust.heterogeneity import heterogeneity as heterogeneity
+    from flyball.experiments.trust.heterogeneity import weekday_effects as weekday_effects
+    from flyball.experiments.trust.inversion import inverted as inverted
+    from flyball.experiments.trust.novelty import Novelty as Novelty
+    from flyball.experiments.trust.novelty import novelty as novelty
+    from flyball.experiments.trust.novelty import novelty_panel as novelty_panel
+    from flyball.experiments.trust.outliers import Influence as Influence
+    from flyball.experiments.trust.outliers import influence as influence
+    from flyball.experiments.trust.simpson import Simpson as Simpson
+    from flyball.experiments.trust.simpson import simpson as simpson
+    from flyball.experiments.trust.srm import RatioProcess as RatioProcess
     from flyball.experiments.trust.srm import ratio_e_value as ratio_e_value
+    from flyball.experiments.trust.srm import srm_test as srm_test
+    from flyball.experiments.trust.twyman import twyman as twyman
