@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 __all__ = ["HEAD", "complete", "metadata"]
 
-HEAD = "0003"
+HEAD = "0004"
 
 metadata = MetaData(
     naming_convention={

@@ -7,10 +7,12 @@ id, and a row with a pair waits for both answers and the outcome, whatever their
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 
 import msgspec
 import xxhash
@@ -18,113 +20,37 @@ import xxhash
 from flyball.records.log import Batch
 from flyball.records.repeats import Repeats
 from flyball.records.types import Outcome, Prediction, Shadow
-from flyball.rollout.types import RolloutSpec
+from flyball.rollout.closed import (
+    CANDIDATE,
+    CONTROL,
+    SCORES,
+    Allocation,
+    Answer,
+    Bin,
+    Compared,
+    Counts,
+    Failure,
+    Row,
+    merge_bins,
+    plus,
+)
+from flyball.rollout.pace import Pace
+from flyball.rollout.types import GuardrailSpec, RolloutSpec
+from flyball.rollout.unit_store import UnitStore, UnitTable
 from flyball.units import micros
 
-__all__ = ["CANDIDATE", "CONTROL", "Allocation", "Bin", "Binner", "Counts", "Failure", "Row", "unit_hash"]
+__all__ = [
+    "CANDIDATE", "CONTROL", "SCORES", "Allocation", "Bin", "Binner", "Compared", "Counts", "Failure", "Row",
+    "columns_of", "delays_of", "merge_bins", "unit_hash",
+]  # fmt: skip
 
-CANDIDATE, CONTROL = 0, 1
 SECOND = 1_000_000
 _KEEP_ROWS = 500_000  # rows waiting for an outcome; the oldest go first
 _KEEP_EARLY = _KEEP_ROWS // 10  # outcomes waiting for their row
-_KEEP_EXPOSED = 100_000  # units; beyond it those whose episode is over are forgotten
 _VETO_LEAST, _VETO_LASTS = 5, 60 * SECOND  # vetoed requests, and the time they span, that make a veto last
 _NOT_RANDOM = frozenset({"veto", "kill switch", "version"})  # assignments that nobody drew
-_OTHERS = ("segment ", "variant", "header")  # how the reasons begin of assignments that this comparison has no part in
+_OTHERS = ("segment ", "variant", "header", "outside")  # how the reasons begin of rows that are not compared
 _TAKEN_AWAY = frozenset({"veto", "kill switch"})  # drawn for the candidate, but served by the champion
-
-
-class Allocation(msgspec.Struct, frozen=True, array_like=True):
-    """How traffic is split from routing table `table` on, until the next allocation."""
-
-    table: int
-    kind: str  # "shadow", "step" or "off"
-    share: float = 0.0  # of the candidate; in a shadow phase the mirrored share
-    pair: bool = False
-    drawn: float = 0.0  # candidate's share of the units compared, where a split or a holdout makes it another; else 0
-
-    @property
-    def odds(self) -> float:
-        """Candidate answers per control answer, by design; inf when there is no control."""
-        if self.kind == "shadow":
-            return self.share
-        share = self.drawn or self.share
-        return share / (1.0 - share) if share < 1.0 else float("inf")
-
-
-class Counts(msgspec.Struct, array_like=True):
-    """Counts of one allocation within one bin, per arm as (candidate, control); cohort is the control cohort."""
-
-    requests: list[int]
-    errors: list[int]
-    exposures: list[int]  # a unit counts once per episode
-    fresh: list[int]  # units not seen before in this allocation
-    timed: list[int]  # answers whose latency counts: (candidate, cohort)
-
-
-class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """A failing or slow row of a unit (hash 0: the request is the unit) at time `at`; `rail` indexes the guardrails."""
-
-    allocation: int
-    rail: int
-    arm: int
-    unit: int
-    at: int
-
-
-class Row(msgspec.Struct, frozen=True, array_like=True):
-    """An outcome with the answers it judges; None where an arm gave none."""
-
-    allocation: int
-    unit: int
-    truth: float
-    candidate: float | None
-    control: float | None
-
-
-class Compared(msgspec.Struct, array_like=True):
-    """Rows that both arms answered: how many agreed, and what mean and deviation of their shift follow from.
-
-    The shift is the candidate's score less the champion's; `micros` is what the discarded answers took in all.
-    """
-
-    rows: int = 0
-    agreed: int = 0
-    shifts: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    micros: int = 0
-
-    def add(self, s: Shadow) -> None:
-        """Take one discarded answer."""
-        self.rows += 1
-        self.agreed += bool(s.agreed)
-        self.micros += s.total
-        if s.shift is not None:
-            self.shifts += 1
-            self.total += s.shift
-            self.squares += s.shift * s.shift
-
-    def merge(self, other: Compared) -> None:
-        """Take all of another's rows."""
-        self.rows += other.rows
-        self.agreed += other.agreed
-        self.shifts += other.shifts
-        self.total += other.total
-        self.squares += other.squares
-        self.micros += other.micros
-
-
-class Bin(msgspec.Struct, array_like=True):
-    """One closed second of evidence, in the order it was folded."""
-
-    second: int
-    counts: dict[int, Counts]
-    failures: list[Failure]
-    rows: list[Row]
-    newest: int = 0
-    veto: str = ""
-    compared: Compared | None = None
 
 
 class _Waiting(msgspec.Struct):
@@ -133,9 +59,12 @@ class _Waiting(msgspec.Struct):
     allocation: int
     unit: int
     arm: int
-    value: float
+    value: Answer
     paired: bool
-    other: float | None = None
+    at: int
+    cohort: bool
+    named: list[float | None]
+    other: Answer | None = None
     truth: float | None = None
 
 
@@ -143,23 +72,37 @@ class Binner:
     """Sort the records of one model into bins, and close them.
 
     Everything is a function of the calls so far, so the same batches at the same times give the same bins.
+
+    Args:
+        spec: The rollout.
+        model: Its model.
+        candidate: The version that wants the champion's place.
+        units: Where it keeps what it knows of units.
     """
 
-    def __init__(self, spec: RolloutSpec, *, model: str, candidate: str) -> None:
+    def __init__(self, spec: RolloutSpec, *, model: str, candidate: str, units: UnitStore | None = None) -> None:
         self._model, self._candidate = model, candidate
-        self._error_rails = [i for i, rail in enumerate(spec.guardrails) if rail.kind == "errors"]
-        self._slow_rails = [
-            (i, round((rail.limit or 0.0) * SECOND)) for i, rail in enumerate(spec.guardrails) if rail.kind == "latency"
-        ]
-        self._joins = any(rail.kind == "metric" for rail in spec.guardrails)
+        rails = [*enumerate(spec.guardrails)]
+        self._failing = [(i, rail.kind) for i, rail in rails if rail.kind in {"errors", "timeouts", "fallbacks"}]
+        self._pace = Pace(rails)
+        read = [rail for rail in (*spec.guardrails, *((spec.primary,) if spec.primary else ())) if _reads_rows(rail)]
+        self._joins = any(rail.metric != "prediction" and rail.kind == "metric" for rail in read)
+        self._scores = any(rail.metric == "prediction" or rail.kind == "shift" for rail in read)
+        self._columns, self._delays = columns_of(spec), [micros(delay) for delay in delays_of(spec)]
         self._episode = micros(spec.episode)
         self._tables: list[int] = []
         self.allocations: list[Allocation] = []
         self._open: dict[int, Bin] = {}
+        self._later: dict[int, list[Row]] = {}  # by the second that makes them old enough
+        self._due: dict[tuple[int, int, int], list[int]] = {}  # by second, group and allocation
+        self._times: list[int] = []  # a heap of the seconds of both
+        self._held = 0
         self._next = -(1 << 62)
-        self._exposed: dict[tuple[int, int], int] = {}
-        self._seen: dict[int, set[int]] = {}
+        self._units = units or UnitStore()
+        self._exposed = [self._units.table(), self._units.table()]
+        self._seen: dict[int, UnitTable] = {}
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
+        self._scoring: OrderedDict[str, _Waiting] = OrderedDict()
         self._early: OrderedDict[str, float] = OrderedDict()
         self._vetoed = (0, 0, 0)  # first and last time and number of the present run of vetoed requests
         self.dropped = 0
@@ -170,6 +113,7 @@ class Binner:
         """Count records from `allocation.table` on under a new split."""
         self._tables.append(allocation.table)
         self.allocations.append(allocation)
+        self._seen[len(self._tables) - 1] = self._units.table()
 
     def fold(self, batches: Iterable[Batch], now: int) -> list[Bin]:
         """Add records and return the bins that `now` (µs) closes, oldest first."""
@@ -187,16 +131,28 @@ class Binner:
                         self._outcome(record, latest)
                     case _:
                         pass
+        self._ripen(latest)
         closed = [self._open.pop(second) for second in sorted(self._open) if second <= latest]
         if given or closed:  # a call that found nothing leaves no frame, so a replay never sees what it changed
-            self._advance(latest)
+            self._next = max(self._next, latest + 1)
+            self._pace.advance()
+            self._units.settle()
         return closed
 
-    def _advance(self, latest: int) -> None:
-        self._next = max(self._next, latest + 1)
-        horizon = latest * SECOND - self._episode
-        if len(self._exposed) > _KEEP_EXPOSED:
-            self._exposed = {key: at for key, at in self._exposed.items() if at > horizon}
+    def _ripen(self, latest: int) -> None:
+        """Move what is old enough now into the bin of the second that made it so."""
+        while self._times and self._times[0] <= latest:
+            second = heapq.heappop(self._times)
+            rows = self._later.pop(second, [])
+            self._held -= len(rows)
+            if rows:
+                self._bin(second).rows.extend(rows)
+            for group in range(len(self._delays)):
+                for index in range(len(self.allocations)):
+                    due = self._due.pop((second, group, index), None)
+                    if due is not None:
+                        counts = self._counts(self._bin(second), index)
+                        counts.due[group] = plus(counts.due.get(group, [0, 0]), due)
 
     def _bin(self, second: int) -> Bin:
         second = max(second, self._next)
@@ -227,11 +183,28 @@ class Binner:
             return
         arm = CANDIDATE if p.arm == "candidate" else CONTROL
         failed = p.error is not None or p.fallback
-        self._count(into, index, arm, unit, p.at, failed=failed)
-        if self._slow_rails and not failed and (arm == CANDIDATE or p.control):
-            self._latency(into, index, arm, unit, p)
-        if self._joins and not failed and _number(p.value):
-            self._wait(p, index, arm, unit)
+        rails = self._failed(p) if failed else ()
+        counts = self._count(into, index, arm, unit, p.at, rails, failed=failed)
+        if failed:
+            return
+        if self._pace.rails and (arm == CANDIDATE or p.control):
+            counts.timed[arm] += 1
+            for rail, slow in self._pace.judge(arm, p.total):
+                if rail >= 0 and self._pace.follows(rail):
+                    counts.judged.setdefault(rail, [0, 0])[arm] += 1
+                if slow:
+                    into.failures.append(Failure(index, rail, arm, unit, p.at))
+        if self._joins or self._scores:
+            self._value(p, index, arm, unit, into)
+
+    def _failed(self, p: Prediction) -> list[int]:
+        """Return the guardrails that a failed answer counts against."""
+        late = p.error is not None and _is_late(p.error)
+        return [
+            rail
+            for rail, kind in self._failing
+            if kind == "errors" or (kind == "timeouts" and late) or (kind == "fallbacks" and p.fallback)
+        ]
 
     def _again(self, p: Prediction) -> bool:
         """Tell whether a request that two workers answered was counted before; a failed try counts by itself."""
@@ -251,24 +224,38 @@ class Binner:
         if self.allocations[index].kind == "shadow" and s.version == self._candidate:
             into = self._bin(s.at // SECOND)
             unit = 0 if s.unit == s.id or not s.unit else unit_hash(s.unit)
-            self._count(into, index, CANDIDATE, unit, s.at, failed=s.error is not None)
+            failed = s.error is not None
+            late = failed and _is_late(s.error or "")
+            rails = [r for r, kind in self._failing if kind == "errors" or (kind == "timeouts" and late)]
+            self._count(into, index, CANDIDATE, unit, s.at, rails if failed else (), failed=failed)
         if s.agreed is not None and self.allocations[index].kind != "off":
             into = self._bin(s.at // SECOND)
             into.compared = into.compared or Compared()
             into.compared.add(s)
+        answer = _answer(s.value) if s.error is None else None
+        if s.error is None and answer is None and self.allocations[index].kind == "shadow" and (
+            self._joins or self._scores
+        ):  # fmt: skip
+            self._unusable(self._bin(s.at // SECOND), index, CANDIDATE)
+        scoring = self._scoring.pop(s.id, None)
+        if scoring is not None and answer is not None:
+            scoring.other = answer
+            self._bin(s.at // SECOND).rows.append(_row(scoring, 0.0, SCORES))
         waiting = self._waiting.get(s.id)
         if waiting is None or not waiting.paired:
             return
-        if s.error is not None or not _number(s.value):
+        if answer is None:
             waiting.paired = False
         else:
-            waiting.other = float(s.value)  # type: ignore[arg-type]  # _number checked it
+            waiting.other = answer
         self._finish(s.id, waiting, s.at // SECOND)
 
     def _outcome(self, o: Outcome, latest: int) -> None:
-        if not _number(o.value):
-            return
         waiting = self._waiting.get(o.id)
+        if not _number(o.value):
+            if waiting is not None:
+                self._unusable(self._bin(latest), waiting.allocation, waiting.arm)
+            return
         if waiting is not None:
             if waiting.truth is None:  # the first outcome counts: a verdict does not change afterwards
                 waiting.truth = o.value
@@ -278,14 +265,21 @@ class Binner:
             if len(self._early) > _KEEP_EARLY:
                 self._early.popitem(last=False)
 
-    def _count(self, into: Bin, index: int, arm: int, unit: int, at: int, *, failed: bool) -> None:
+    def _count(
+        self, into: Bin, index: int, arm: int, unit: int, at: int, rails: Sequence[int], *, failed: bool
+    ) -> Counts:
         counts = self._counts(into, index)
+        exposed = self._is_exposure(arm, unit, at)
         counts.requests[arm] += 1
-        counts.exposures[arm] += self._is_exposure(arm, unit, at)
+        counts.exposures[arm] += exposed
         counts.fresh[arm] += self._is_fresh(index, unit)
         if failed:
             counts.errors[arm] += 1
-            into.failures += [Failure(index, rail, arm, unit, at) for rail in self._error_rails]
+            for rail in rails:
+                into.failures.append(Failure(index, rail, arm, unit, at))
+                if exposed:
+                    counts.first.setdefault(rail, [0, 0])[arm] += 1
+        return counts
 
     def _counts(self, into: Bin, index: int) -> Counts:
         counts = into.counts.get(index)
@@ -293,49 +287,126 @@ class Binner:
             counts = into.counts[index] = Counts([0, 0], [0, 0], [0, 0], [0, 0], [0, 0])
         return counts
 
-    def _latency(self, into: Bin, index: int, arm: int, unit: int, p: Prediction) -> None:
-        into.counts[index].timed[arm] += 1
-        into.failures += [Failure(index, rail, arm, unit, p.at) for rail, limit in self._slow_rails if p.total > limit]
+    def _unusable(self, into: Bin, index: int, arm: int) -> None:
+        counts = self._counts(into, index)
+        counts.unusable = counts.unusable or [0, 0]
+        counts.unusable[arm] += 1
 
     def _is_exposure(self, arm: int, unit: int, at: int) -> int:
         if unit == 0:
             return 1
-        begun = self._exposed.get((arm, unit))
-        if begun is not None and at - begun < self._episode:
+        begun = self._exposed[arm].get(unit)
+        if begun is not None and at - begun[0] < self._episode:
             return 0
-        self._exposed[arm, unit] = at
+        self._exposed[arm].set(unit, (at,))
         return 1
 
     def _is_fresh(self, index: int, unit: int) -> int:
         if unit == 0:
             return 1
-        seen = self._seen.setdefault(index, set())
-        before = len(seen)
-        seen.add(unit)
-        return len(seen) - before
+        seen = self._seen[index]
+        if seen.get(unit) is not None:
+            return 0
+        seen.set(unit, ())
+        return 1
 
-    def _wait(self, p: Prediction, index: int, arm: int, unit: int) -> None:
+    def _value(self, p: Prediction, index: int, arm: int, unit: int, into: Bin) -> None:
+        """Keep an answer until its pair and its outcome are there."""
+        value = _answer(p.value)
+        if value is None:
+            self._unusable(into, index, arm)
+            return
         allocation = self.allocations[index]
         paired = allocation.kind == "shadow" or (allocation.pair and arm == CANDIDATE)
-        value = float(p.value)  # type: ignore[arg-type]  # _number checked it
-        waiting = _Waiting(index, unit, arm, value, paired, truth=self._early.pop(p.id, None))
-        self._waiting[p.id] = waiting
-        if len(self._waiting) > _KEEP_ROWS:
-            self._waiting.popitem(last=False)
-            self.dropped += 1
-        self._finish(p.id, waiting, p.at // SECOND)
+        named = [_float(p.inputs.get(name)) for name in self._columns]
+        if self._scores:
+            scored = _Waiting(index, unit, arm, value, paired, p.at, p.control, named)
+            if paired:
+                _push(self._scoring, p.id, scored, _KEEP_EARLY)
+            elif arm == CANDIDATE or not allocation.pair:  # beside pairs the control's own rows add nothing
+                into.rows.append(_row(scored, 0.0, SCORES))
+        if self._joins:
+            self._awaits(index, arm, p.at)
+            waiting = _Waiting(index, unit, arm, value, paired, p.at, p.control, named)
+            waiting.truth = self._early.pop(p.id, None)
+            self.dropped += _push(self._waiting, p.id, waiting, _KEEP_ROWS)
+            self._finish(p.id, waiting, p.at // SECOND)
 
-    def _finish(self, id: str, row: _Waiting, second: int) -> None:
-        if row.truth is None or (row.paired and row.other is None):
+    def _awaits(self, index: int, arm: int, at: int) -> None:
+        for group, delay in enumerate(self._delays):
+            second = max(-(-(at + delay) // SECOND), self._next)
+            due = self._due.get((second, group, index))
+            if due is None:
+                due = self._due[second, group, index] = [0, 0]
+                heapq.heappush(self._times, second)
+            due[arm] += 1
+
+    def _finish(self, id: str, waiting: _Waiting, second: int) -> None:
+        if waiting.truth is None or (waiting.paired and waiting.other is None):
             return
         del self._waiting[id]
-        mine, other = (row.value, row.other) if row.arm == CANDIDATE else (row.other, row.value)
-        self._bin(second).rows.append(Row(row.allocation, row.unit, row.truth, mine, other))
+        for group, delay in enumerate(self._delays):
+            row = _row(waiting, waiting.truth, group)
+            ripe = -(-(waiting.at + delay) // SECOND) if delay else second
+            if ripe <= max(second, self._next):
+                self._bin(second).rows.append(row)
+            elif self._held < _KEEP_ROWS:
+                self._later.setdefault(ripe, []).append(row)
+                self._held += 1
+                heapq.heappush(self._times, ripe)
+            else:
+                self.dropped += 1
+
+
+def columns_of(spec: RolloutSpec) -> list[str]:
+    """Return the request's columns that guardrails read, sorted."""
+    rails = (*spec.guardrails, *((spec.primary,) if spec.primary else ()))
+    return sorted({name for rail in rails for name in (rail.over, rail.covariate) if name})
+
+
+def delays_of(spec: RolloutSpec) -> list[timedelta]:
+    """Return the distinct delays of metrics, shortest first; a row's `group` is an index into them."""
+    rails = (*spec.guardrails, *((spec.primary,) if spec.primary else ()))
+    return sorted({rail.delay for rail in rails if rail.kind == "metric" and rail.metric != "prediction"})
 
 
 def unit_hash(unit: str) -> int:
     """Return a unit's 63-bit hash; never 0, which means that the request is its own unit."""
     return (xxhash.xxh3_64_intdigest(unit.encode()) >> 1) or 1
+
+
+def _row(w: _Waiting, truth: float, group: int) -> Row:
+    mine, other = (w.value, w.other) if w.arm == CANDIDATE else (w.other, w.value)
+    return Row(w.allocation, w.unit, truth, mine, other, group, w.cohort, w.named)
+
+
+def _push(queue: OrderedDict[str, _Waiting], id: str, waiting: _Waiting, most: int) -> int:
+    """Add to a queue and return how many had to go, the oldest first."""
+    queue[id] = waiting
+    if len(queue) <= most:
+        return 0
+    queue.popitem(last=False)
+    return 1
+
+
+def _reads_rows(rail: GuardrailSpec) -> bool:
+    return rail.kind in {"metric", "shift"}
+
+
+def _is_late(error: str) -> bool:
+    """Tell whether a failure's text, which begins with the error's class, tells of time that ran out."""
+    return error.split(":", 1)[0].strip().endswith(("DeadlineExceeded", "TimeoutError", "Timeout"))
+
+
+def _answer(value: object) -> Answer | None:
+    """Return an answer that can be judged: a finite number, or one for each class; None for anything else."""
+    if isinstance(value, list | tuple):
+        return [float(v) for v in value] if value and all(_number(v) for v in value) else None
+    return float(value) if _number(value) else None  # type: ignore[arg-type]  # _number checked it
+
+
+def _float(value: object) -> float | None:
+    return float(value) if _number(value) else None  # type: ignore[arg-type]  # _number checked it
 
 
 def _number(value: object) -> bool:

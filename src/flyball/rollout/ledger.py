@@ -16,11 +16,13 @@ import msgspec
 
 from flyball.experiments.trust.srm import ratio_e_value
 from flyball.rollout.accounts.means import MeanAccount
+from flyball.rollout.accounts.primary import as_primary
 from flyball.rollout.accounts.rates import RateAccount
 from flyball.rollout.accounts.stretch import Stretch
 from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Compared, Counts, Failure
 from flyball.rollout.routing import cut
 from flyball.rollout.types import (
+    SAFE_ALPHA,
     ArmCounts,
     Evidence,
     Outside,
@@ -69,6 +71,7 @@ class Ledger:
             MeanAccount(rail, level) if rail.kind == "metric" else RateAccount(rail, level)
             for rail, level in zip(spec.guardrails, levels, strict=True)
         ]
+        self._primary = MeanAccount(spec.primary, SAFE_ALPHA) if spec.primary is not None else None
 
     def allocate(self, allocation: Allocation) -> None:
         """Begin a new stretch."""
@@ -91,6 +94,8 @@ class Ledger:
         for row in closed.rows:
             for account in self._accounts:
                 account.observe(row)
+            if self._primary is not None:
+                self._primary.observe(row)
 
     def _fail(self, failures: list[Failure]) -> None:
         begun: dict[tuple[int, int], list[int]] = {}
@@ -127,7 +132,8 @@ class Ledger:
         kind = "shadow" if phase is Phase.SHADOW else "step"
         pairs = list(zip(self._allocations, self._stretches, strict=True))
         within = self._allocations[-1].within if self._allocations else ""
-        here = [s for a, s in pairs if a.kind == kind and (kind == "shadow" or (cut(a.share), a.within) == (cut(share), within))]
+        alike = [(s, (cut(a.share), a.within) == (cut(share), within)) for a, s in pairs if a.kind == kind]
+        here = [s for s, same in alike if same or kind == "shadow"]
         totals = [sum(s.requests[arm] for s in self._stretches) for arm in (CANDIDATE, CONTROL)]
         first = next((a for a in self._accounts if isinstance(a, RateAccount) and a.rail.kind == "errors"), None)
         episodes = first.failed if first is not None else self._errors
@@ -138,6 +144,7 @@ class Ledger:
             in_phase=sum(s.requests[CANDIDATE] for s in here),
             control_in_phase=sum(s.requests[CONTROL] for s in here),
             units_in_phase=sum(s.fresh[CANDIDATE] for s in here),
+            primary=None if self._primary is None else as_primary(self._primary.evidence(self._stretches)),
             guardrails=tuple(account.evidence(self._stretches) for account in self._accounts),
             newest=from_micros(self._newest) if self._newest else None,
             vetoed=outside.vetoed or self._veto,

@@ -22,7 +22,8 @@ MAX_VARIANTS = 6  # the shared map counts eight arms: champion, candidate and th
 CHAMPION_ARMS = frozenset({"champion", "candidate", "pinned"})  # names that no variant may take
 Protection = Literal["mask", "hash", "encrypt"]
 Scalar = str | int | float | bool
-Cause = Literal["apply", "promote", "rollout", "rollback", "retire", "flag", "repository", "split", "switch"]
+Cause = Literal["apply", "promote", "rollout", "rollback", "retire", "flag", "repository", "split", "switch",
+                "experiment"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class Flag:
     on: bool = True
     revision: int = 0
     defined: str = ""  # digest of the definition it came from; an apply of the same one leaves it as it was set since
+    experiment: str = ""  # the experiment that owns its values and salt until it ends
+    personal: Protection | None = None  # how the log keeps the units that an experiment on it exposes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,9 @@ class ModelRoute:
     serving: ServingSpec = field(default_factory=ServingSpec)
     control_hosted: bool = False  # the control cohort asks a champion copy in a host, so that both arms pay the hop
     unloaded: bool = False  # taken out of service by the repository API; requests get 503
+    within: tuple[Condition, ...] = ()  # candidate and control cohort draw only from requests of which all of it holds
+    draw: str = ""  # salt by which variants draw their units; empty: `salt`
+    experiment: str = ""  # the experiment that owns the variants until it ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +189,12 @@ def cut(share: float) -> int:
 
 def check_route(route: ModelRoute) -> None:
     """Raise ConflictError when two arms of a route claim the same buckets, or there are more than can be counted."""
-    top = BUCKETS - route.holdout
+    holdout = 0 if route.draw else route.holdout  # another salt draws from all units that are not held out
+    top = BUCKETS - holdout
     ranges = [("the candidate", 0, min(route.candidate_cut, top))]
     ranges.append(("the control cohort", route.control_from, min(route.control_to, top)))
     ranges += [(f"variant {v.name}", v.start, v.end) for v in route.variants]
-    if route.holdout:
+    if holdout:
         ranges.append(("the holdout", top, BUCKETS))
     taken = sorted((start, end, name) for name, start, end in ranges if end > start)
     for (_, end, one), (start, _, other) in pairwise(taken):

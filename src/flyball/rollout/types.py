@@ -97,7 +97,7 @@ class GuardrailSpec:
     kind: GuardrailKind
     margin: Margin = Margin()
     metric: str = ""
-    limit: float | None = None  # absolute limit (`max=`), seconds for latency
+    limit: float | None = None  # absolute limit (`max=`); of "latency" the seconds above which an answer is slow
     weight: float = 1.0
     action: Literal["roll_back", "hold"] = "roll_back"
     harm: Literal["up", "down"] = "up"  # the direction that is bad
@@ -106,6 +106,8 @@ class GuardrailSpec:
     covariate: str = ""  # a served feature that is known before the arm is, for CUPED
     min_samples: int = 0
     delay: timedelta = timedelta(0)  # how long outcomes take; younger predictions neither count nor are waited for
+    times: float = 0.0  # "latency": slow is more than so many times the control's own quantile; 0 for `limit`
+    cap: float | None = None  # "latency": absolute limit of the quantile, seconds; "resources": of the processor share
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,9 @@ class RolloutSpec:
     strategy: Strategy = Strategy.CANARY
     primary: GuardrailSpec | None = None  # what "ab" and "bandit" hope to move; its margin is the least that counts
     calendar: Calendar = Calendar()
+    approve_promotion: bool = False  # a person approves before the candidate becomes champion
+    floor: float = 0.1  # "bandit": least share of either arm
+    pace: timedelta = timedelta(hours=1)  # "bandit": least time between two allocations
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,9 @@ class RolloutStatus:
     cursor: dict[str, int] = field(default_factory=dict)  # segment -> offset folded so far
     state: dict[str, Any] = field(default_factory=dict)  # latest evidence, for display (JSON)
     bins: int = 0  # bins folded so far
-    approved: int = -1  # the highest step that a person approved, by index
+    approved: int = -1  # the highest step that a person approved, by index; len(steps) is the promotion
+    began: datetime | None = None  # when the present step began; `entered` is later where a bandit moved its share
+    fault: str = ""  # the guardrail, "veto", "abort", "table" or "primary" that sent the traffic back
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +192,10 @@ class GuardrailEvidence:
     text: str = ""
     action: Literal["roll_back", "hold"] = "roll_back"
     better: bool = False  # the candidate is shown to be better, beyond `margin` (primary metrics)
+    error: float | None = None  # standard error of `harm`
     power: float | None = None  # chance that harm of the margin's size would have been seen by now, in [0, 1]
+    holds: bool = False  # no share may rise now: breached with action "hold", or its value is not known
+    coverage: float | None = None  # labelled share of the matured predictions, in [0, 1]; None where nothing is labelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +242,7 @@ class Evidence:
     shadow: ShadowEvidence | None = None
     primary: GuardrailEvidence | None = None
     units_in_phase: int = 0  # distinct units of the candidate since the phase or step began
+    control_in_phase: int | None = None  # requests of the control beside `in_phase`; None: not counted
 
 
 @dataclass(frozen=True, slots=True)

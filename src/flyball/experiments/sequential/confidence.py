@@ -28,6 +28,7 @@ class Bounds:
     lower: float
     upper: float
     n: int
+    error: float = math.inf  # the estimate's standard error; infinite while it is unknown
 
 
 def radius(n: float, variance: float, *, alpha: float, tuned: float = _TUNED_FOR) -> float:
@@ -65,7 +66,8 @@ def mean_bounds(moments: Moments, *, lower: float, upper: float) -> Bounds:
         return Bounds(moments.mean, -math.inf, math.inf, moments.n)
     below = radius(moments.n, moments.variance, alpha=lower)
     above = radius(moments.n, moments.variance, alpha=upper)
-    return Bounds(moments.mean, moments.mean - below, moments.mean + above, moments.n)
+    error = math.sqrt(moments.variance / moments.n)
+    return Bounds(moments.mean, moments.mean - below, moments.mean + above, moments.n, error)
 
 
 def difference(strata: Sequence[tuple[Moments, Moments]], *, lower: float, upper: float) -> Bounds:
@@ -90,7 +92,7 @@ def difference(strata: Sequence[tuple[Moments, Moments]], *, lower: float, upper
     spread = math.fsum(w * w * (c.variance / c.n + b.variance / b.n) for w, (c, b) in zip(shares, usable, strict=True))
     n = total + sum(b.n for _, b in usable)
     below, above = radius(n, n * spread, alpha=lower), radius(n, n * spread, alpha=upper)
-    return Bounds(estimate, estimate - below, estimate + above, total)
+    return Bounds(estimate, estimate - below, estimate + above, total, math.sqrt(spread))
 
 
 def rate_upper(events: int, n: int, *, alpha: float) -> float:

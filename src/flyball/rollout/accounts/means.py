@@ -86,6 +86,7 @@ class MeanAccount:
             upper=_finite(harm.upper),
             margin=margin if margin < NO_MARGIN else None,
             samples=harm.n,
+            error=_finite(harm.error),
             text=self._breached or _mean_text(self.rail.metric, harm, margin, base),
         )
 

@@ -27,6 +27,7 @@ __all__ = [
     "CONTROL",
     "HOLDOUT",
     "KILLED",
+    "OUTSIDE",
     "PINNED",
     "UNHOSTED",
     "VETOED",
@@ -63,9 +64,11 @@ CANDIDATE = Assignment("candidate", "share", rival=True)
 HOLDOUT = Assignment("champion", "holdout")
 VETOED = Assignment("champion", "veto")
 KILLED = Assignment("champion", "kill switch")
+OUTSIDE = Assignment("champion", "outside the segment", drawn=False)  # a request that a rollout's step leaves out
 UNHOSTED = Assignment("champion", "control")  # of the control cohort, but not answered by the hosted copy
 PINNED = Assignment("pinned", "version", drawn=False)
 
+_COMPARED = frozenset({"champion", "candidate"})
 _NOBODY: Set[str] = frozenset()
 _NOTHING: Mapping[str, Any] = {}
 Router = Callable[[str, Mapping[str, Any] | None, str, Set[str], bool], Assignment]
@@ -104,7 +107,7 @@ def assign(
 
 def compile_route(route: ModelRoute) -> Router | None:
     """Return the function that assigns units under a route; None when all of them get the champion."""
-    if not (route.holdout or route.variants or route.segments or route.testers):
+    if not (route.holdout or route.variants or route.segments or route.testers or route.within):
         return None if route.candidate is None else _plain(route)
     return _whole(route)
 
@@ -127,19 +130,21 @@ def _plain(route: ModelRoute) -> Router:
 def _whole(route: ModelRoute) -> Router:
     """Everything a route may say."""
     salt, testers, top = route.salt, route.testers, BUCKETS - route.holdout
+    draw = "" if route.draw == salt else route.draw
     arms = _arms(route)
     wishes = {name: replace(arm, why="header", drawn=False) for name, arm in arms.items()}
     points, drawn = _ranges(route, arms)
     rules = [_rule(segment, arms) for segment in route.segments if segment.to in arms]
+    compared = compile_where(route.within) if route.within else None
 
     def assign(unit: str, attributes: Mapping[str, Any] | None, wish: str, off: Set[str], kill: bool) -> Assignment:
         if testers and wish:
             found = wishes.get(wish) or wishes["champion"]
         else:
             cell = _hash((salt + unit).encode()) % BUCKETS
-            if cell >= top:
-                return HOLDOUT
             given, above = attributes or _NOTHING, None
+            if cell >= top:
+                return HOLDOUT if compared is None or compared(given) else OUTSIDE
             for holds, cut, here, beyond in rules:
                 if holds(given):
                     if cell < cut:
@@ -147,7 +152,11 @@ def _whole(route: ModelRoute) -> Router:
                         break
                     above = above or beyond
             else:
+                if draw:  # an experiment's own salt: independent of the holdout and of all experiments before
+                    cell = _hash((draw + unit).encode()) % BUCKETS
                 found = drawn[bisect_right(points, cell)]
+                if compared is not None and found.arm in _COMPARED and not compared(given):
+                    found = OUTSIDE
                 if above is not None:
                     found = above[found.arm]
         if found.rival and (kill or (off and found.arm in off)):
@@ -167,6 +176,8 @@ def _arms(route: ModelRoute) -> dict[str, Assignment]:
 def _ranges(route: ModelRoute, arms: Mapping[str, Assignment]) -> tuple[list[int], list[Assignment]]:
     """Return (points, arms): a bucket below the holdout is arms[k]'s, where k points lie at or below it."""
     claims = [(v.start, v.end, arms[v.name]) for v in route.variants]
+    if route.experiment:
+        claims.append((route.control_from, route.control_to, CONTROL))
     if route.candidate is not None:
         claims = [(0, route.candidate_cut, CANDIDATE), *claims, (route.control_from, route.control_to, CONTROL)]
     points = sorted({0, *(point for start, end, _ in claims for point in (start, end))})
