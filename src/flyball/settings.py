@@ -9,7 +9,7 @@ from typing import Literal
 __all__ = [
     "CacheSettings", "CatalogSettings", "ClockSettings", "ControlSettings", "IngestSettings", "LogSettings",
     "OfflineSettings", "OnlineSettings", "ProjectSettings", "ServerSettings", "Settings", "SparkSettings",
-    "TrackingSettings", "TrainingSettings",
+    "TrackingSettings", "TrainingSettings", "WebhookSettings",
 ]  # fmt: skip
 
 
@@ -154,6 +154,20 @@ class CatalogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Addresses that are told of events of rollouts and experiments by POST.
+
+    `url` holds addresses separated by spaces, or is a reference (env:NAME or file:PATH) to them; `secret` is a
+    reference to the key that signs each message; `kinds` are the events to tell, separated by spaces, empty for all.
+    """
+
+    url: str = ""
+    secret: str = ""
+    kinds: str = ""
+    timeout: timedelta = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSettings:
     """Domain time: the machine's, or stepped by POST /v1/clock from `start` (ISO 8601, UTC)."""
 
@@ -177,4 +191,5 @@ class Settings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     catalog: CatalogSettings = field(default_factory=CatalogSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     clock: ClockSettings = field(default_factory=ClockSettings)

@@ -17,8 +17,10 @@ SIZES = frozenset({
     "server.max_body", "server.host_memory", "server.model_memory", "online.map_size", "training.memory",
     "cache.memory", "log.budget",
 })  # fmt: skip
-SECRETS = frozenset({"server.key", "server.encryption_key", "control.key"})
-ADDRESSES = frozenset({"control.database", "tracking.uri", "online.url", "catalog.url"})  # a password: by reference
+SECRETS = frozenset({"server.key", "server.encryption_key", "control.key", "webhooks.secret"})
+ADDRESSES = frozenset({  # with a password: by reference
+    "control.database", "tracking.uri", "online.url", "catalog.url", "webhooks.url",
+})  # fmt: skip
 ZERO = frozenset({"online.stale_limit"})  # durations that may be none
 _DOCS = {
     "project.name": "what the project is called",
@@ -77,6 +79,10 @@ _DOCS = {
     "training.timeout": "longest time of a stage",
     "training.memory": "memory limit of a stage",
     "catalog.url": "where views are shared: postgresql://HOST/NAME, a folder, s3://..., or a reference to one",
+    "webhooks.url": "addresses that get events by POST, separated by spaces, or a reference to them; empty for none",
+    "webhooks.secret": "reference (env:NAME or file:PATH) to the key that signs each message; empty for unsigned",
+    "webhooks.kinds": "events to tell, such as GuardrailBreached RolledBack Promoted; empty for all",
+    "webhooks.timeout": "longest time of one POST",
     "clock.domain": "the machine's time, or a simulated one that POST /v1/clock steps",
     "clock.start": "where a simulated clock begins, ISO 8601 in UTC",
 }

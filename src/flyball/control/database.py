@@ -20,6 +20,7 @@ from flyball.control.rollouts import Rollouts
 from flyball.control.routing import RoutingStore
 from flyball.control.runs import Runs
 from flyball.control.schema import ensure_schema, schema_version
+from flyball.control.telling import Telling
 from flyball.control.versions import Versions
 from flyball.errors import Unavailable
 
@@ -44,6 +45,7 @@ class Database:
         self.keys = Keys(gate)
         self.audit = Audit(gate)
         self.outbox = Outbox(gate)
+        self.telling = Telling(gate)
 
     def close(self) -> None:
         """Close all connections."""

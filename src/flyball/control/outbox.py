@@ -41,6 +41,17 @@ class Outbox:
             rows = db.execute(query).all()
         return [Message(r.seq, r.topic, r.key, from_micros(r.at), unpack(r.body, dict[str, Any])) for r in rows]
 
+    def topics(self) -> builtins.list[str]:
+        """Return the topics of messages that nobody acknowledged."""
+        with self._gate.read() as db:
+            return sorted(db.scalars(select(outbox.c.topic).where(outbox.c.done.is_(None)).distinct()).all())
+
+    def drop(self, topic: str, *, at: datetime) -> int:
+        """Acknowledge all open messages of a topic that nobody listens to any more; return how many there were."""
+        with self._gate.write() as db:
+            open_ones = update(outbox).where(outbox.c.topic == topic, outbox.c.done.is_(None))
+            return int(db.execute(open_ones.values(done=to_micros(at))).rowcount)
+
     def ack(self, message: int, *, at: datetime) -> None:
         """Say that a message was delivered."""
         with self._gate.write() as db:

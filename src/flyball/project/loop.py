@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import ConflictError, UnknownName
+from flyball.errors import ConfigError, ConflictError, UnknownName
 from flyball.project.mirror import tell_champion
 from flyball.records.log import Batch, Cursor, follow, read_range
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from flyball.rollout.routing import VersionRef
 
 __all__ = ["ControlPass", "LoopHandle"]
+
+_LEAST_OFTEN = 300.0  # seconds between two tries to deliver what the outbox holds
 
 
 class LoopHandle:
@@ -94,6 +97,8 @@ class ControlPass:
         self._govern_at = datetime.min.replace(tzinfo=UTC)
         self._needed_at = datetime.min.replace(tzinfo=UTC)
         self._delivery: StageChild | None = None
+        self._deliver_at, self._patience = 0.0, 0.0  # seconds of monotonic time
+        self._begun_telling = False
         self._refresher: Refresher | None = None
 
     def step(self, now: datetime, fence: int) -> list[str]:
@@ -126,9 +131,27 @@ class ControlPass:
         if did or reaped or now >= self._govern_at:
             did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor(definitions).step(now, fence)]
             self._govern_at = now if did else _next_turn(definitions, now)
-        if did:
-            self._deliver()
+        self._tell(now)
+        self._deliver()
         return did
+
+    def _tell(self, now: datetime) -> None:
+        """Have the outbox hold what happened, for webhooks."""
+        begun, self._begun_telling = self._begun_telling, True
+        if not self._project.settings.webhooks.url:
+            if not begun:
+                self._project.database.telling.end()
+            return
+        from flyball.adapters.local.process import failed
+        from flyball.project.webhooks import gather
+
+        try:
+            if not begun:
+                self._project.database.telling.begin()
+            gather(self._project, now)
+        except ConfigError as error:  # an address that is none must not stop the loop
+            if not begun:
+                failed("webhooks are not told", error)
 
     def _say_needed(self, now: datetime) -> None:
         """Tell the shipper, once a minute, which segments readers still need."""
@@ -277,12 +300,22 @@ class ControlPass:
         return len(self._children) < before
 
     def _deliver(self) -> None:
-        """Have the outbox delivered by a process of its own, one at a time."""
+        """Have the outbox delivered by a process of its own, one at a time.
+
+        What failed is tried again, less and less often: each `_LEAST_OFTEN` seconds in the end.
+        """
         from flyball.adapters.local.children import spawn_delivery
         from flyball.project.mirror import deliver
 
         project = self._project
-        if not project.database.outbox.list(limit=1) or (self._delivery is not None and self._delivery.poll() is None):
+        if self._delivery is not None:
+            code = self._delivery.poll()
+            if code is None:
+                return
+            self._patience = min(_LEAST_OFTEN, max(1.0, 2 * self._patience)) if code else 0.0
+            self._deliver_at = time.monotonic() + self._patience
+            self._delivery = None
+        if time.monotonic() < self._deliver_at or not project.database.outbox.list(limit=1):
             return
         if project.is_temporary:
             deliver(project)
