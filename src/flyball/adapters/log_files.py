@@ -30,7 +30,7 @@ from flyball.records.types import Record, decode
 __all__ = ["LogShipper", "ShippedFiles", "placed"]
 
 _LOCK = "shipper.lock"
-_TIMES = {"predictions": "at", "shadows": "at", "outcomes": "received"}
+_TIMES = {"predictions": "at", "shadows": "at", "outcomes": "received", "exposures": "at"}
 
 
 class ShippedFiles:
@@ -181,13 +181,14 @@ def _placed(segment: str, frames: Iterable[Frame]) -> Iterator[Placed]:
 
 
 def _partitions(kind: str, table: pa.Table) -> Iterator[tuple[tuple[str, str], pa.Table]]:
-    """Yield ((model, day), rows in order of time) of a table; outcomes belong to no model."""
+    """Yield ((model, day), rows in order of time) of a table; outcomes and exposures belong to no model."""
     import pyarrow.compute as pc
 
     time = _TIMES[kind]
     table = table.sort_by([(time, "ascending"), ("frame", "ascending"), ("place", "ascending")])
     days = pc.strftime(table.column(time), format="%Y-%m-%d")
-    models = table.column("model").cast(pa.string()) if kind != "outcomes" else pa.array([""] * len(table))
+    named = "model" in table.schema.names
+    models = table.column("model").cast(pa.string()) if named else pa.array([""] * len(table))
     keys: Any = pa.table({"model": models, "day": days})
     for model, day in sorted(
         {(r["model"], r["day"]) for r in keys.group_by(["model", "day"]).aggregate([]).to_pylist()}

@@ -1,7 +1,8 @@
 """Feature flags: `fb.flag("name", unit)`, and `project.flags` to list and switch them.
 
 The surprise: asking a flag opens no project and no database. It reads the routing table that the node's workers serve,
-and looks only every quarter of a second whether there is another.
+and looks only every quarter of a second whether there is another. While an experiment owns the flag, the process that
+asks writes a log of its own beside the workers', with one record for each unit it exposed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyball.errors import ConfigError, FlyballError, InputError, UnknownName
+from flyball.errors import ConfigError, FlyballError, InputError, Refused, UnknownName
 from flyball.serving.routing.flags import Decided, Flags, described
 
 if TYPE_CHECKING:
     from flyball.layout import Layout
+    from flyball.project.flag_log import FlagLog
     from flyball.project.root import Project
     from flyball.rollout.routing import Flag, RoutingTable, Scalar
 
@@ -63,6 +65,7 @@ class FlagHandle:
         Raises:
             UnknownName: there is no such flag, or it has no such value.
             DefinitionError: the shares are more than all units.
+            Refused: an experiment owns its shares.
         """
         from flyball.project.releases import exclusive
         from flyball.units import to_micros
@@ -73,6 +76,11 @@ class FlagHandle:
             if name not in table.flags:
                 raise UnknownName.of("flag", name, table.flags)
             old = table.flags[name]
+            if old.experiment and shares:
+                raise Refused(
+                    f"experiment {old.experiment} has the shares of flag {name} until it ends; switch the flag off, or "
+                    f"end it first with: flyball exp stop {old.experiment}"
+                )
             made = _changed(old, on=on, shares=shares or {})
             if made != old:
                 made = replace(made, revision=old.revision + 1)
@@ -127,7 +135,11 @@ def flag(
         >>> fb.flag("new_map", "user-7")                                            # doctest: +SKIP
         False
     """
-    return _reader(project).flags.decide(name, unit if isinstance(unit, str) else str(unit), attributes).value
+    reader, asked = _reader(project), unit if isinstance(unit, str) else str(unit)
+    decided = reader.flags.decide(name, asked, attributes)
+    if decided.experiment:
+        reader.expose(name, asked, decided)
+    return decided.value
 
 
 class _Reader:
@@ -136,8 +148,10 @@ class _Reader:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._flags: Flags | None = None
+        self._table: RoutingTable | None = None
         self._next = 0.0
         self._lock = threading.Lock()
+        self._log: FlagLog | None = None
 
     @property
     def flags(self) -> Flags:
@@ -152,13 +166,24 @@ class _Reader:
             )
         return self._flags
 
+    def expose(self, name: str, unit: str, decided: Decided) -> None:
+        """Log that a unit was exposed to the experiment that owns a flag."""
+        from flyball.project.flag_log import FlagLog
+
+        with self._lock:
+            if self._log is None or self._log.pid != os.getpid():  # a forked child writes segments of its own
+                self._log = FlagLog(self._layout)
+            if self._table is not None:
+                self._log.expose(self._table, name, unit, decided)
+
     def _look(self) -> None:
         from flyball.adapters.local.tables import newest_table, read_table
 
         version = _wanted(self._layout) or newest_table(self._layout)
         if version and (self._flags is None or self._flags.version != version):
             with suppress(FlyballError):  # what was known stays until the next look
-                self._flags = Flags(read_table(self._layout, version))
+                self._table = read_table(self._layout, version)
+                self._flags = Flags(self._table)
         self._next = time.monotonic() + _LOOK_EVERY
 
 

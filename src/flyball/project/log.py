@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LogHandle", "needed_since"]
 
-Kind = Literal["predictions", "shadows", "outcomes"]
-_KINDS = ("predictions", "shadows", "outcomes")
+Kind = Literal["predictions", "shadows", "outcomes", "exposures"]
+_KINDS = ("predictions", "shadows", "outcomes", "exposures")
+_OF_NO_MODEL = frozenset({"outcomes", "exposures"})
 _DRIFT = 60_000_000  # µs a clock may have been set back
 _SLACK = timedelta(days=1)  # for late outcomes and a control process that was away
 
@@ -50,8 +51,8 @@ class LogHandle:
         """Return the records of one kind as Arrow, oldest first.
 
         Args:
-            kind: "predictions", "shadows" or "outcomes".
-            model: Only of this model; outcomes belong to none and all come.
+            kind: "predictions", "shadows", "outcomes" or "exposures".
+            model: Only of this model; outcomes and exposures belong to none and all come.
             since: From this T on; of outcomes, from this receipt on.
             until: Before this T.
 
@@ -155,7 +156,7 @@ def _within(table: pa.Table, kind: str, model: str | None, since: datetime | Non
     import pyarrow.compute as pc
 
     time = "received" if kind == "outcomes" else "at"
-    if model is not None and kind != "outcomes":
+    if model is not None and kind not in _OF_NO_MODEL:
         table = table.filter(pc.equal(table.column("model"), model))
     if since is not None:
         table = table.filter(pc.greater_equal(table.column(time), since))

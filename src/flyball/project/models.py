@@ -154,6 +154,7 @@ class ModelHandle:
         Raises:
             Refused: its gate did not pass, or a rollout of this model is under way. A retired version may come back.
         """
+        self._refuse_during_experiment()
         return self._make_champion(version, reason, actor, "promote")
 
     def switch(self, version: str | None = None, *, reason: str = "switched by hand", actor: str = "cli") -> Version:
@@ -172,6 +173,7 @@ class ModelHandle:
         """
         from flyball.project.routing import former
 
+        self._refuse_during_experiment()
         return self._make_champion(version or former(self._project, self.name), reason, actor, "switch")
 
     def split(
@@ -238,6 +240,11 @@ class ModelHandle:
         """The version that the table in force gives the traffic; a killed promotion may have moved only the table."""
         route = self._project.database.routing.current().models.get(self.name)
         return None if route is None else route.champion.version
+
+    def _refuse_during_experiment(self) -> None:
+        from flyball.project.routing import refuse_during_experiment
+
+        refuse_during_experiment(self._project.database.routing.current().models.get(self.name))
 
     def _refuse_during_rollout(self, instead: str, *, candidate: str | None = None) -> None:
         for _, status in self._project.database.rollouts.list(self.name, active=True):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConflictError, Refused, UnknownName
 from flyball.project.held import held_back
+from flyball.project.routing import refuse_during_experiment
 from flyball.project.views import restore
 from flyball.rollout.types import TERMINAL, RolloutEvent, RolloutSpec, RolloutStatus
 
@@ -190,6 +191,7 @@ def require_passing(version: Version) -> None:
 
 def _refuse_during_split(project: Project, model: str) -> None:
     route = project.database.routing.current().models.get(model)
+    refuse_during_experiment(route)
     if route is not None and route.variants:
         names = ", ".join(variant.name for variant in route.variants)
         raise Refused(

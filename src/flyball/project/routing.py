@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flyball.definitions import Definitions
     from flyball.project.root import Project
 
-__all__ = ["apply_routing", "as_defined", "flags_for", "former", "split"]
+__all__ = ["apply_routing", "as_defined", "flags_for", "former", "refuse_during_experiment", "split"]
 
 
 def apply_routing(project: Project, definitions: Definitions) -> bool:
@@ -61,7 +61,7 @@ def as_defined(route: ModelRoute, spec: ServingSpec, *, deadline: float) -> Mode
         ConflictError: the holdout needs units that a variant has.
     """
     holdout = spec.holdout or (route.holdout if route.variants else 0)
-    top = BUCKETS - holdout
+    top = BUCKETS if route.draw else BUCKETS - holdout
     trusted = not (spec.hosted or route.champion.hosted)
     made = replace(
         route,
@@ -79,10 +79,15 @@ def as_defined(route: ModelRoute, spec: ServingSpec, *, deadline: float) -> Mode
 
 
 def flags_for(known: Mapping[str, Flag], defined: Mapping[str, Flag]) -> dict[str, Flag]:
-    """Return the flags of the next table: a definition that did not change leaves a flag as it was set since."""
-    made = {}
+    """Return the flags of the next table: a definition that did not change leaves a flag as it was set since.
+
+    A flag that an experiment owns stays as it is until that ends, whatever became of its definition.
+    """
+    made = {name: flag for name, flag in known.items() if flag.experiment}
     for name, flag in defined.items():
         old = known.get(name)
+        if name in made:
+            continue
         if old is None or old.defined != flag.defined:
             made[name] = replace(flag, revision=0 if old is None else old.revision + 1)
         else:
@@ -119,6 +124,7 @@ def split(
         route = table.models.get(model)
         if route is None:
             raise Refused(f"{model} has no champion yet to split its traffic with; promote a version first")
+        refuse_during_experiment(route)
         defined = project.applied.model(model).serving.holdout
         top = cut(units.share(holdout)) if holdout is not None else (route.holdout if shares else defined)
         refs = {name: ref_of(project, version, trusted=_was_trusted(route, name)) for name, version in versions.items()}
@@ -142,6 +148,15 @@ def _refuse_during_rollout(project: Project, model: str) -> None:
         raise Refused(
             f"rollout {status.id} of {model} {status.candidate} is under way ({status.phase}) and needs its units; "
             f"wait for it, or use: flyball rollout abort {status.candidate} --model {model}"
+        )
+
+
+def refuse_during_experiment(route: ModelRoute | None) -> None:
+    """Raise Refused when an experiment owns a model's units."""
+    if route is not None and route.experiment:
+        raise Refused(
+            f"experiment {route.experiment} has the units of {route.model} until it ends; "
+            f"end it first with: flyball exp stop {route.experiment}"
         )
 
 

@@ -1,9 +1,9 @@
 """Records as Arrow tables and back, without loss: what the log looks like as Parquet.
 
-One table per kind (predictions, shadows, outcomes), one column per field, and three that say where a record lay:
-`segment`, `frame` (offset of its frame) and `place` (its position in the frame). The surprise: request inputs are kept
-as JSON, which people can read and query; where JSON would lose something (bytes, dates, NaN, large integers), the exact
-msgpack stands beside it in `inputs_exact`.
+One table per kind (predictions, shadows, outcomes, exposures), one column per field, and three that say where a record
+lay: `segment`, `frame` (offset of its frame) and `place` (its position in the frame). The surprise: request inputs are
+kept as JSON, which people can read and query; where JSON would lose something (bytes, dates, NaN, large integers), the
+exact msgpack stands beside it in `inputs_exact`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from flyball.records.types import Outcome, Prediction, Record, Shadow
+from flyball.records.types import Exposure, Outcome, Prediction, Record, Shadow
 
 __all__ = ["KINDS", "Placed", "inputs_of", "kind_of", "records_of", "schema_of", "tables_of"]
 
-KINDS: dict[str, type[Prediction] | type[Shadow] | type[Outcome]] = {
-    "predictions": Prediction, "shadows": Shadow, "outcomes": Outcome,
+KINDS: dict[str, type[Prediction] | type[Shadow] | type[Outcome] | type[Exposure]] = {
+    "predictions": Prediction, "shadows": Shadow, "outcomes": Outcome, "exposures": Exposure,
 }  # fmt: skip
 _TIME = pa.timestamp("us", tz="UTC")
 _VALUES = pa.list_(pa.float64())
@@ -31,6 +31,7 @@ _TYPES: dict[str, pa.DataType] = {
     "statuses": pa.binary(), "error": pa.string(), "fallback": pa.bool_(), "stages": pa.list_(pa.int64()),
     "total": pa.int64(), "control": pa.bool_(), "why": _NAME, "read": _NAME, "source": _NAME, "revision": pa.int64(),
     "cached": pa.bool_(), "agreed": pa.bool_(), "shift": pa.float64(), "trace": pa.string(), "protected": pa.string(),
+    "experiment": _NAME,
 }  # fmt: skip
 _PLACE = (pa.field("segment", _NAME), pa.field("frame", pa.int64()), pa.field("place", pa.int32()))
 _pack, _unpack = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode

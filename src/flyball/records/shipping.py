@@ -14,6 +14,8 @@ from flyball.errors import InputError
 
 __all__ = ["Part", "Segment", "Shipped", "due", "expired", "file_name", "model_of", "over_budget", "removable"]
 
+_OF_NO_MODEL = ("outcomes/", "exposures/")
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -111,7 +113,8 @@ def over_budget(
 def expired(shipped: Shipped, retention: Mapping[str, timedelta], *, now: int) -> list[Part]:
     """Return the files whose every record is older than its model's retention; zero means for ever.
 
-    The model of a file is the `model=NAME` part of its path; outcomes carry no model and follow the longest retention.
+    The model of a file is the `model=NAME` part of its path; outcomes and exposures carry no model and follow the
+    longest retention.
     """
     longest = max(retention.values(), default=timedelta(0))
     if any(not span for span in retention.values()):
@@ -119,7 +122,7 @@ def expired(shipped: Shipped, retention: Mapping[str, timedelta], *, now: int) -
     found = []
     for parts in shipped.segments.values():
         for part in parts:
-            span = retention.get(model_of(part.path), longest if part.path.startswith("outcomes/") else timedelta(0))
+            span = retention.get(model_of(part.path), longest if part.path.startswith(_OF_NO_MODEL) else timedelta(0))
             if span and part.until < now - span // timedelta(microseconds=1):
                 found.append(part)
     return found

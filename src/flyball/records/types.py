@@ -1,4 +1,4 @@
-"""The rows that flow: predictions, shadow answers, outcomes, pushed events.
+"""The rows that flow: predictions, shadow answers, outcomes, exposures, pushed events.
 
 All times are int microseconds since 1970 UTC. They travel as msgpack arrays with a tag, so a log frame is a
 list of any of them; `encode` and `decode` are the only way in and out.
@@ -14,6 +14,7 @@ __all__ = [
     "DeadLetter",
     "Erased",
     "Event",
+    "Exposure",
     "Outcome",
     "Prediction",
     "Published",
@@ -85,6 +86,23 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag="o"):
     revision: int = 0
 
 
+class Exposure(msgspec.Struct, frozen=True, array_like=True, tag="a"):
+    """A unit was served an arm of an experiment where no prediction tells of it: a flag's value, or elsewhere.
+
+    `arm` is what was served: the JSON text of a flag's value, or the arm's own name. Of a unit the first one counts, so
+    that saying it again changes nothing.
+    """
+
+    id: str
+    experiment: str
+    unit: str
+    arm: str
+    at: int
+    table: int = 0
+    source: str = "flag"  # "flag": decided here; "api": somebody else's assignment
+    protected: str = ""  # "unit" when it is hashed or encrypted here
+
+
 class Event(msgspec.Struct, frozen=True, array_like=True, tag="e"):
     """A batch of rows pushed to a source: raw columns as sent, one arrival, consecutive sequence numbers."""
 
@@ -123,7 +141,7 @@ class Erased(msgspec.Struct, frozen=True, array_like=True, tag="x"):
     bump: int = 0
 
 
-Record = Prediction | Shadow | Outcome | Event | Erased | Published | DeadLetter
+Record = Prediction | Shadow | Outcome | Event | Erased | Published | DeadLetter | Exposure
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[Record])

@@ -124,6 +124,7 @@ def Flag(
     share: str | float | None = None,
     segments: Sequence[RoutedSegment] = (),
     on: bool = True,
+    personal: Protection | None = None,
 ) -> RoutedFlag:
     """Define a feature flag, decided by the same hash as arms are.
 
@@ -134,6 +135,8 @@ def Flag(
         share: Short form of `values={True: share}`.
         segments: Whose value is decided first; `to` is a value.
         on: Whether it is on when it is first applied; `flyball flag set` switches it later.
+        personal: Says that its units are personal, "hash": the log keeps a keyed hash of each that an experiment on the
+            flag exposes. It does so too where any model of the project protects its "unit".
 
     Raises:
         DefinitionError: shares above 100 % together, both `values` and `share`, a segment to what is no value.
@@ -151,8 +154,20 @@ def Flag(
     cuts = flag_cuts(name, [units.share(s) for s in given.values()])
     known = [*given, default]
     rules = tuple(replace(s, to=_value_text(name, s, known)) for s in _distinct(segments))
+    if personal is not None and personal not in get_args(Protection):
+        known_kinds = ", ".join(get_args(Protection))
+        raise DefinitionError(f"units of flag {name!r} are to be kept as {personal!r}; choose one of: {known_kinds}")
     made = RoutedFlag(name, f"flag:{name}:", default, tuple(given), cuts, rules, on)
-    return replace(made, defined=hashlib.sha256(msgspec.json.encode(made, order="deterministic")).hexdigest()[:16])
+    return replace(made, defined=_digest(made, personal), personal=personal)
+
+
+def _digest(flag: RoutedFlag, personal: Protection | None) -> str:
+    """Return what tells definitions apart; what a definition does not say is left out, as in flyballs before."""
+    said = msgspec.to_builtins(flag)
+    del said["experiment"], said["personal"]
+    if personal is not None:
+        said["personal"] = personal
+    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()[:16]  # in the order of declaration, as before
 
 
 def flag_cuts(name: str, shares: Sequence[float]) -> tuple[int, ...]:

@@ -131,7 +131,7 @@ class Gateway:
         self.explanations = Explanations(explainers)
         remote = self.remote = bool(getattr(store, "remote", False))
         self._personal = personal
-        self.tables.protector = self._protector
+        self.tables.protector = self.protector
         self._shadows = Shadows(self.slot, log, remote=remote)
         self._answerer = Answerer(
             shared=self.shared,
@@ -325,7 +325,7 @@ class Gateway:
         self.front.close()
         self.slot.release()
 
-    def _protector(self, personal: Mapping[str, Protection]) -> Protector:
+    def protector(self, personal: Mapping[str, Protection]) -> Protector:
         """Return what keeps personal fields out of the log; without keys of a project, hashes mean nothing later."""
         from flyball.serving.log.personal import PersonalKeys, Protector
 

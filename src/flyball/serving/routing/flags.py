@@ -25,11 +25,15 @@ _NOTHING: Mapping[str, Any] = {}
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A flag's value for a unit, which of its values that is ("default" or its JSON text), and why."""
+    """A flag's value for a unit, which of its values that is ("default" or its JSON text), and why.
+
+    `experiment` names the running experiment for which chance chose the value: then this is an exposure.
+    """
 
     value: Scalar
     variant: str
     why: str
+    experiment: str = ""
 
 
 class CompiledFlag:
@@ -43,7 +47,8 @@ class CompiledFlag:
         self._on, self._salt = flag.on, flag.salt
         self._default = Decided(flag.default, "default", "share" if flag.on else "off")
         self._cuts = flag.cuts
-        self._answers = [*(Decided(value, json.dumps(value), "share") for value in flag.values), self._default]
+        drawn = [Decided(value, json.dumps(value), "share", flag.experiment) for value in flag.values]
+        self._answers = [*drawn, self._default]
         self._rules: list[tuple[int, Test, Decided]] = [
             (s.cut, compile_where(s.where), Decided(json.loads(s.to), s.to, f"segment {s.name}")) for s in flag.segments
         ]
@@ -90,5 +95,5 @@ def described(flag: Flag) -> dict[str, Any]:
         before = cut
     return {
         "name": flag.name, "on": flag.on, "default": flag.default, "shares": shares,
-        "segments": [s.name for s in flag.segments], "revision": flag.revision,
+        "segments": [s.name for s in flag.segments], "revision": flag.revision, "experiment": flag.experiment,
     }  # fmt: skip

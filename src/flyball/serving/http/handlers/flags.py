@@ -1,26 +1,30 @@
 """Feature flags over HTTP: all of them for a unit, or one with the reason.
 
-The surprise: a flag is decided here as `fb.flag` decides it in the caller's own process, so either may be asked.
+The surprise: a flag is decided here as `fb.flag` decides it in the caller's own process, so either may be asked. Only
+of a flag that an experiment owns something is written down, before the answer: that the unit was exposed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
 
-from flyball.errors import BadRequest, UnknownName
+from flyball.errors import BadRequest, Unavailable, UnknownName
 from flyball.rollout.routing import RoutingTable
 from flyball.serving.http.asgi import Response, json, read_body
 from flyball.serving.http.handlers.ask import Ask
+from flyball.serving.log.exposures import Exposures
 from flyball.serving.protocol.types import MALFORMED
+from flyball.serving.routing.flags import Decided, described
 from flyball.serving.routing.flags import Flags as Known
-from flyball.serving.routing.flags import described
 from flyball.serving.shared.slots import Counter
 
 if TYPE_CHECKING:
     from flyball.serving.gateway import Gateway
+    from flyball.serving.log.personal import Protector
 
 __all__ = ["Flags"]
 
@@ -38,6 +42,8 @@ class Flags:
         self._gateway = gateway
         self._table: RoutingTable | None = None
         self._known: Known | None = None
+        self._protector: Protector | None = None
+        self._exposures = Exposures(self._hashed)
 
     async def flags(self, ask: Ask) -> Response:
         """Return every flag; with `?unit=` also its value for that unit, without attributes."""
@@ -51,6 +57,7 @@ class Flags:
             return json({"flags": listed, "table_version": known.version})
         self._gateway.slot.add(Counter.FLAGS)
         decided = known.all(given[0])
+        await self._expose(table, given[0], decided)
         values = [{**flag, "value": decided[flag["name"]].value, "why": decided[flag["name"]].why} for flag in listed]
         return json({"flags": values, "unit": given[0], "table_version": known.version})
 
@@ -69,10 +76,33 @@ class Flags:
         except UnknownName as error:
             raise BadRequest(str(error), 404) from error
         self._gateway.slot.add(Counter.FLAGS)
+        if decided.experiment:
+            await self._expose(self._gateway.table, str(asked.unit), {name: decided})
         return json(
             {"name": name, "value": decided.value, "variant": decided.variant, "why": decided.why,
              "table_version": known.version}
         )  # fmt: skip
+
+    async def _expose(self, table: RoutingTable | None, unit: str, decided: Mapping[str, Decided]) -> None:
+        """Log exposures to running experiments; as predictions, they are there when the caller reads the answer."""
+        gateway = self._gateway
+        if table is None or gateway.log is None or not any(found.experiment for found in decided.values()):
+            return
+        records = self._exposures.of(table, unit, decided.items(), gateway.clock.micros())
+        if not records:
+            return
+        try:
+            written = gateway.log.put([*records])
+            if written is not None and not await written:
+                self._exposures.forget(unit)
+        except Unavailable:
+            self._exposures.forget(unit)
+            raise
+
+    def _hashed(self, unit: str) -> str:
+        if self._protector is None:
+            self._protector = self._gateway.protector({"unit": "hash"})
+        return self._protector.unit(unit)
 
     def _flags(self) -> Known:
         """Return the compiled flags, once per table."""
