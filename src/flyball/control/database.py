@@ -11,6 +11,7 @@ from flyball.control.datasets import Datasets
 from flyball.control.deployments import Deployments
 from flyball.control.engine import Gate, engine_for
 from flyball.control.erasures import Erasures
+from flyball.control.experiments import Experiments
 from flyball.control.keys import Keys
 from flyball.control.leases import Leases
 from flyball.control.loop import Loop
@@ -36,6 +37,7 @@ class Database:
         self.datasets = Datasets(gate)
         self.runs = Runs(gate)
         self.rollouts = Rollouts(gate)
+        self.experiments = Experiments(gate)
         self.monitors = Monitors(gate)
         self.loop = Loop(gate)
         self.leases = Leases(gate)

@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 __all__ = ["HEAD", "complete", "metadata"]
 
-HEAD = "0004"
+HEAD = "0005"
 
 metadata = MetaData(
     naming_convention={
@@ -126,6 +126,27 @@ rollout_events = Table(
     metadata,
     _seq(),
     Column("rollout", String, ForeignKey("rollouts.id"), nullable=False, index=True),
+    _body(),
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    _seq(),
+    Column("name", String, nullable=False, unique=True),
+    Column("holds", String, nullable=False),  # "model:NAME" or "flag:NAME", which one at a time may hold; or empty
+    Column("active", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("spec", Text, nullable=False),
+    _body(),
+)
+
+experiment_events = Table(
+    "experiment_events",
+    metadata,
+    _seq(),
+    Column("experiment", String, ForeignKey("experiments.name"), nullable=False, index=True),
     _body(),
 )
 
@@ -271,7 +292,7 @@ keys = Table(
 
 
 def complete() -> MetaData:
-    """Return the metadata with its partial indexes: one champion and one active rollout per model.
+    """Return the metadata with its partial indexes: one champion, one active rollout and one experiment per model.
 
     They stand apart because they make SQLAlchemy import PostgreSQL's dialect, which only migrations need.
     """
@@ -279,4 +300,6 @@ def complete() -> MetaData:
         champion, active = text("lifecycle = 'champion'"), text("active")
         Index("one_champion", versions.c.model, unique=True, sqlite_where=champion, postgresql_where=champion)
         Index("one_active_rollout", rollouts.c.model, unique=True, sqlite_where=active, postgresql_where=active)
+        holding = text("active AND holds <> ''")
+        Index("one_experiment", experiments.c.holds, unique=True, sqlite_where=holding, postgresql_where=holding)
     return metadata

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flyball.errors import FlyballError
 from flyball.records.segment import SegmentWriter
 from flyball.records.types import encode
-from flyball.serving.log.exposures import Exposures
+from flyball.serving.routing.exposures import Exposures
 
 if TYPE_CHECKING:
     from flyball.layout import Layout

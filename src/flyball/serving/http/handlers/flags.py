@@ -16,8 +16,8 @@ from flyball.errors import BadRequest, Unavailable, UnknownName
 from flyball.rollout.routing import RoutingTable
 from flyball.serving.http.asgi import Response, json, read_body
 from flyball.serving.http.handlers.ask import Ask
-from flyball.serving.log.exposures import Exposures
 from flyball.serving.protocol.types import MALFORMED
+from flyball.serving.routing.exposures import Exposures
 from flyball.serving.routing.flags import Decided, described
 from flyball.serving.routing.flags import Flags as Known
 from flyball.serving.shared.slots import Counter
