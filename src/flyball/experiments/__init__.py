@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "AATest": "trust.aa",
+    "Allocation": "policy.bandits",
     "Alternative": "estimate",
     "ArmData": "design.types",
+    "BetaPosterior": "bayes",
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
     "Correction": "design.types",
@@ -21,37 +23,52 @@ _HOMES = {
     "Exposure": "trust.exposure",
     "Heterogeneity": "trust.heterogeneity",
     "Influence": "trust.outliers",
+    "MeanPrior": "bayes",
     "Metric": "design.metric",
     "Moments": "stats",
     "Novelty": "trust.novelty",
     "OddsProcess": "sequential.odds",
     "Plan": "design.plans",
+    "Posterior": "bayes",
     "RatioProcess": "trust.srm",
     "Scale": "estimate",
     "Simpson": "trust.simpson",
     "Stats": "stats",
+    "StudentPosterior": "bayes",
     "TrustReport": "trust.check",
     "Verdict": "trust.check",
+    "Winner": "policy.bandits",
     "aa_split": "trust.aa",
     "aa_test": "trust.aa",
+    "allocate": "policy.bandits",
+    "beta_posterior": "bayes",
+    "choose": "policy.bandits",
+    "credible_difference": "bayes",
     "difference": "sequential.confidence",
+    "epsilon_greedy": "policy.bandits",
+    "expected_loss": "bayes",
     "exposure": "trust.exposure",
     "exposure_of": "trust.exposure",
     "heterogeneity": "trust.heterogeneity",
     "influence": "trust.outliers",
     "inverted": "trust.inversion",
     "mean_bounds": "sequential.confidence",
+    "mean_posterior": "bayes",
     "novelty": "trust.novelty",
     "novelty_panel": "trust.novelty",
     "odds": "sequential.odds",
     "plan": "design.plans",
+    "probability_best": "bayes",
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
     "simpson": "trust.simpson",
     "srm_test": "trust.srm",
+    "thompson": "policy.bandits",
     "twyman": "trust.twyman",
+    "ucb1": "policy.bandits",
     "weekday_effects": "trust.heterogeneity",
+    "won": "policy.bandits",
 }
 
 __all__ = [*sorted(_HOMES)]
@@ -72,6 +89,15 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from flyball.experiments.bayes import BetaPosterior as BetaPosterior
+    from flyball.experiments.bayes import MeanPrior as MeanPrior
+    from flyball.experiments.bayes import Posterior as Posterior
+    from flyball.experiments.bayes import StudentPosterior as StudentPosterior
+    from flyball.experiments.bayes import beta_posterior as beta_posterior
+    from flyball.experiments.bayes import credible_difference as credible_difference
+    from flyball.experiments.bayes import expected_loss as expected_loss
+    from flyball.experiments.bayes import mean_posterior as mean_posterior
+    from flyball.experiments.bayes import probability_best as probability_best
     from flyball.experiments.design.metric import Metric as Metric
     from flyball.experiments.design.plans import Plan as Plan
     from flyball.experiments.design.plans import plan as plan
@@ -81,6 +107,14 @@ if TYPE_CHECKING:
     from flyball.experiments.estimate import Alternative as Alternative
     from flyball.experiments.estimate import Estimate as Estimate
     from flyball.experiments.estimate import Scale as Scale
+    from flyball.experiments.policy.bandits import Allocation as Allocation
+    from flyball.experiments.policy.bandits import Winner as Winner
+    from flyball.experiments.policy.bandits import allocate as allocate
+    from flyball.experiments.policy.bandits import choose as choose
+    from flyball.experiments.policy.bandits import epsilon_greedy as epsilon_greedy
+    from flyball.experiments.policy.bandits import thompson as thompson
+    from flyball.experiments.policy.bandits import ucb1 as ucb1
+    from flyball.experiments.policy.bandits import won as won
     from flyball.experiments.sequential.confidence import Bounds as Bounds
     from flyball.experiments.sequential.confidence import difference as difference
     from flyball.experiments.sequential.confidence import mean_bounds as mean_bounds
