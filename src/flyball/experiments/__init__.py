@@ -13,23 +13,30 @@ _HOMES = {
     "AATest": "trust.aa",
     "Allocation": "policy.bandits",
     "Alternative": "estimate",
+    "AlwaysValid": "sequential.always_valid",
     "ArmData": "design.types",
     "BetaPosterior": "bayes",
+    "Betting": "sequential.betting",
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
     "Correction": "design.types",
     "Estimate": "estimate",
     "Experiment": "design.types",
     "Exposure": "trust.exposure",
+    "GroupDesign": "sequential.group",
+    "GroupTrial": "sequential.trial",
     "Heterogeneity": "trust.heterogeneity",
+    "Hypergeometric": "sequential.hypergeometric",
     "Influence": "trust.outliers",
     "MeanPrior": "bayes",
     "Metric": "design.metric",
     "Moments": "stats",
+    "Msprt": "sequential.msprt",
     "Novelty": "trust.novelty",
     "OddsProcess": "sequential.odds",
     "Plan": "design.plans",
     "Posterior": "bayes",
+    "RandomisedBetting": "sequential.randomised",
     "RatioProcess": "trust.srm",
     "Scale": "estimate",
     "Simpson": "trust.simpson",
@@ -42,26 +49,37 @@ _HOMES = {
     "aa_test": "trust.aa",
     "allocate": "policy.bandits",
     "beta_posterior": "bayes",
+    "betting_difference": "sequential.betting",
     "choose": "policy.bandits",
     "credible_difference": "bayes",
     "difference": "sequential.confidence",
+    "e_to_p": "sequential.always_valid",
     "epsilon_greedy": "policy.bandits",
     "expected_loss": "bayes",
     "exposure": "trust.exposure",
     "exposure_of": "trust.exposure",
+    "group_design": "sequential.group",
     "heterogeneity": "trust.heterogeneity",
     "influence": "trust.outliers",
     "inverted": "trust.inversion",
     "mean_bounds": "sequential.confidence",
+    "mean_difference_sequence": "sequential.mixture",
+    "mean_log_e": "sequential.always_valid",
     "mean_posterior": "bayes",
+    "mean_sequence": "sequential.mixture",
+    "msprt": "sequential.msprt",
     "novelty": "trust.novelty",
     "novelty_panel": "trust.novelty",
     "odds": "sequential.odds",
+    "p_to_log_e": "sequential.always_valid",
     "plan": "design.plans",
     "probability_best": "bayes",
+    "product_log_e": "sequential.always_valid",
+    "rate_difference_sequence": "sequential.rates",
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
+    "running_p": "sequential.always_valid",
     "simpson": "trust.simpson",
     "srm_test": "trust.srm",
     "thompson": "policy.bandits",
@@ -115,13 +133,31 @@ if TYPE_CHECKING:
     from flyball.experiments.policy.bandits import thompson as thompson
     from flyball.experiments.policy.bandits import ucb1 as ucb1
     from flyball.experiments.policy.bandits import won as won
+    from flyball.experiments.sequential.always_valid import AlwaysValid as AlwaysValid
+    from flyball.experiments.sequential.always_valid import e_to_p as e_to_p
+    from flyball.experiments.sequential.always_valid import mean_log_e as mean_log_e
+    from flyball.experiments.sequential.always_valid import p_to_log_e as p_to_log_e
+    from flyball.experiments.sequential.always_valid import product_log_e as product_log_e
+    from flyball.experiments.sequential.always_valid import running_p as running_p
+    from flyball.experiments.sequential.betting import Betting as Betting
+    from flyball.experiments.sequential.betting import betting_difference as betting_difference
     from flyball.experiments.sequential.confidence import Bounds as Bounds
     from flyball.experiments.sequential.confidence import difference as difference
     from flyball.experiments.sequential.confidence import mean_bounds as mean_bounds
     from flyball.experiments.sequential.confidence import rate_lower as rate_lower
     from flyball.experiments.sequential.confidence import rate_upper as rate_upper
+    from flyball.experiments.sequential.group import GroupDesign as GroupDesign
+    from flyball.experiments.sequential.group import group_design as group_design
+    from flyball.experiments.sequential.hypergeometric import Hypergeometric as Hypergeometric
+    from flyball.experiments.sequential.mixture import mean_difference_sequence as mean_difference_sequence
+    from flyball.experiments.sequential.mixture import mean_sequence as mean_sequence
+    from flyball.experiments.sequential.msprt import Msprt as Msprt
+    from flyball.experiments.sequential.msprt import msprt as msprt
     from flyball.experiments.sequential.odds import OddsProcess as OddsProcess
     from flyball.experiments.sequential.odds import odds as odds
+    from flyball.experiments.sequential.randomised import RandomisedBetting as RandomisedBetting
+    from flyball.experiments.sequential.rates import rate_difference_sequence as rate_difference_sequence
+    from flyball.experiments.sequential.trial import GroupTrial as GroupTrial
     from flyball.experiments.stats import Moments as Moments
     from flyball.experiments.stats import Stats as Stats
     from flyball.experiments.trust.aa import AATest as AATest

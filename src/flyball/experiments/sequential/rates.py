@@ -1,0 +1,114 @@
+"""The difference of two rates at every look, exactly, from zero failures to all.
+
+Each arm's failures have a likelihood, and a beta mixture of likelihoods that no true rate can beat by 1 / alpha at any
+look more often than alpha. The product over both arms is held against the *best* pair of rates with the difference in
+question (universal inference: Wasserman, Ramdas, Balakrishnan 2020; Robbins 1970). The surprise: nothing need be known
+of the allocation, and a rate of zero in both arms is no special case. The price: one-sided bounds are no nearer than
+two-sided ones, and `hypergeometric` or `OddsProcess` find a harm sooner where only "which arm is worse" is asked.
+"""
+
+from __future__ import annotations
+
+import math
+
+from flyball.errors import InputError
+from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
+
+__all__ = ["rate_difference_sequence"]
+
+_PRIOR = (0.5, 2.0)  # beta prior of each arm's rate
+
+
+def rate_difference_sequence(
+    treatment: tuple[int, int],
+    control: tuple[int, int],
+    *,
+    level: float = 0.95,
+    alternative: str = "two-sided",
+) -> Estimate:
+    """Return rate(treatment) - rate(control) with an interval and a p value that hold at every look.
+
+    The state is the four counts; they add up over shards, days and nodes as long as the rates stay what they are.
+
+    Args:
+        treatment: (events, units) of the treatment so far.
+        control: (events, units) of the control so far.
+        level: Confidence over all looks together.
+        alternative: "two-sided", "greater" or "less".
+
+    Returns:
+        `Estimate`; exact at any size. An empty arm leaves the interval (-1, 1) and p = 1.
+
+    Raises:
+        InputError: counts are negative, or more events than units.
+
+    Example:
+        >>> print(rate_difference_sequence((90, 1000), (40, 1000)))
+        beta-mixture sequence: +0.05 [+0.004748, +0.09723] at 95%, p = 0.0229, n = 1,000 against 1,000
+    """
+    side, alpha = alternative_of(alternative), 1.0 - check_level(level)
+    for name, (events, n) in (("treatment", treatment), ("control", control)):
+        if not 0 <= events <= n:
+            raise InputError(f"the {name} has {events} events of {n} units; events are between 0 and the units")
+    if 0 in (treatment[1], control[1]):
+        return _estimate(0.0, -1.0, 1.0, 1.0, treatment, control, level, side)
+    effect = treatment[0] / treatment[1] - control[0] / control[1]
+    evidence = _log_mixture(*treatment) + _log_mixture(*control)
+    cut = evidence + math.log(alpha)  # differences whose best likelihood stays below are excluded
+    lower = _edge(treatment, control, cut, inside=effect, outside=-1.0)
+    upper = _edge(treatment, control, cut, inside=effect, outside=1.0)
+    wrong = (side is Alternative.GREATER and effect <= 0.0) or (side is Alternative.LESS and effect >= 0.0)
+    log_e = 0.0 if wrong else evidence - _profile(treatment, control, 0.0)
+    return _estimate(effect, lower, upper, math.exp(min(-log_e, 0.0)), treatment, control, level, side)
+
+
+def _estimate(
+    effect: float, lower: float, upper: float, p: float, one: tuple[int, int], other: tuple[int, int], level: float,
+    side: Alternative,
+) -> Estimate:  # fmt: skip
+    rates = [events / n if n else None for events, n in (one, other)]
+    lower = -math.inf if side is Alternative.LESS else lower
+    upper = math.inf if side is Alternative.GREATER else upper
+    return Estimate(effect, lower, upper, p, None, (one[1], other[1]), "beta-mixture sequence", level, side,
+                    treatment=rates[0], control=rates[1])  # fmt: skip
+
+
+def _edge(one: tuple[int, int], other: tuple[int, int], cut: float, *, inside: float, outside: float) -> float:
+    for _ in range(60):
+        middle = (inside + outside) / 2.0
+        if _profile(one, other, middle) <= cut:
+            outside = middle
+        else:
+            inside = middle
+    return outside
+
+
+def _profile(one: tuple[int, int], other: tuple[int, int], delta: float) -> float:
+    """Return the largest log likelihood of rates (m + delta, m): concave in m, so its slope is bisected."""
+    low, high = max(0.0, -delta), min(1.0, 1.0 - delta)
+    for _ in range(60):
+        m = (low + high) / 2.0
+        rising = _slope(*one, m + delta) + _slope(*other, m) > 0.0
+        low, high = (m, high) if rising else (low, m)
+    return max(_log_likelihood(*one, m + delta) + _log_likelihood(*other, m) for m in (low, high))
+
+
+def _slope(events: int, n: int, rate: float) -> float:
+    rate = min(max(rate, 1e-300), 1.0 - 1e-16)
+    return events / rate - (n - events) / (1.0 - rate)
+
+
+def _log_likelihood(events: int, n: int, rate: float) -> float:
+    rate = min(max(rate, 0.0), 1.0)  # rounding of m + delta
+    failing = events * math.log(rate) if events and rate > 0.0 else (0.0 if events == 0 else -math.inf)
+    rest = n - events
+    return failing + (rest * math.log1p(-rate) if rest and rate < 1.0 else (0.0 if rest == 0 else -math.inf))
+
+
+def _log_mixture(events: int, n: int) -> float:
+    a, b = _PRIOR
+    return _log_beta(a + events, b + n - events) - _log_beta(a, b)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
