@@ -17,9 +17,11 @@ _HOMES = {
     "ArmData": "design.types",
     "BetaPosterior": "bayes",
     "Betting": "sequential.betting",
+    "Bootstrap": "policy.ope",
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
     "Correction": "design.types",
+    "Diagnostics": "policy.logs",
     "Estimate": "estimate",
     "Experiment": "design.types",
     "Exposure": "trust.exposure",
@@ -35,6 +37,8 @@ _HOMES = {
     "Novelty": "trust.novelty",
     "OddsProcess": "sequential.odds",
     "Plan": "design.plans",
+    "PolicyLog": "policy.logs",
+    "PolicyValue": "policy.ope",
     "Posterior": "bayes",
     "RandomisedBetting": "sequential.randomised",
     "RatioProcess": "trust.srm",
@@ -51,10 +55,14 @@ _HOMES = {
     "beta_posterior": "bayes",
     "betting_difference": "sequential.betting",
     "choose": "policy.bandits",
+    "clipped_ips": "policy.ope",
     "credible_difference": "bayes",
     "difference": "sequential.confidence",
+    "direct_method": "policy.ope",
+    "doubly_robust": "policy.ope",
     "e_to_p": "sequential.always_valid",
     "epsilon_greedy": "policy.bandits",
+    "evaluate_policy": "policy.ope",
     "expected_loss": "bayes",
     "exposure": "trust.exposure",
     "exposure_of": "trust.exposure",
@@ -62,6 +70,7 @@ _HOMES = {
     "heterogeneity": "trust.heterogeneity",
     "influence": "trust.outliers",
     "inverted": "trust.inversion",
+    "ips": "policy.ope",
     "mean_bounds": "sequential.confidence",
     "mean_difference_sequence": "sequential.mixture",
     "mean_log_e": "sequential.always_valid",
@@ -79,9 +88,12 @@ _HOMES = {
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
+    "reward_table": "policy.ope",
     "running_p": "sequential.always_valid",
     "simpson": "trust.simpson",
+    "snips": "policy.ope",
     "srm_test": "trust.srm",
+    "switch_dr": "policy.ope",
     "thompson": "policy.bandits",
     "twyman": "trust.twyman",
     "ucb1": "policy.bandits",
@@ -133,6 +145,18 @@ if TYPE_CHECKING:
     from flyball.experiments.policy.bandits import thompson as thompson
     from flyball.experiments.policy.bandits import ucb1 as ucb1
     from flyball.experiments.policy.bandits import won as won
+    from flyball.experiments.policy.logs import Diagnostics as Diagnostics
+    from flyball.experiments.policy.logs import PolicyLog as PolicyLog
+    from flyball.experiments.policy.ope import Bootstrap as Bootstrap
+    from flyball.experiments.policy.ope import PolicyValue as PolicyValue
+    from flyball.experiments.policy.ope import clipped_ips as clipped_ips
+    from flyball.experiments.policy.ope import direct_method as direct_method
+    from flyball.experiments.policy.ope import doubly_robust as doubly_robust
+    from flyball.experiments.policy.ope import evaluate_policy as evaluate_policy
+    from flyball.experiments.policy.ope import ips as ips
+    from flyball.experiments.policy.ope import reward_table as reward_table
+    from flyball.experiments.policy.ope import snips as snips
+    from flyball.experiments.policy.ope import switch_dr as switch_dr
     from flyball.experiments.sequential.always_valid import AlwaysValid as AlwaysValid
     from flyball.experiments.sequential.always_valid import e_to_p as e_to_p
     from flyball.experiments.sequential.always_valid import mean_log_e as mean_log_e
