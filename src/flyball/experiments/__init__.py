@@ -20,8 +20,10 @@ _HOMES = {
     "Bootstrap": "policy.ope",
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
+    "Clusters": "power.means",
     "Correction": "design.types",
     "Diagnostics": "policy.logs",
+    "Duration": "power.duration",
     "Estimate": "estimate",
     "Experiment": "design.types",
     "Exposure": "trust.exposure",
@@ -40,11 +42,14 @@ _HOMES = {
     "PolicyLog": "policy.logs",
     "PolicyValue": "policy.ope",
     "Posterior": "bayes",
+    "PowerPlan": "power.plan",
     "RandomisedBetting": "sequential.randomised",
     "RatioProcess": "trust.srm",
     "Scale": "estimate",
+    "SequentialPlan": "power.sequential",
     "Simpson": "trust.simpson",
     "Stats": "stats",
+    "Stopping": "power.sequential",
     "StudentPosterior": "bayes",
     "TrustReport": "trust.check",
     "Verdict": "trust.check",
@@ -60,10 +65,14 @@ _HOMES = {
     "difference": "sequential.confidence",
     "direct_method": "policy.ope",
     "doubly_robust": "policy.ope",
+    "duration": "power.duration",
+    "duration_table": "power.duration",
     "e_to_p": "sequential.always_valid",
     "epsilon_greedy": "policy.bandits",
     "evaluate_policy": "policy.ope",
+    "exact_power": "power.proportions",
     "expected_loss": "bayes",
+    "explained": "power.means",
     "exposure": "trust.exposure",
     "exposure_of": "trust.exposure",
     "group_design": "sequential.group",
@@ -82,6 +91,11 @@ _HOMES = {
     "odds": "sequential.odds",
     "p_to_log_e": "sequential.always_valid",
     "plan": "design.plans",
+    "plan_group": "power.sequential",
+    "plan_means": "power.means",
+    "plan_mixture": "power.sequential",
+    "plan_proportions": "power.proportions",
+    "plan_ratios": "power.ratios",
     "probability_best": "bayes",
     "product_log_e": "sequential.always_valid",
     "rate_difference_sequence": "sequential.rates",
@@ -91,6 +105,7 @@ _HOMES = {
     "reward_table": "policy.ope",
     "running_p": "sequential.always_valid",
     "simpson": "trust.simpson",
+    "simulate_odds": "power.sequential",
     "snips": "policy.ope",
     "srm_test": "trust.srm",
     "switch_dr": "policy.ope",
@@ -157,6 +172,21 @@ if TYPE_CHECKING:
     from flyball.experiments.policy.ope import reward_table as reward_table
     from flyball.experiments.policy.ope import snips as snips
     from flyball.experiments.policy.ope import switch_dr as switch_dr
+    from flyball.experiments.power.duration import Duration as Duration
+    from flyball.experiments.power.duration import duration as duration
+    from flyball.experiments.power.duration import duration_table as duration_table
+    from flyball.experiments.power.means import Clusters as Clusters
+    from flyball.experiments.power.means import explained as explained
+    from flyball.experiments.power.means import plan_means as plan_means
+    from flyball.experiments.power.plan import PowerPlan as PowerPlan
+    from flyball.experiments.power.proportions import exact_power as exact_power
+    from flyball.experiments.power.proportions import plan_proportions as plan_proportions
+    from flyball.experiments.power.ratios import plan_ratios as plan_ratios
+    from flyball.experiments.power.sequential import SequentialPlan as SequentialPlan
+    from flyball.experiments.power.sequential import Stopping as Stopping
+    from flyball.experiments.power.sequential import plan_group as plan_group
+    from flyball.experiments.power.sequential import plan_mixture as plan_mixture
+    from flyball.experiments.power.sequential import simulate_odds as simulate_odds
     from flyball.experiments.sequential.always_valid import AlwaysValid as AlwaysValid
     from flyball.experiments.sequential.always_valid import e_to_p as e_to_p
     from flyball.experiments.sequential.always_valid import mean_log_e as mean_log_e
