@@ -14,14 +14,18 @@ _HOMES = {
     "Allocation": "policy.bandits",
     "Alternative": "estimate",
     "AlwaysValid": "sequential.always_valid",
+    "ArmComparison": "fixed.arms",
+    "ArmComparisons": "fixed.arms",
     "ArmData": "design.types",
     "BetaPosterior": "bayes",
     "Betting": "sequential.betting",
     "Bootstrap": "policy.ope",
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
+    "ChiSquare": "fixed.proportions",
     "Clusters": "power.means",
     "Correction": "design.types",
+    "Count": "fixed.shares",
     "Diagnostics": "policy.logs",
     "Duration": "power.duration",
     "Estimate": "estimate",
@@ -32,6 +36,9 @@ _HOMES = {
     "Heterogeneity": "trust.heterogeneity",
     "Hypergeometric": "sequential.hypergeometric",
     "Influence": "trust.outliers",
+    "Interval": "fixed.pivots",
+    "MarginTest": "fixed.margins",
+    "MarginVerdict": "fixed.margins",
     "MeanPrior": "bayes",
     "Metric": "design.metric",
     "Moments": "stats",
@@ -44,6 +51,7 @@ _HOMES = {
     "Posterior": "bayes",
     "PowerPlan": "power.plan",
     "RandomisedBetting": "sequential.randomised",
+    "Rate": "fixed.counts",
     "RatioProcess": "trust.srm",
     "Scale": "estimate",
     "SequentialPlan": "power.sequential",
@@ -54,54 +62,79 @@ _HOMES = {
     "TrustReport": "trust.check",
     "Verdict": "trust.check",
     "Winner": "policy.bandits",
+    "Winsorised": "fixed.winsor",
     "aa_split": "trust.aa",
     "aa_test": "trust.aa",
     "allocate": "policy.bandits",
+    "benjamini_hochberg": "fixed.multiple",
     "beta_posterior": "bayes",
     "betting_difference": "sequential.betting",
+    "bonferroni": "fixed.multiple",
+    "bootstrap": "fixed.resampling",
+    "chi_square": "fixed.proportions",
     "choose": "policy.bandits",
     "clipped_ips": "policy.ope",
+    "clopper_pearson": "fixed.shares",
+    "cohens_d": "fixed.sizes",
+    "cohens_h": "fixed.sizes",
+    "compare_arms": "fixed.arms",
     "credible_difference": "bayes",
+    "cuped": "fixed.covariates",
     "difference": "sequential.confidence",
     "direct_method": "policy.ope",
     "doubly_robust": "policy.ope",
+    "dunnett": "fixed.arms",
     "duration": "power.duration",
     "duration_table": "power.duration",
     "e_to_p": "sequential.always_valid",
     "epsilon_greedy": "policy.bandits",
+    "equivalence": "fixed.margins",
     "evaluate_policy": "policy.ope",
     "exact_power": "power.proportions",
     "expected_loss": "bayes",
     "explained": "power.means",
     "exposure": "trust.exposure",
     "exposure_of": "trust.exposure",
+    "fisher_exact": "fixed.exact",
     "group_design": "sequential.group",
+    "hedges_g": "fixed.sizes",
     "heterogeneity": "trust.heterogeneity",
+    "holm": "fixed.multiple",
     "influence": "trust.outliers",
     "inverted": "trust.inversion",
     "ips": "policy.ope",
+    "mann_whitney": "fixed.ranks",
     "mean_bounds": "sequential.confidence",
     "mean_difference_sequence": "sequential.mixture",
     "mean_log_e": "sequential.always_valid",
     "mean_posterior": "bayes",
     "mean_sequence": "sequential.mixture",
     "msprt": "sequential.msprt",
+    "newcombe": "fixed.proportions",
+    "non_inferiority": "fixed.margins",
     "novelty": "trust.novelty",
     "novelty_panel": "trust.novelty",
     "odds": "sequential.odds",
     "p_to_log_e": "sequential.always_valid",
+    "permutation": "fixed.resampling",
     "plan": "design.plans",
     "plan_group": "power.sequential",
     "plan_means": "power.means",
     "plan_mixture": "power.sequential",
     "plan_proportions": "power.proportions",
     "plan_ratios": "power.ratios",
+    "poisson_rates": "fixed.counts",
+    "pooled_t": "fixed.means",
+    "post_stratified": "fixed.covariates",
     "probability_best": "bayes",
     "product_log_e": "sequential.always_valid",
+    "quantile_effect": "fixed.quantiles",
     "rate_difference_sequence": "sequential.rates",
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
+    "ratio_metric": "fixed.ratios",
+    "relative_effect": "fixed.ratios",
     "reward_table": "policy.ope",
     "running_p": "sequential.always_valid",
     "simpson": "trust.simpson",
@@ -110,9 +143,13 @@ _HOMES = {
     "srm_test": "trust.srm",
     "switch_dr": "policy.ope",
     "thompson": "policy.bandits",
+    "two_proportions_z": "fixed.proportions",
     "twyman": "trust.twyman",
     "ucb1": "policy.bandits",
     "weekday_effects": "trust.heterogeneity",
+    "welch_t": "fixed.means",
+    "wilson": "fixed.shares",
+    "winsorise": "fixed.winsor",
     "won": "policy.bandits",
 }
 
@@ -152,6 +189,43 @@ if TYPE_CHECKING:
     from flyball.experiments.estimate import Alternative as Alternative
     from flyball.experiments.estimate import Estimate as Estimate
     from flyball.experiments.estimate import Scale as Scale
+    from flyball.experiments.fixed.arms import ArmComparison as ArmComparison
+    from flyball.experiments.fixed.arms import ArmComparisons as ArmComparisons
+    from flyball.experiments.fixed.arms import compare_arms as compare_arms
+    from flyball.experiments.fixed.arms import dunnett as dunnett
+    from flyball.experiments.fixed.counts import Rate as Rate
+    from flyball.experiments.fixed.counts import poisson_rates as poisson_rates
+    from flyball.experiments.fixed.covariates import cuped as cuped
+    from flyball.experiments.fixed.covariates import post_stratified as post_stratified
+    from flyball.experiments.fixed.exact import fisher_exact as fisher_exact
+    from flyball.experiments.fixed.margins import MarginTest as MarginTest
+    from flyball.experiments.fixed.margins import MarginVerdict as MarginVerdict
+    from flyball.experiments.fixed.margins import equivalence as equivalence
+    from flyball.experiments.fixed.margins import non_inferiority as non_inferiority
+    from flyball.experiments.fixed.means import pooled_t as pooled_t
+    from flyball.experiments.fixed.means import welch_t as welch_t
+    from flyball.experiments.fixed.multiple import benjamini_hochberg as benjamini_hochberg
+    from flyball.experiments.fixed.multiple import bonferroni as bonferroni
+    from flyball.experiments.fixed.multiple import holm as holm
+    from flyball.experiments.fixed.pivots import Interval as Interval
+    from flyball.experiments.fixed.proportions import ChiSquare as ChiSquare
+    from flyball.experiments.fixed.proportions import chi_square as chi_square
+    from flyball.experiments.fixed.proportions import newcombe as newcombe
+    from flyball.experiments.fixed.proportions import two_proportions_z as two_proportions_z
+    from flyball.experiments.fixed.quantiles import quantile_effect as quantile_effect
+    from flyball.experiments.fixed.ranks import mann_whitney as mann_whitney
+    from flyball.experiments.fixed.ratios import ratio_metric as ratio_metric
+    from flyball.experiments.fixed.ratios import relative_effect as relative_effect
+    from flyball.experiments.fixed.resampling import bootstrap as bootstrap
+    from flyball.experiments.fixed.resampling import permutation as permutation
+    from flyball.experiments.fixed.shares import Count as Count
+    from flyball.experiments.fixed.shares import clopper_pearson as clopper_pearson
+    from flyball.experiments.fixed.shares import wilson as wilson
+    from flyball.experiments.fixed.sizes import cohens_d as cohens_d
+    from flyball.experiments.fixed.sizes import cohens_h as cohens_h
+    from flyball.experiments.fixed.sizes import hedges_g as hedges_g
+    from flyball.experiments.fixed.winsor import Winsorised as Winsorised
+    from flyball.experiments.fixed.winsor import winsorise as winsorise
     from flyball.experiments.policy.bandits import Allocation as Allocation
     from flyball.experiments.policy.bandits import Winner as Winner
     from flyball.experiments.policy.bandits import allocate as allocate

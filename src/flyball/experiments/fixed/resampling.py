@@ -60,7 +60,7 @@ def permutation(
         >>> rng = np.random.default_rng(7)
         >>> estimate = permutation([5.1, 4.9, 6.2, 5.8], [4.1, 4.4, 5.0, 4.6], rng=rng)
         >>> round(estimate.p, 4), round(estimate.lower, 3), round(estimate.upper, 3)
-        (0.0571, -0.1, 1.9)
+        (0.0571, -0.1, 2.1)
     """
     side, tail = alternative_of(alternative), tail_of(level, alternative)
     t = values_of(treatment, "treatment", least=2, missing=missing)
@@ -169,7 +169,7 @@ def bootstrap(
 
 
 class _Rows:
-    """An arm's rows sorted by cluster, and where each cluster starts; rows are their own clusters when none is given."""
+    """An arm's rows sorted by cluster, and where each cluster starts; without clusters each row is its own."""
 
     def __init__(self, values: NDArray[np.float64], starts: NDArray[np.intp] | None) -> None:
         self.values, self.starts = values, starts
@@ -228,7 +228,7 @@ def by_cluster(
 
 
 def _called(statistic: str | Statistic) -> Statistic:
-    return _NAMED[statistic] if isinstance(statistic, str) else statistic  # type: ignore[no-any-return]
+    return _NAMED[statistic] if isinstance(statistic, str) else statistic
 
 
 _Turns = tuple[NDArray[np.float64], NDArray[np.float64]]
