@@ -45,8 +45,17 @@ class Handle:
             raise Refused("v9 may not be exposed: its gate says breached")
         self._given.append((*self._what, "start", options))
 
-    def abort(self, reason=""):
-        self._given.append((*self._what, "abort", reason))
+    def abort(self, reason="", *, actor="cli"):
+        self._given.append((*self._what, "abort", reason, actor))
+
+    def promote(self, reason="", *, actor="cli", force=False):
+        self._given.append((*self._what, "promote", reason, actor, force))
+
+    def approve(self, reason="", *, actor="cli"):
+        self._given.append((*self._what, "approve", reason, actor))
+
+    def expected(self, **options):
+        return {"promote_days": 2.0, "given": options}
 
 
 class Rollouts:
@@ -110,18 +119,43 @@ def test_rollouts_are_listed_with_spec_and_status(api):
 
 
 def test_one_rollout_comes_with_its_events(api):
-    assert api.get("/v1/rollouts/r1").json()["events"] == []
+    found = api.get("/v1/rollouts/r1").json()
+    assert found["events"] == []
+    assert found["guardrails"] == []
+    assert "next pass" in found["next"]["sentence"] or "step" in found["next"]["sentence"]
 
 
 def test_a_release_is_started_by_a_post(api, control):
     answer = api.post("/v1/rollouts", json={"model": "eta", "version": "v2", "skip_shadow": True})
     assert answer.status_code == 200
-    assert control.given == [("eta", "v2", "start", {"skip_shadow": True, "cause": "manual", "actor": "api"})]
+    assert control.given == [
+        ("eta", "v2", "start", {"skip_shadow": True, "cause": "manual", "actor": "api", "force": False})
+    ]
 
 
 def test_an_order_reaches_the_rollout_of_that_id(api, control):
     assert api.post("/v1/rollouts/r1/abort", json={"reason": "too slow"}).json()["status"]["id"] == "r1"
-    assert control.given == [("eta", "v2", "abort", "too slow")]
+    assert control.given == [("eta", "v2", "abort", "too slow", "api")]
+
+
+def test_an_approval_and_a_forced_promotion_reach_the_rollout(api, control):
+    assert api.post("/v1/rollouts/r1/approve", json={"reason": "looked at it"}).status_code == 200
+    assert api.post("/v1/rollouts/r1/promote", json={"reason": "hot fix", "force": True}).status_code == 200
+    assert control.given == [
+        ("eta", "v2", "approve", "looked at it", "api"),
+        ("eta", "v2", "promote", "hot fix", "api", True),
+    ]
+
+
+def test_force_belongs_to_a_promotion_only(api, control):
+    assert api.post("/v1/rollouts/r1/abort", json={"force": True}).status_code == 400
+    assert control.given == []
+
+
+def test_a_dry_run_by_post_starts_nothing(api, control):
+    asked = {"model": "eta", "version": "v2", "dry_run": True, "per_day": 5000}
+    assert api.post("/v1/rollouts", json=asked).json()["given"] == {"per_day": 5000, "skip_shadow": False}
+    assert control.given == []
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ __all__ = ["Controller", "create_app"]
 
 _T = TypeVar("_T")
 log = logging.getLogger("flyball.api")
-_ORDERS = ("pause", "resume", "promote", "abort")
+_ORDERS = ("pause", "resume", "approve", "promote", "abort")
 _MAX_BODY = 1_000_000
 _READS_AT_ONCE = 2
 _STRANGERS = 10  # refused callers without a key that are audited each second
@@ -83,10 +83,14 @@ class _Start(msgspec.Struct, forbid_unknown_fields=True):
     version: str
     skip_shadow: bool = False
     reason: str = ""
+    force: bool = False
+    dry_run: bool = False
+    per_day: float | None = None  # for a dry run
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
+    force: bool = False  # of a promotion: also while the calendar freezes
 
 
 class _Flag(msgspec.Struct, forbid_unknown_fields=True):
@@ -171,16 +175,25 @@ class _Api:
         return [{"spec": spec, "status": status} for spec, status in found]
 
     async def rollout(self, request: Request) -> Any:
-        store, name = self._control.project.database.rollouts, request.path_params["id"]
-        spec, status = await self._control.work(lambda: store.get(name))
-        return {"spec": spec, "status": status, "events": await self._control.work(lambda: store.events(name))}
+        """One rollout: spec, status, what its guardrails say and what happens next, and every event."""
+        from flyball.project.releases import record
+
+        project, name = self._control.project, request.path_params["id"]
+        return await self._control.work(lambda: record(project, name))
 
     async def start(self, request: Request) -> Any:
+        """Start a rollout; with dry_run only say how long it would take."""
         asked = await _body(request, _Start)
         project = self._control.project
+        if asked.dry_run:
+            return await self._control.work(
+                lambda: project.rollout(asked.model, asked.version).expected(
+                    per_day=asked.per_day, skip_shadow=asked.skip_shadow
+                )
+            )
         await self._control.order(
             lambda: project.rollout(asked.model, asked.version).start(
-                skip_shadow=asked.skip_shadow, cause=asked.reason or "manual", actor="api"
+                skip_shadow=asked.skip_shadow, cause=asked.reason or "manual", actor=_actor(request), force=asked.force
             )
         )
         found = await self._control.work(lambda: project.database.rollouts.list(asked.model, active=True))
@@ -190,12 +203,15 @@ class _Api:
         name, order = request.path_params["id"], request.path_params["order"]
         if order not in _ORDERS:
             raise UnknownName.of("order", order, _ORDERS)
-        reason = (await _body(request, _Order)).reason
+        asked = await _body(request, _Order)
+        if asked.force and order != "promote":
+            raise InputError(f"force is for promote during a freeze; {order} needs none")
+        options = {"actor": _actor(request)} | ({"force": True} if asked.force else {})
         project = self._control.project
 
         def give() -> Any:
             _, status = project.database.rollouts.get(name)
-            getattr(project.rollout(status.model, status.candidate), order)(reason)
+            getattr(project.rollout(status.model, status.candidate), order)(asked.reason, **options)
             return project.database.rollouts.get(name)[1]
 
         return {"status": await self._control.order(give)}
@@ -284,6 +300,11 @@ class _Api:
             }
 
         return await self._control.work(read)
+
+
+def _actor(request: Request) -> str:
+    """Return who asks, for the record: the name of the key, where keys have names."""
+    return getattr(request.state, "actor", "") or "api"
 
 
 def _guarded(

@@ -71,6 +71,7 @@ TREE: Verbs = {
             "watch": ("rollout:watch", "Follow a release until it ends."),
             "pause": ("rollout:pause", "Hold a release where it is."),
             "resume": ("rollout:resume", "Let a paused release go on."),
+            "approve": ("rollout:approve", "Let a release take the step that waits for a person."),
             "promote": ("rollout:promote", "Promote at once; the override is recorded."),
             "abort": ("rollout:abort", "Return all traffic to the champion."),
             "explain": ("rollout:explain", "Show the evidence against every limit."),

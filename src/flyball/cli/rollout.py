@@ -1,4 +1,4 @@
-"""rollout start|watch|pause|resume|promote|abort|explain|history."""
+"""rollout start|watch|pause|resume|approve|promote|abort|explain|history."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _version = click.argument("version")
 @click.option("--skip-shadow", is_flag=True, help="Begin with the first step; audited.")
 @click.option("--dry-run", is_flag=True, help="Only say how long it would take to detect harm and to promote.")
 @click.option("--per-day", type=float, help="Requests a day, for --dry-run; counted from the log by default.")
+@click.option("--force", is_flag=True, help="Also when rollbacks of the model come too fast; audited.")
+@_reason
 def _start(
     project: Project,
     version: str,
@@ -31,6 +33,8 @@ def _start(
     skip_shadow: bool,
     dry_run: bool,
     per_day: float | None,
+    force: bool,
+    reason: str,
     show: Callable[..., None],
 ) -> None:
     """Release VERSION step by step."""
@@ -38,16 +42,19 @@ def _start(
     if dry_run:
         show(handle.expected(per_day=per_day, skip_shadow=skip_shadow), _print_forecast)
         return
-    show(handle.start(skip_shadow=skip_shadow), _print_status)
+    show(handle.start(skip_shadow=skip_shadow, cause=reason or "manual", force=force), _print_status)
 
 
 def _print_forecast(forecast: dict[str, Any]) -> None:
-    click.echo(f"at {forecast['per_day']:,.0f} requests a day")
+    click.echo(f"{forecast['strategy']} at {forecast['per_day']:,.0f} requests a day")
     print_table(("phase", "share", "days"), [(p["name"], p["share"], p["days"]) for p in forecast["phases"]])
-    rows = [(d["step"], d["share"], d["candidate_requests"], d["days"]) for d in forecast["detect"]]
-    print_table(("step", "share", "requests to detect harm", "days"), rows)
-    days = forecast["promote_days"]
-    click.echo("expected to promote: " + ("never at this traffic" if days is None else f"after {days:.1f} days"))
+    columns = ("guardrail", "step", "share", "harm", "requests to detect it", "days")
+    rows = [
+        (d["guardrail"], d["step"], d["share"], d["harm"], d["candidate_requests"], d["days"])
+        for d in forecast["detect"]
+    ]
+    print_table(columns, rows)
+    click.echo(f"expected to promote: {forecast['promotes']}")
 
 
 @_version
@@ -97,25 +104,58 @@ def _print_evidence(document: dict[str, Any]) -> None:
         click.echo(f"  {document['shadow']['sentence']}")
     for guardrail in document["guardrails"]:
         click.echo(f"  {guardrail['sentence']}")
+    if document["primary"] is not None:
+        click.echo(f"  {document['primary']['sentence']}")
+    click.echo(f"  next: {document['next']['sentence']}")
 
 
+@_version
 @_model
-def _history(project: Project, *, model: str | None, show: Callable[..., None]) -> None:
-    """List releases and what became of them."""
-    found = [status for _, status in project.database.rollouts.list(model or only_model(project))]
-    show(found, _print_history)
+@_reason
+@click.option("--force", is_flag=True, help="Also while the calendar freezes; recorded.")
+def _promote(
+    project: Project, version: str, *, model: str | None, reason: str, force: bool, show: Callable[..., None]
+) -> None:
+    """Promote at once, whatever the evidence; the override needs a reason and is recorded with the evidence."""
+    show(project.rollout(model or only_model(project), version).promote(reason, force=force), _print_status)
+
+
+@click.argument("rollout", required=False)
+@click.option("--model", help="Only of this model.")
+def _history(project: Project, rollout: str | None, *, model: str | None, show: Callable[..., None]) -> None:
+    """List releases with the metrics they ended with; of one ROLLOUT (its id or a version) everything that happened."""
+    from flyball.project.releases import history, record
+
+    if rollout is None:
+        show(history(project, model), _print_history)
+    else:
+        show(record(project, rollout), _print_record)
 
 
 def _print_history(rollouts: list[dict[str, Any]]) -> None:
-    rows = [(s["candidate"], s["champion"], s["phase"], s["created"][:16], s["reason"]) for s in rollouts]
-    print_table(("candidate", "champion", "phase", "started", "why"), rows)
+    rows = [
+        (s["candidate"], s["champion"], s["phase"], s["created"][:16], _metrics(s["metrics"]), s["reason"])
+        for s in rollouts
+    ]
+    print_table(("candidate", "champion", "phase", "started", "harm at the end", "why"), rows)
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {m['harm']:+.3g}" for name, m in metrics.items() if m["harm"] is not None)
+
+
+def _print_record(document: dict[str, Any]) -> None:
+    _print_evidence(document | {"held_back": []})
+    for event in document["events"]:
+        click.echo(f"  {event['at'][:19]} {event['kind']}: {event['reason']}")
 
 
 start = verb(_start)
 watch = verb(_watch)
 pause = _ordering("pause", "Hold a release where it is.")
 resume = _ordering("resume", "Let a paused release go on.")
-promote = _ordering("promote", "Promote at once, whatever the evidence; the override is recorded.")
+approve = _ordering("approve", "Let a release take the step, or the promotion, that waits for a person.")
+promote = verb(_promote)
 abort = _ordering("abort", "Return all traffic to the champion.")
 explain = verb(_explain)
 history = verb(_history)

@@ -7,9 +7,11 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from flyball.errors import ConflictError, Refused, UnknownName
 from flyball.project.held import held_back
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from flyball.registry.types import Version
     from flyball.rollout.ports import Routes
 
-__all__ = ["RolloutHandle", "exclusive", "routes_of", "start_rollout"]
+__all__ = ["RolloutHandle", "exclusive", "history", "record", "routes_of", "start_rollout"]
 
 _PATIENCE = 20.0  # seconds to wait for the controller to let go of its lease
 
@@ -51,30 +53,64 @@ class RolloutHandle:
             raise UnknownName.of(f"rollout of {self.model}", self.version, known)
         return found[1]
 
-    def start(self, *, skip_shadow: bool = False, cause: str = "manual", actor: str = "cli") -> RolloutStatus:
+    def start(
+        self, *, skip_shadow: bool = False, cause: str = "manual", actor: str = "cli", force: bool = False
+    ) -> RolloutStatus:
         """Order the release; the controller carries it out.
 
+        Args:
+            skip_shadow: Begin with the first step.
+            cause: Why.
+            actor: Who.
+            force: Also while rollbacks of the model come too fast; recorded.
+
         Raises:
-            Refused: no champion to compare with, the gate did not pass.
+            Refused: no champion to compare with, the gate did not pass, too many rollbacks lately.
             ConflictError: another rollout of the model is under way.
         """
-        return start_rollout(self._project, self.model, self.version, skip_shadow=skip_shadow, cause=cause, actor=actor)
+        return start_rollout(
+            self._project, self.model, self.version, skip_shadow=skip_shadow, cause=cause, actor=actor, force=force
+        )
 
-    def pause(self, reason: str = "") -> RolloutStatus:
+    def pause(self, reason: str = "", *, actor: str = "cli") -> RolloutStatus:
         """Hold the rollout where it is."""
-        return self._order("pause", reason)
+        return self._order("pause", reason, actor)
 
-    def resume(self, reason: str = "") -> RolloutStatus:
+    def resume(self, reason: str = "", *, actor: str = "cli") -> RolloutStatus:
         """Let a paused rollout go on."""
-        return self._order("run", reason)
+        return self._order("run", reason, actor)
 
-    def promote(self, reason: str = "") -> RolloutStatus:
-        """Promote at once, whatever the evidence; the override is recorded."""
-        return self._order("promote", reason)
+    def approve(self, reason: str = "", *, actor: str = "cli") -> RolloutStatus:
+        """Let the rollout take the step, or the promotion, that waits for a person."""
+        return self._order("approve", reason, actor)
 
-    def abort(self, reason: str = "") -> RolloutStatus:
+    def promote(self, reason: str = "", *, actor: str = "cli", force: bool = False) -> RolloutStatus:
+        """Promote at once, whatever the evidence; what it said at that moment is recorded with the override.
+
+        Args:
+            reason: Why; may be left out only when every guardrail is shown to be safe.
+            actor: Who.
+            force: Also while the calendar freezes; recorded.
+
+        Raises:
+            Refused: it would override the evidence and no reason is given, or the rollout is over.
+        """
+        from flyball.rollout.explain import newest_evidence, unsafe
+
+        status = self.status
+        evidence = newest_evidence(status, self.events()) or {}
+        missing = unsafe(evidence) if evidence.get("guardrails") else ["nothing was seen yet"]
+        if missing and not reason.strip() and status.phase not in TERMINAL:
+            raise Refused(
+                f"promoting {self.version} now overrides the evidence ({', '.join(missing)}); "
+                'say why, for the record: --reason "..."'
+            )
+        facts = {"override": bool(missing), "evidence": evidence} if missing else {}
+        return self._order("promote", reason, actor, force=force, facts=facts)
+
+    def abort(self, reason: str = "", *, actor: str = "cli") -> RolloutStatus:
         """Return all traffic to the champion."""
-        return self._order("abort", reason)
+        return self._order("abort", reason, actor)
 
     def events(self) -> list[RolloutEvent]:
         """Return what happened, in order."""
@@ -87,7 +123,9 @@ class RolloutHandle:
         found = self.current
         if found is None:
             raise UnknownName.of(f"rollout of {self.model}", self.version, [])
-        return explain(found[0], found[1], self.events()) | {"held_back": held_back(self._project, self.model)}
+        project = self._project
+        told = explain(found[0], found[1], self.events(), now=project.clock.now())
+        return told | {"held_back": held_back(project, self.model)}
 
     def expected(self, *, per_day: float | None = None, skip_shadow: bool = False) -> dict[str, Any]:
         """Return the expected days to detect harm and to promote.
@@ -126,14 +164,55 @@ class RolloutHandle:
                 return
             time.sleep(poll)
 
-    def _order(self, wanted: str, reason: str) -> RolloutStatus:
+    def _order(
+        self, wanted: str, reason: str, actor: str, *, force: bool = False, facts: Mapping[str, Any] | None = None
+    ) -> RolloutStatus:
         from flyball.rollout.reconcile import order
 
-        project = self._project
+        project, name = self._project, self.status.id
         now = project.clock.now()
-        status = order(project.database.rollouts, self.status.id, wanted, reason=reason, actor="cli", now=now)
-        project.database.audit.record(now, "cli", f"rollout {wanted}", status.id, {"reason": reason})
+        forced: dict[str, Any] = {"force": True} if force else {}
+        status = order(project.database.rollouts, name, wanted, reason=reason, actor=actor, now=now, **forced)
+        details = {"reason": reason, **forced, **(facts or {})}
+        project.database.audit.record(now, actor, f"rollout {wanted}", status.id, details)
         return status
+
+
+def history(project: Project, model: str | None = None) -> list[dict[str, Any]]:
+    """Return rollouts, oldest first: their status, and what each guardrail's metric was when they ended (or is now)."""
+    from flyball.rollout.explain import newest_evidence
+
+    rows = []
+    for _, status in project.database.rollouts.list(model):
+        evidence = newest_evidence(status, project.database.rollouts.events(status.id)) or {}
+        row: dict[str, Any] = msgspec.to_builtins(status)
+        rows.append(row | {"metrics": {rail["name"]: _figures(rail) for rail in evidence.get("guardrails", [])}})
+    return rows
+
+
+def record(project: Project, rollout: str) -> dict[str, Any]:
+    """Return all that is kept of one rollout: spec, status, story, events with their evidence.
+
+    Args:
+        project: The project.
+        rollout: Its id, or a version, of which the newest rollout is meant.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    from flyball.rollout.explain import explain
+
+    store = project.database.rollouts
+    named = [status.id for _, status in store.list() if rollout in {status.id, status.candidate}]
+    spec, status = store.get(named[-1] if named else rollout)
+    events = store.events(status.id)
+    told = explain(spec, status, events, now=project.clock.now())
+    return {"spec": spec, "status": status, **told, "events": events}
+
+
+def _figures(rail: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("breached", "safe", "e_value", "limit", "harm", "lower", "upper", "margin", "samples", "power")
+    return {name: rail.get(name) for name in kept}
 
 
 def start_rollout(
@@ -145,12 +224,14 @@ def start_rollout(
     cause: str,
     actor: str,
     now: datetime | None = None,
+    force: bool = False,
 ) -> RolloutStatus:
     """Record a new rollout of a version that passed its gate, begun at `now` (the project's own by default).
 
     Raises:
         UnknownName: no such model or version.
-        Refused: there is no champion to compare with, or the gate did not pass.
+        Refused: there is no champion to compare with, the gate did not pass, or too many were rolled back lately (a
+            person may override that with `force`).
         ConflictError: another rollout of the model is under way.
     """
     from flyball.rollout.reconcile import start
@@ -166,6 +247,7 @@ def start_rollout(
     restore(project, found)
     _refuse_during_split(project, model)
     now = now or project.clock.now()
+    forced: dict[str, Any] = {"force": True} if force else {}
     status = start(
         project.database.rollouts,
         project.definitions_of(found.code).model(model).rollout,
@@ -176,8 +258,9 @@ def start_rollout(
         cause=cause,
         actor=actor,
         skip_shadow=skip_shadow,
+        **forced,
     )
-    details = {"skip_shadow": skip_shadow, "cause": cause, "champion": champion.version}
+    details = {"skip_shadow": skip_shadow, "cause": cause, "champion": champion.version, "force": force}
     project.database.audit.record(now, actor, "rollout started", status.id, details)
     return status
 

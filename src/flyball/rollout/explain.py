@@ -1,28 +1,44 @@
-"""Say why a rollout stands where it stands, and what to expect of one before it starts."""
+"""Say why a rollout stands where it stands, what holds it and what happens next.
+
+The surprise: nothing is judged here. The sentences are made of the evidence that was recorded with the last decision,
+so they say what the controller saw, not what it would see now.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from flyball.experiments.sequential.confidence import rate_upper
-from flyball.experiments.sequential.odds import THETAS
-from flyball.rollout.ledger import alphas
-from flyball.rollout.types import SAFE_ALPHA, GuardrailSpec, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.rollout.forecast import forecast
+from flyball.rollout.types import (
+    GuardrailSpec,
+    Phase,
+    RolloutEvent,
+    RolloutSpec,
+    RolloutStatus,
+    Step,
+    Strategy,
+)
+from flyball.units import spoken
 
-__all__ = ["explain", "forecast"]
+__all__ = ["explain", "forecast", "newest_evidence", "unsafe", "upcoming"]
+
+_OPEN = "not enough data yet"
 
 
-def explain(spec: RolloutSpec, status: RolloutStatus, events: Sequence[RolloutEvent]) -> dict[str, Any]:
-    """Return a rollout's story and, per guardrail, limit, e-value, interval, samples and one sentence.
+def explain(
+    spec: RolloutSpec, status: RolloutStatus, events: Sequence[RolloutEvent], *, now: datetime | None = None
+) -> dict[str, Any]:
+    """Return a rollout's story and, per guardrail, limit, e-value, interval, samples, power and one sentence.
 
-    The evidence is that of the decision that ended the rollout, else the newest.
+    Args:
+        spec: What the user wants.
+        status: Where it stands. The evidence is that of the decision that ended the rollout, else the newest.
+        events: What happened, in order.
+        now: Domain time, for what happens next; the time of the evidence when left out.
     """
-    last = next((e for e in reversed(events) if "evidence" in e.details), None)
-    newest = status.state.get("evidence")
-    evidence = newest if newest is not None or last is None else last.details["evidence"]
+    evidence = newest_evidence(status, events)
     rails = {rail.name: rail for rail in spec.guardrails}
     found = (evidence or {}).get("guardrails", [])
     return {
@@ -40,9 +56,101 @@ def explain(spec: RolloutSpec, status: RolloutStatus, events: Sequence[RolloutEv
         "bins": status.bins,
         "candidate_requests": (evidence or {}).get("candidate", {}).get("requests", 0),
         "shadow": _shadow((evidence or {}).get("shadow")),
+        "strategy": str(spec.strategy),
         "guardrails": [{**rail, "sentence": _sentence(rails[rail["name"]], rail)} for rail in found],
+        "primary": _primary((evidence or {}).get("primary")),
+        "next": upcoming(spec, status, evidence or {}, now or status.entered or status.created),
         "events": [{"at": e.at.isoformat(), "kind": e.kind, "reason": e.reason} for e in events],
     }
+
+
+def newest_evidence(status: RolloutStatus, events: Sequence[RolloutEvent]) -> dict[str, Any] | None:
+    """Return the evidence of the last decision or look, as plain data; None before the first."""
+    newest = status.state.get("evidence")
+    if newest is not None:
+        return dict(newest)
+    last = next((e for e in reversed(events) if "evidence" in e.details), None)
+    return None if last is None else dict(last.details["evidence"])
+
+
+def upcoming(
+    spec: RolloutSpec, status: RolloutStatus, evidence: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:  # {"what", "at", "sentence"}
+    """Return what happens next, when at the earliest (None: nobody can say) and one sentence.
+
+    Args:
+        spec: What the user wants.
+        status: Where it stands.
+        evidence: The newest, as plain data.
+        now: Domain time.
+    """
+    match status.phase:
+        case Phase.PROMOTED | Phase.ROLLED_BACK:
+            return _next("nothing", None, "nothing: the rollout is over")
+        case Phase.PAUSED:
+            return _next("order", None, "it stays where it is until a person resumes, promotes or aborts it")
+        case Phase.PENDING | Phase.ROLLING_BACK:
+            return _next("pass", now, "the controller acts with its next pass")
+        case _:
+            return _onward(spec, status, evidence, now)
+
+
+def _next(what: str, at: datetime | None, sentence: str) -> dict[str, Any]:
+    return {"what": what, "at": None if at is None else at.isoformat(), "sentence": sentence}
+
+
+def _onward(spec: RolloutSpec, status: RolloutStatus, evidence: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    entered = status.began or status.entered or status.created
+    following = status.step + 1
+    last = status.phase is Phase.STEP and following >= len(spec.steps)
+    if last and spec.strategy is Strategy.CHALLENGER:
+        return _next("order", None, "it is compared until a person promotes or aborts it")
+    what = "promotion" if last else f"step {following + 1} ({spec.steps[following].share * 100:g} % of the traffic)"
+    until, needs = _earliest(spec, status, evidence, entered, now)
+    if (spec.approve_promotion if last else spec.steps[following].approval) and status.approved < following:
+        needs.append("a person approves it (flyball rollout approve)")
+    if last:
+        needs += [f"{name} is shown to be safe" for name in unsafe(evidence)]
+    pause = entered + spec.max_wait
+    parts = [f"{what} {_when(until, now)}"]
+    if needs:
+        parts.append(f"if {' and '.join(needs)}")
+    text = ", ".join(parts)
+    return _next(what, until, f"{text}; without a verdict it pauses {_when(pause, now)}, a breach rolls back at once")
+
+
+def _when(at: datetime, now: datetime) -> str:
+    return f"in {spoken(timedelta(seconds=round((at - now).total_seconds())))}" if at > now else "with the next pass"
+
+
+def _earliest(
+    spec: RolloutSpec, status: RolloutStatus, evidence: Mapping[str, Any], entered: datetime, now: datetime
+) -> tuple[datetime, list[str]]:
+    """Return when time and, at the rate seen so far, requests suffice; and what must be seen until then."""
+    least, requests = spec.shadow, spec.min_requests
+    if status.phase is Phase.STEP and 0 <= status.step < len(spec.steps):
+        step: Step = spec.steps[status.step]
+        least = max(spec.bake if step.bake is None else step.bake, timedelta(weeks=step.weeks))
+        requests = spec.min_requests if step.min_requests is None else step.min_requests
+    at, seen = entered + least, int(evidence.get("in_phase") or 0)
+    if seen >= requests:
+        return at, []
+    if seen > 0 and now > entered:
+        at = max(at, now + (now - entered) * ((requests - seen) / seen))
+    return at, [f"{requests - seen:,} more requests are seen"]
+
+
+def unsafe(evidence: Mapping[str, Any]) -> list[str]:
+    """Return the guardrails that are not shown to be safe."""
+    return [rail["name"] for rail in evidence.get("guardrails", []) if not rail["safe"]]
+
+
+def _primary(seen: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return what the primary metric says, with one sentence."""
+    if seen is None:
+        return None
+    state = "the candidate is better" if seen["better"] else "the candidate is worse" if seen["breached"] else "open"
+    return {**seen, "sentence": f"primary metric {seen['name']}: {state}; {seen['text']}"}
 
 
 def _shadow(seen: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -57,96 +165,13 @@ def _shadow(seen: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _sentence(rail: GuardrailSpec, seen: dict[str, Any]) -> str:
-    state = "breached" if seen["breached"] else "safe" if seen["safe"] else "not enough data yet"
+    holds = seen.get("action") == "hold"
+    state = ("holds the ramp" if holds else "breached") if seen["breached"] else "safe" if seen["safe"] else _OPEN
     text = f"{rail.name}: {state}; {seen['text']}"
     if seen["e_value"] is not None:
         text += f"; e-value {seen['e_value']:.3g}, a breach from {seen['limit']:.3g} on"
     if not seen["safe"] and not seen["breached"] and seen["upper"] is not None and seen["margin"] is not None:
         text += f"; harm may still be {seen['upper']:.3g}, promotion needs less than {seen['margin']:.3g}"
+    if seen.get("power") is not None and "would have been seen" not in seen["text"]:
+        text += f"; harm of the margin's size would have been seen by now with {seen['power']:.0%}"
     return text
-
-
-def forecast(
-    spec: RolloutSpec,
-    *,
-    per_day: float,
-    usual: float = 0.001,
-    bad: float = 0.01,
-    matures: timedelta = timedelta(0),
-    skip_shadow: bool = False,
-) -> dict[str, Any]:
-    """Return the expected days to detect a bad candidate at each step, and to promote a good one.
-
-    Args:
-        spec: The rollout.
-        per_day: Requests a day of the whole model.
-        usual: Failure rate of the champion, of a good candidate too.
-        bad: Failure rate of the bad candidate to be found.
-        matures: How long outcomes take.
-        skip_shadow: Leave the shadow phase out.
-
-    Returns:
-        {"detect": [{step, share, candidate_requests, days}], "phases": [{name, share, days}], "promote_days"}; days are
-        None where traffic is too thin to ever get there.
-    """
-    level = min((a for a, r in zip(alphas(spec), spec.guardrails, strict=True) if r.kind == "errors"), default=None)
-    detect = [_detection(n, step.share, per_day, level, usual, bad) for n, step in enumerate(spec.steps, 1) if level]
-    phases = _phases(spec, per_day, matures, skip_shadow=skip_shadow)
-    known = [phase["days"] for phase in phases]
-    return {
-        "per_day": per_day,
-        "detect": detect,
-        "phases": phases,
-        "promote_days": None if None in known else math.fsum(known),
-        "waits_at_most_days": spec.max_wait / timedelta(days=1),
-    }
-
-
-def _detection(step: int, share: float, per_day: float, level: float, usual: float, bad: float) -> dict[str, Any]:
-    null = share / (1.0 - share) if share < 1.0 else math.inf
-    growth = max(_growth(theta, null, usual, bad) for theta in THETAS) if share < 1.0 else 0.0
-    needed = math.log(len(THETAS) / level) / growth if growth > 0 else math.inf
-    days = needed / (share * per_day) if per_day > 0 and math.isfinite(needed) else None
-    return {"step": step, "share": share, "candidate_requests": math.ceil(needed) if math.isfinite(needed) else None,
-            "days": days}  # fmt: skip
-
-
-def _growth(theta: float, null: float, usual: float, bad: float) -> float:
-    """Return the expected growth of the log e-value per candidate request."""
-    common = math.log((null + 1.0) / (theta * null + 1.0))
-    return bad * (math.log(theta) + common) + usual / null * common
-
-
-def _phases(spec: RolloutSpec, per_day: float, matures: timedelta, *, skip_shadow: bool) -> list[dict[str, Any]]:
-    day = timedelta(days=1)
-    phases: list[dict[str, Any]] = []
-    seen = 0.0
-    if spec.shadow > timedelta(0) and not skip_shadow:
-        days = _longest(spec.shadow / day, spec.min_requests, per_day)
-        phases.append({"name": "shadow", "share": 0.0, "days": days})
-        seen += per_day * (days or 0.0)
-    for number, share in enumerate((step.share for step in spec.steps), 1):
-        days = _longest(spec.bake / day, spec.min_requests, per_day * share)
-        if number == len(spec.steps):
-            days = _until_safe(spec, days, seen, per_day * share, matures / day)
-        phases.append({"name": f"step {number}", "share": share, "days": days})
-        seen += per_day * share * (days or 0.0)
-    return phases
-
-
-def _longest(least: float, requests: float, per_day: float) -> float | None:
-    return max(least, requests / per_day) if per_day > 0 else None
-
-
-def _until_safe(
-    spec: RolloutSpec, days: float | None, seen: float, per_day: float, matures: float
-) -> float | None:  # a good candidate is expected to fail not at all; noisier rates take longer
-    rates = [rail.margin.absolute for rail in spec.guardrails if rail.kind in {"errors", "latency"}]
-    if days is None:
-        return None
-    needed = 0
-    while rates and rate_upper(0, needed, alpha=SAFE_ALPHA / 2) > min(rates):
-        needed += 50
-    if any(rail.kind == "metric" for rail in spec.guardrails):
-        days = max(days, matures)
-    return max(days, (needed - seen) / per_day)
