@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from flyball import units
 from flyball.datasets.columns import check_log
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
+from flyball.experiments.design.types import Experiment
 from flyball.features.definitions import FeatureService as NamedService
 from flyball.features.definitions import FeatureView, Field, Source, Transform, ViewSelection
 from flyball.features.definitions.services import expand
@@ -153,10 +154,11 @@ class Definitions:
     sources: Mapping[str, SourceSpec]
     services: Mapping[str, NamedService] = field(default_factory=dict)
     flags: Mapping[str, Flag] = field(default_factory=dict)
+    experiments: Mapping[str, Experiment] = field(default_factory=dict)
 
     @classmethod
     def of(cls, objects: Iterable[object]) -> Self:
-        """Collect models, views and flags, and the sources they read.
+        """Collect models, views, flags and experiments, and the sources they read.
 
         Raises:
             DuplicateName: two different definitions share a name.
@@ -166,6 +168,7 @@ class Definitions:
         views: dict[str, FeatureView] = {}
         sources: dict[str, SourceSpec] = {}
         flags: dict[str, Flag] = {}
+        experiments: dict[str, Experiment] = {}
         for thing in given:
             if isinstance(thing, FeatureView | ViewSelection):
                 _add(views, thing.view if isinstance(thing, ViewSelection) else thing, "feature view")
@@ -173,6 +176,8 @@ class Definitions:
                 _add(sources, thing.spec, "source")
             elif isinstance(thing, Flag):
                 _add(flags, thing, "flag")
+            elif isinstance(thing, Experiment):
+                _add(experiments, thing, "experiment")
         services = _services(given, views)
         for model in (thing for thing in given if isinstance(thing, Model)):
             _add(models, model, "model")
@@ -182,7 +187,7 @@ class Definitions:
                 _add(views, view, "feature view")
         for view in views.values():
             _add(sources, view.spec.source, "source")
-        return cls(models, views, sources, services, flags)
+        return cls(models, views, sources, services, flags, experiments)
 
     @classmethod
     def from_module(cls, module: ModuleType) -> Self:
@@ -200,6 +205,10 @@ class Definitions:
     def service(self, name: str) -> NamedService:
         """Return a feature service; raises UnknownName with near names."""
         return _get(self.services, name, "feature service")
+
+    def experiment(self, name: str) -> Experiment:
+        """Return an experiment; raises UnknownName with near names."""
+        return _get(self.experiments, name, "experiment")
 
     def selected(self, names: Iterable[str]) -> list[str]:
         """Return "view" and "view:feature" names with each feature service's name replaced by what it reads.

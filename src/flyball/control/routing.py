@@ -51,6 +51,12 @@ class RoutingStore:
                 )
             db.execute(insert(routing).values(version=table.version, fence=fence, body=table.to_json().decode()))
 
+    def at(self, version: int) -> RoutingTable | None:
+        """Return the table of a version, None when it was never in force."""
+        with self._gate.read() as db:
+            body = db.scalar(select(routing.c.body).where(routing.c.version == version))
+        return None if body is None else RoutingTable.from_json(body.encode())
+
     def history(self, *, limit: int = 1000) -> list[RoutingTable]:
         """Return the newest tables, oldest first."""
         query = select(routing.c.body).order_by(routing.c.version.desc()).limit(limit)

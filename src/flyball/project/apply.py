@@ -38,7 +38,7 @@ class Change:
     whether its online rows are built anew (`rebuilds`); the old rows stay beside them while a version reads them.
     """
 
-    kind: Literal["view", "model", "flag", "code"]
+    kind: Literal["view", "model", "flag", "experiment", "code"]
     name: str
     action: Literal["add", "change", "remove"]
     text: str
@@ -78,6 +78,7 @@ def plan(project: Project) -> Plan:
     _require_something(project)
     readers = {} if old is None else readers_of(project, old, new)
     changes = [*_view_changes(project, old, new, readers), *_model_changes(old, new), *_flag_changes(old, new)]
+    changes += _experiment_changes(project, old, new)
     if record is not None:
         changes += _never_built(project, new.view_specs, {c.name for c in changes if c.kind == "view"})
     if record is not None and record.code != code and not changes:
@@ -125,7 +126,7 @@ def apply(project: Project, *, progress: Progress | None = None, force: bool = F
 
 
 def _require_something(project: Project) -> None:
-    if not (project.working.models or project.working.views or project.working.flags):
+    if not (project.working.models or project.working.views or project.working.flags or project.working.experiments):
         where = project.root / project.settings.project.definitions
         raise DefinitionError(
             f"{where} defines neither a model nor a feature view; an example is made by: flyball init --template eta"
@@ -257,6 +258,20 @@ def _flag_changes(old: Definitions | None, new: Definitions) -> list[Change]:
     changes += [Change("flag", n, "remove", f"flag {n} is gone") for n in sorted(before.keys() - after.keys())]
     changed = [n for n in sorted(before.keys() & after.keys()) if before[n].defined != after[n].defined]
     return changes + [Change("flag", n, "change", f"flag {n} changed; its switch is set anew") for n in changed]
+
+
+def _experiment_changes(project: Project, old: Definitions | None, new: Definitions) -> list[Change]:
+    """Name experiments that differ; what was started goes on as it was stored, whatever its definition says."""
+    before, after = {} if old is None else old.experiments, new.experiments
+    changes = [Change("experiment", n, "add", f"experiment {n} is new; start it with: flyball exp start {n}")
+               for n in sorted(after.keys() - before.keys())]  # fmt: skip
+    changes += [Change("experiment", n, "remove", f"experiment {n} is gone; a started one goes on until it is stopped")
+                for n in sorted(before.keys() - after.keys())]  # fmt: skip
+    for name in sorted(n for n in before.keys() & after.keys() if before[n] != after[n]):
+        stored = project.database.experiments.find(name)
+        goes = "" if stored is None else "; it was started before and goes on as stored: give the new one another name"
+        changes.append(Change("experiment", name, "change", f"experiment {name} changed{goes}"))
+    return changes
 
 
 def _model_difference(old: Model, new: Model) -> list[str]:

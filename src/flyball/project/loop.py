@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import ConfigError, ConflictError, UnknownName
+from flyball.project.experiments import bring_all
 from flyball.project.mirror import tell_champion
 from flyball.records.log import Batch, Cursor, follow, read_range
 
@@ -100,6 +101,7 @@ class ControlPass:
         self._deliver_at, self._patience = 0.0, 0.0  # seconds of monotonic time
         self._begun_telling = False
         self._refresher: Refresher | None = None
+        self._experiments_said: dict[str, str] = {}
 
     def step(self, now: datetime, fence: int) -> list[str]:
         """Do what is due and return what was done, one line each."""
@@ -128,6 +130,7 @@ class ControlPass:
             if window.level != "none":
                 did.append(f"DriftFound {window.model} {window.start:%Y-%m-%d}: {window.level}, {window.text}")
         did += self._refresh(definitions, now)
+        did += bring_all(self._project, now, self._experiments_said)
         if did or reaped or now >= self._govern_at:
             did += [f"{e.kind} {e.model}: {e.text}" for e in self._governor(definitions).step(now, fence)]
             self._govern_at = now if did else _next_turn(definitions, now)

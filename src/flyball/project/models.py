@@ -241,6 +241,10 @@ class ModelHandle:
         route = self._project.database.routing.current().models.get(self.name)
         return None if route is None else route.champion.version
 
+    def promote_shipped(self, version: str, *, reason: str, actor: str = "experiment") -> Version:
+        """Make an experiment's arm champion in one table, which also ends the experiment's draw."""
+        return self._make_champion(version, reason, actor, "promote")
+
     def _refuse_during_experiment(self) -> None:
         from flyball.project.routing import refuse_during_experiment
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flyball.project.apply import Plan
     from flyball.project.audit import AuditHandle
     from flyball.project.data import DataHandle
+    from flyball.project.experiments import ExperimentHandles
     from flyball.project.features import FeatureHandle
     from flyball.project.flags import FlagHandle
     from flyball.project.log import LogHandle
@@ -263,6 +264,13 @@ class Project:
         from flyball.project.flags import FlagHandle
 
         return FlagHandle(self)
+
+    @cached_property
+    def experiments(self) -> ExperimentHandles:
+        """Experiments by name: start, stop, status, result."""
+        from flyball.project.experiments import ExperimentHandles
+
+        return ExperimentHandles(self)
 
     @cached_property
     def audit(self) -> AuditHandle:
