@@ -6,29 +6,37 @@ the status. The next pass recognises that table and adopts it (`adopt`) instead 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from flyball.errors import ConflictError, FenceLost, Refused, RevisionConflict, UnknownName
+import msgspec
+
+from flyball.errors import FenceLost, Refused, RevisionConflict
 from flyball.records.log import Batch
+from flyball.rollout.accounts.primary import verdict
 from flyball.rollout.decide import apply, decide
 from flyball.rollout.ledger import snapshot
 from flyball.rollout.live import Live
+from flyball.rollout.orders import order, start
 from flyball.rollout.ports import RolloutStore, Routes
-from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef, cut
+from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, cut
 from flyball.rollout.tables import route_for, table_for
 from flyball.rollout.types import (
     TERMINAL,
     Decision,
     Evidence,
+    GuardrailEvidence,
     Outside,
     Phase,
     RolloutEvent,
     RolloutSpec,
     RolloutStatus,
+    Step,
+    Strategy,
 )
 from flyball.units import to_micros
 
@@ -41,11 +49,7 @@ _EVENTS = {
 _CAUSES: dict[str, Literal["promote", "rollout", "rollback"]] = {
     "promote": "promote", "roll_back": "rollback", "finish_rollback": "rollback",
 }  # fmt: skip
-_ORDERS: dict[str, Literal["run", "pause", "promote", "abort"]] = {
-    "run": "run", "pause": "pause", "promote": "promote", "abort": "abort",
-}  # fmt: skip
 _ACTS_PER_PASS = 4  # begin, roll back, finish and one more; what is left waits for the next pass
-_ORDER_TRIES = 20
 Done = Callable[[str, str, datetime], None]
 Look = Callable[[RolloutSpec, RolloutStatus, datetime], Outside]
 
@@ -141,7 +145,7 @@ class Reconciler:
             live.decided(status, decision, now, outside)
             target = apply(status, decision, now)
             table, route = self._act(spec, status, target, decision, table, route, now, fence)
-            happened = _events(status, decision, evidence, now)
+            happened = [*_answered(status, evidence, now), *_events(status, decision, evidence, now)]
             status = self._persist(target, live, evidence, fence, happened)
             events += happened
             live.ensure_split(route, table.version, status.id)
@@ -151,7 +155,9 @@ class Reconciler:
         live.ensure_split(route, table.version, status.id)
         seen = (status.bins, status.cursor, status.state.get("waiting"))
         if status.phase not in TERMINAL and seen != (live.ledger.bins, live.cursor, decision.reason):
-            self._persist(status, live, evidence, fence, [], waiting=decision.reason)
+            answered = _answered(status, evidence, now)
+            self._persist(status, live, evidence, fence, answered, waiting=decision.reason)
+            events += answered
 
     def _hold(self, status: RolloutStatus, cause: str, now: datetime, fence: int) -> list[RolloutEvent]:
         """Pause a rollout whose next table the workers cannot serve; a person looks and resumes."""
@@ -200,7 +206,10 @@ class Reconciler:
         phase = (status.resume or Phase.PENDING) if status.phase is Phase.PAUSED else status.phase
         candidate = self._ref(status, route, phase)
         timed = any(rail.kind == "latency" for rail in spec.guardrails)
-        wanted = route_for(route, rollout=status.id, candidate=candidate, phase=phase, share=status.share, timed=timed)
+        within = spec.steps[status.step].where if 0 <= status.step < len(spec.steps) else ()
+        wanted = route_for(
+            route, rollout=status.id, candidate=candidate, phase=phase, share=status.share, timed=timed, within=within
+        )
         if wanted == route:
             return table, route
         following = table_for(table, wanted, now=to_micros(now), fence=fence, cause=cause)
@@ -225,7 +234,7 @@ class Reconciler:
         *,
         waiting: str = "",
     ) -> RolloutStatus:
-        state = {"evidence": snapshot(evidence), "waiting": waiting}
+        state = {"evidence": _told(evidence), "waiting": waiting}
         known = replace(status, cursor=dict(live.cursor), bins=live.ledger.bins, state=state)
         return self._store.save(known, expected=status.revision, fence=fence, events=events)
 
@@ -249,94 +258,65 @@ def _choose(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, route:
     decision = decide(spec, status, evidence, now)
     if decision.action in {"roll_back", "finish_rollback"}:
         return decision
+    return _ahead(spec, status, route) or adopt(status, route) or decision
+
+
+def _ahead(spec: RolloutSpec, status: RolloutStatus, route: ModelRoute) -> Decision | None:
+    """Return the step or allocation that the table in force has and the status lacks: a crash came between them."""
+    if route.rollout != status.id or not route.candidate_cut:
+        return None
     following = status.step + 1
-    ahead = (
-        status.phase in {Phase.SHADOW, Phase.STEP}
-        and following < len(spec.steps)
-        and route.candidate_cut == cut(spec.steps[following].share)
-    )
-    if decision.action == "wait" and ahead and route.rollout == status.id:
-        reason = f"the routing table already has step {following + 1}"
-        return Decision("set_step", reason, step=following, share=spec.steps[following].share, guardrail="table")
-    return adopt(status, route) or decision
+    if status.phase is Phase.STEP and _says(spec.steps[status.step], status.share, route):
+        return None
+    if status.phase in {Phase.PENDING, Phase.SHADOW, Phase.STEP} and following < len(spec.steps):
+        step = spec.steps[following]
+        if _says(step, step.share, route):
+            reason = f"the routing table already has step {following + 1}"
+            return Decision("set_step", reason, step=following, share=step.share, guardrail="table")
+    if status.phase is Phase.STEP and spec.strategy is Strategy.BANDIT:
+        share = route.candidate_cut / BUCKETS
+        reason = f"the routing table already gives the candidate {share:.0%}"
+        return Decision("set_step", reason, step=status.step, share=share, guardrail="table")
+    return None
 
 
-def start(
-    store: RolloutStore,
-    spec: RolloutSpec,
-    *,
-    model: str,
-    candidate: str,
-    champion: str,
-    now: datetime,
-    cause: str = "manual",
-    actor: str = "",
-    skip_shadow: bool = False,
-    fence: int | None = None,
-) -> RolloutStatus:
-    """Record a new rollout; the next reconcile begins it.
-
-    Raises:
-        Refused: the candidate is the champion.
-        ConflictError: the model has a rollout that is not finished.
-    """
-    if candidate == champion:
-        raise Refused(f"{model} {candidate} is the champion already; a rollout needs another version")
-    status = RolloutStatus(
-        id=f"{model}-{candidate}-{now:%Y%m%dT%H%M%S%f}", model=model, candidate=candidate, champion=champion,
-        phase=Phase.PENDING, revision=0, created=now, entered=now, cause=cause, actor=actor, skip_shadow=skip_shadow,
-    )  # fmt: skip
-    store.create(spec, status)
-    _, status = store.get(status.id)
-    details = {"candidate": candidate, "champion": champion, "cause": cause, "actor": actor, "skip_shadow": skip_shadow}
-    reason = f"{candidate} wants the place of {champion}" + ("; the shadow phase is skipped" if skip_shadow else "")
-    event = RolloutEvent(status.id, now, "RolloutStarted", reason, details)
-    return store.save(status, expected=status.revision, fence=fence, events=[event])
-
-
-def order(
-    store: RolloutStore,
-    rollout: str,
-    wanted: str,
-    *,
-    now: datetime,
-    reason: str = "",
-    actor: str = "",
-) -> RolloutStatus:
-    """Record a person's order; the next reconcile obeys it unless the evidence says harm.
-
-    Args:
-        store: Where rollouts are kept.
-        rollout: The rollout's id.
-        wanted: "run" (resume), "pause", "promote" or "abort".
-        now: Domain time.
-        reason: Why, in words.
-        actor: Who.
-
-    Raises:
-        UnknownName: no such rollout or order.
-        Refused: the rollout is finished.
-        ConflictError: the status kept changing while we tried.
-    """
-    if wanted not in _ORDERS:
-        raise UnknownName.of("order", wanted, _ORDERS)
-    for _ in range(_ORDER_TRIES):
-        _, status = store.get(rollout)
-        if status.phase in TERMINAL:
-            raise Refused(f"rollout {rollout} is over ({status.phase}); start a new one")
-        event = RolloutEvent(rollout, now, "OrderGiven", reason or wanted, {"wanted": wanted, "actor": actor})
-        ordered = replace(status, wanted=_ORDERS[wanted], reason=reason)
-        try:
-            return store.save(ordered, expected=status.revision, fence=None, events=[event])
-        except RevisionConflict:
-            continue
-    raise ConflictError(f"rollout {rollout} kept changing while {wanted!r} was recorded; try again")
+def _says(step: Step, share: float, route: ModelRoute) -> bool:
+    return route.candidate_cut == cut(share) and route.within == step.where
 
 
 def _events(status: RolloutStatus, decision: Decision, evidence: Evidence, now: datetime) -> list[RolloutEvent]:
     details = {"step": decision.step, "share": decision.share, "guardrail": decision.guardrail,
-               "from": str(status.phase), "evidence": snapshot(evidence)}  # fmt: skip
+               "from": str(status.phase), "evidence": _told(evidence)}  # fmt: skip
     events = []
-    if decision.action == "roll_back" and decision.guardrail not in {"abort", "table", "veto"}:
+    if decision.action == "roll_back" and decision.guardrail not in {"abort", "table", "veto", "primary"}:
         events.append(RolloutEvent(status.id, now, "GuardrailBreached", decision.reason, details))
     return [*events, RolloutEvent(status.id, now, _EVENTS[decision.action], decision.reason, details)]
+
+
+def _answered(status: RolloutStatus, evidence: Evidence, now: datetime) -> list[RolloutEvent]:
+    """Return the fact that the primary metric has a verdict, or another one than before."""
+    known = (status.state.get("evidence") or {}).get("primary")
+    before = verdict(msgspec.convert(known, GuardrailEvidence)) if known else ""
+    found = verdict(evidence.primary) if evidence.primary is not None else ""
+    if evidence.primary is None or not found or found == before:
+        return []
+    details = {"verdict": found, "evidence": _told(evidence)}
+    return [RolloutEvent(status.id, now, "VerdictReached", f"{found}: {evidence.primary.text}", details)]
+
+
+def _told(evidence: Evidence) -> dict[str, Any]:
+    """Return evidence as JSON data; numbers that JSON has no word for are left out."""
+    told: dict[str, Any] = _finite(snapshot(evidence))
+    return told
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value

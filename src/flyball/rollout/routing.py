@@ -5,17 +5,18 @@ A unit's bucket is xxh3_64(salt + unit) mod BUCKETS; arms are bucket ranges, so 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
-from flyball.errors import ConflictError
+from flyball.errors import ConflictError, DefinitionError
 
 __all__ = ["BUCKETS", "CHAMPION_ARMS", "MAX_VARIANTS", "Cause", "Condition", "Flag", "ModelRoute", "Protection",
            "RoutingTable", "Scalar", "Segment", "ServingSpec", "Variant", "VersionRef", "check_route",
-           "cut"]  # fmt: skip
+           "conditions", "cut"]  # fmt: skip
 
 BUCKETS = 1_000_000
 MAX_VARIANTS = 6  # the shared map counts eight arms: champion, candidate and these
@@ -209,3 +210,61 @@ def check_route(route: ModelRoute) -> None:
 
 def _percent(at: int) -> str:
     return f"{at / BUCKETS * 100:g} %"
+
+
+_OPS = ("!=", "<=", ">=", "==", "<", ">", "not in ", "in ", "starts with ")
+Op = Literal["in", "not in", "==", "!=", "<", "<=", ">", ">=", "starts with"]
+
+
+def conditions(what: str, where: Mapping[str, object]) -> tuple[Condition, ...]:
+    """Return the conditions that a mapping from attribute to wanted value means; `what` names it in errors.
+
+    Example:
+        >>> [c.op for c in conditions("segment 'adults'", {"age": ">= 18", "country": ["DE", "AT"]})]
+        ['>=', 'in']
+    """
+    return tuple(c for attribute, wanted in where.items() for c in _about(what, attribute, wanted))
+
+
+def _about(segment: str, attribute: str, wanted: object) -> list[Condition]:
+    if isinstance(wanted, str):
+        return [_parsed(segment, attribute, part.strip()) for part in wanted.split(" and ")]
+    if isinstance(wanted, list | tuple | set | frozenset):
+        values = tuple(_scalar(segment, attribute, value) for value in wanted)
+        if not values:
+            raise DefinitionError(f"{segment}: {attribute!r} is to be one of nothing; list a value")
+        return [Condition(attribute, "in", values)]
+    return [Condition(attribute, "==", (_scalar(segment, attribute, wanted),))]
+
+
+def _parsed(segment: str, attribute: str, text: str) -> Condition:
+    op = next((op for op in _OPS if text.startswith(op)), None)
+    if op is None:
+        return Condition(attribute, "==", (text,))
+    rest = text[len(op) :].strip()
+    op = op.strip()
+    parts = [p.strip() for p in rest.split(",")] if op in {"in", "not in"} else [rest]
+    values = tuple(p if op == "starts with" else _number(p) for p in parts)
+    if "" in values:
+        raise DefinitionError(f"{segment}: {attribute!r} has {text!r}, which compares with nothing")
+    return Condition(attribute, cast("Op", op), values)
+
+
+def _scalar(segment: str, attribute: str, value: Any) -> Scalar:
+    if not isinstance(value, str | int | float):
+        raise DefinitionError(
+            f"{segment}: {attribute!r} is compared with {value!r}; write a text, a number or true and false"
+        )
+    return value
+
+
+def _number(text: str) -> Scalar:
+    """Return the number a text says, else the text; quotes keep "18" a text."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

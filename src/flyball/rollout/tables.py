@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal, assert_never
 
-from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, check_route, cut
+from flyball.rollout.routing import BUCKETS, Condition, ModelRoute, RoutingTable, VersionRef, check_route, cut
 from flyball.rollout.types import Phase
 
 __all__ = ["route_for", "table_for"]
@@ -17,7 +17,7 @@ __all__ = ["route_for", "table_for"]
 
 def route_for(
     route: ModelRoute, *, rollout: str, candidate: VersionRef, phase: Phase, share: float, shadow: float = 1.0,
-    timed: bool = False,
+    timed: bool = False, within: tuple[Condition, ...] = (),
 ) -> ModelRoute:  # fmt: skip
     """Return the route that a rollout in `phase` wants.
 
@@ -29,13 +29,14 @@ def route_for(
         share: Candidate's share in [0, 1], used by STEP.
         shadow: Share of the champion's traffic that is copied, used by SHADOW.
         timed: Whether latency is compared, so that the control cohort must pay the way to a host as well.
+        within: Conditions that limit candidate and control to a segment's requests, used by STEP.
 
     Raises:
         ConflictError: a split of the model needs the same units.
     """
     clean = replace(
         route, candidate=None, candidate_cut=0, control_from=0, control_to=0, shadow=0.0, rollout=None,
-        control_hosted=False,
+        control_hosted=False, within=(),
     )  # fmt: skip
     match phase:
         case Phase.PENDING | Phase.PAUSED:
@@ -47,7 +48,7 @@ def route_for(
             upper = cut(share)
             stepped = replace(
                 clean, candidate=candidate, candidate_cut=upper, control_from=min(upper, top),
-                control_to=min(2 * upper, top), rollout=rollout, control_hosted=timed,
+                control_to=min(2 * upper, top), rollout=rollout, control_hosted=timed, within=within,
             )  # fmt: skip
             check_route(stepped)
             return stepped

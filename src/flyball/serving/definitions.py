@@ -12,21 +12,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal, cast, get_args
+from typing import get_args
 
 import msgspec
 
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName
-from flyball.rollout.routing import BUCKETS, Condition, Protection, Scalar, ServingSpec, cut
+from flyball.rollout.routing import BUCKETS, Protection, Scalar, ServingSpec, conditions, cut
 from flyball.rollout.routing import Flag as RoutedFlag
 from flyball.rollout.routing import Segment as RoutedSegment
 
 __all__ = ["Flag", "Segment", "Serving", "flag_cuts"]
 
-_OPS = ("!=", "<=", ">=", "==", "<", ">", "not in ", "in ", "starts with ")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
-Op = Literal["in", "not in", "==", "!=", "<", "<=", ">", ">=", "starts with"]
 
 
 def Serving(
@@ -110,10 +108,8 @@ def Segment(
     _check_name("segment", name)
     if not where:
         raise DefinitionError(f"segment {name!r} has no condition; write where={{'country': ['DE', 'AT']}}")
-    conditions = [c for attribute, wanted in where.items() for c in _conditions(name, attribute, wanted)]
-    return RoutedSegment(
-        name, tuple(conditions), to if isinstance(to, str) else json.dumps(to), cut(units.share(share))
-    )
+    text = to if isinstance(to, str) else json.dumps(to)
+    return RoutedSegment(name, conditions(f"segment {name!r}", where), text, cut(units.share(share)))
 
 
 def Flag(
@@ -207,47 +203,3 @@ def _value_text(flag: str, segment: RoutedSegment, known: Sequence[Scalar]) -> s
             return json.dumps(value)
     texts = ", ".join(json.dumps(value) for value in known)
     raise DefinitionError(f"segment {segment.name!r} of flag {flag!r} goes to {segment.to!r}; its values are {texts}")
-
-
-def _conditions(segment: str, attribute: str, wanted: object) -> list[Condition]:
-    if isinstance(wanted, str):
-        return [_parsed(segment, attribute, part.strip()) for part in wanted.split(" and ")]
-    if isinstance(wanted, list | tuple | set | frozenset):
-        values = tuple(_scalar(segment, attribute, value) for value in wanted)
-        if not values:
-            raise DefinitionError(f"segment {segment!r}: {attribute!r} is to be one of nothing; list a value")
-        return [Condition(attribute, "in", values)]
-    return [Condition(attribute, "==", (_scalar(segment, attribute, wanted),))]
-
-
-def _parsed(segment: str, attribute: str, text: str) -> Condition:
-    op = next((op for op in _OPS if text.startswith(op)), None)
-    if op is None:
-        return Condition(attribute, "==", (text,))
-    rest = text[len(op) :].strip()
-    op = op.strip()
-    parts = [p.strip() for p in rest.split(",")] if op in {"in", "not in"} else [rest]
-    values = tuple(p if op == "starts with" else _number(p) for p in parts)
-    if "" in values:
-        raise DefinitionError(f"segment {segment!r}: {attribute!r} has {text!r}, which compares with nothing")
-    return Condition(attribute, cast("Op", op), values)
-
-
-def _scalar(segment: str, attribute: str, value: Any) -> Scalar:
-    if not isinstance(value, str | int | float):
-        raise DefinitionError(
-            f"segment {segment!r}: {attribute!r} is compared with {value!r}; write a text, a number or true and false"
-        )
-    return value
-
-
-def _number(text: str) -> Scalar:
-    """Return the number a text says, else the text; quotes keep "18" a text."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
