@@ -82,8 +82,9 @@ class SequentialPlan:
                 "n": list(self.n), "found": list(self.found), "alarmed": list(self.alarmed)}  # fmt: skip
 
     def __str__(self) -> str:
-        return (f"{self.method}: at most {self.horizon:,} units ({self.inflation:.2f} times the fixed "
-                f"{self.fixed:,}), {self.expected:,.0f} expected with the effect, power {self.power:.1%}, {len(self.n)} looks")  # fmt: skip
+        worst = f"at most {self.horizon:,} units ({self.inflation:.2f} times the fixed {self.fixed:,})"
+        return (f"{self.method}: {worst}, {self.expected:,.0f} expected with the effect, power {self.power:.1%}, "
+                f"{len(self.n)} looks")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

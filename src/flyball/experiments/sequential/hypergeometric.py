@@ -17,14 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, Scale, alternative_of, check_level
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 __all__ = ["Hypergeometric"]
 
@@ -34,6 +30,7 @@ _WIDE = 0.7  # deviation of the mixture over log odds ratios: most of its weight
 _WEIGHTS = tuple(-0.5 * (i / _STEPS / _WIDE) ** 2 for i in range(1, len(_GRID)))  # logarithms, by distance
 _LOG_WEIGHT = math.log(math.fsum(math.exp(weight) for weight in _WEIGHTS))
 _LARGEST = 200_000  # failures (or successes) of one block
+_FEW = 100  # outcomes up to which 148**y is a float
 _CELLS = 1_000_000  # of a table of odds ratios by possible outcomes
 
 
@@ -198,8 +195,6 @@ def _odds(index: int | None, open_end: float) -> float:
 
 def _block(a: int, m: int, b: int, n: int) -> list[float]:
     """Return log P(a of the failures are the treatment's) at each odds ratio, less that at 1."""
-    import numpy as np
-
     total = a + b
     low, high = max(0, total - n), min(m, total)
     if low == high:
@@ -207,23 +202,40 @@ def _block(a: int, m: int, b: int, n: int) -> list[float]:
     if high - low > _LARGEST:
         raise InputError(f"a block of {m} and {n} units with {total} failures is too large to be judged exactly; "
                          f"close blocks sooner, below {_LARGEST:,} failures")  # fmt: skip
+    sums = _few(a, m, n, total, low, high) if high - low < _FEW else _many(a, m, n, total, low, high)
+    return [sums[len(_GRID) // 2] - value for value in sums]
+
+
+def _few(a: int, m: int, n: int, total: int, low: int, high: int) -> list[float]:
+    """Return log sum of w(y) ratio**(y - a) over outcomes y, by Horner's rule: floats that are the same everywhere."""
+    logs = [0.0]
+    for y in range(low, high):
+        logs.append(logs[-1] + math.log((m - y) / (y + 1.0)) + math.log((total - y) / (n - total + y + 1.0)))
+    top = max(logs)
+    weights = [math.exp(log - top) for log in reversed(logs)]
+    sums = []
+    for at in _GRID:
+        ratio, value = math.exp(at), 0.0
+        for weight in weights:
+            value = value * ratio + weight
+        sums.append(math.log(value) + top + at * (low - a))
+    return sums
+
+
+def _many(a: int, m: int, n: int, total: int, low: int, high: int) -> list[float]:
+    """Return the same as `_few`, for outcomes so many that powers of the ratio overflow."""
+    import numpy as np
+
     y = np.arange(low, high, dtype=np.float64)
     ratios = np.log((m - y) / (y + 1.0)) + np.log((total - y) / (n - total + y + 1.0))
     weights = np.concatenate([[0.0], np.cumsum(ratios)])
     support = np.arange(low, high + 1, dtype=np.float64) - a  # centred: only differences of exponents matter
-    grid = np.array(_GRID)
-    rows = max(1, _CELLS // len(support))
-    sums = np.concatenate([_log_sums(weights + np.outer(grid[i : i + rows], support))
-                           for i in range(0, len(grid), rows)])  # fmt: skip
-    gained: list[float] = (sums[len(grid) // 2] - sums).tolist()
-    return gained
-
-
-def _log_sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    top = values.max(axis=1, keepdims=True)
-    sums: NDArray[np.float64] = np.log(np.exp(values - top).sum(axis=1)) + top[:, 0]
+    grid, rows = np.array(_GRID), max(1, _CELLS // len(support))
+    sums: list[float] = []
+    for i in range(0, len(grid), rows):
+        values = weights + np.outer(grid[i : i + rows], support)
+        top = values.max(axis=1, keepdims=True)
+        sums.extend((np.log(np.exp(values - top).sum(axis=1)) + top[:, 0]).tolist())
     return sums
 
 
