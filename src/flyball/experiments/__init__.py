@@ -36,6 +36,7 @@ _HOMES = {
     "Heterogeneity": "trust.heterogeneity",
     "Hypergeometric": "sequential.hypergeometric",
     "Influence": "trust.outliers",
+    "Interleaving": "ranking.interleaving",
     "Interval": "fixed.pivots",
     "MarginTest": "fixed.margins",
     "MarginVerdict": "fixed.margins",
@@ -50,15 +51,20 @@ _HOMES = {
     "PolicyValue": "policy.ope",
     "Posterior": "bayes",
     "PowerPlan": "power.plan",
+    "PreferenceProcess": "ranking.preference",
+    "QueryScores": "ranking.metrics",
     "RandomisedBetting": "sequential.randomised",
+    "Rankings": "ranking.metrics",
     "Rate": "fixed.counts",
     "RatioProcess": "trust.srm",
     "Scale": "estimate",
+    "Sensitivity": "ranking.sensitivity",
     "SequentialPlan": "power.sequential",
     "Simpson": "trust.simpson",
     "Stats": "stats",
     "Stopping": "power.sequential",
     "StudentPosterior": "bayes",
+    "Team": "ranking.interleaving",
     "TrustReport": "trust.check",
     "Verdict": "trust.check",
     "Winner": "policy.bandits",
@@ -66,6 +72,8 @@ _HOMES = {
     "aa_split": "trust.aa",
     "aa_test": "trust.aa",
     "allocate": "policy.bandits",
+    "average_precision": "ranking.metrics",
+    "balanced": "ranking.interleaving",
     "benjamini_hochberg": "fixed.multiple",
     "beta_posterior": "bayes",
     "betting_difference": "sequential.betting",
@@ -79,6 +87,7 @@ _HOMES = {
     "cohens_h": "fixed.sizes",
     "compare_arms": "fixed.arms",
     "credible_difference": "bayes",
+    "credit": "ranking.interleaving",
     "cuped": "fixed.covariates",
     "difference": "sequential.confidence",
     "direct_method": "policy.ope",
@@ -101,6 +110,7 @@ _HOMES = {
     "heterogeneity": "trust.heterogeneity",
     "holm": "fixed.multiple",
     "influence": "trust.outliers",
+    "interleaving_sensitivity": "ranking.sensitivity",
     "inverted": "trust.inversion",
     "ips": "policy.ope",
     "mann_whitney": "fixed.ranks",
@@ -110,6 +120,7 @@ _HOMES = {
     "mean_posterior": "bayes",
     "mean_sequence": "sequential.mixture",
     "msprt": "sequential.msprt",
+    "ndcg": "ranking.metrics",
     "newcombe": "fixed.proportions",
     "non_inferiority": "fixed.margins",
     "novelty": "trust.novelty",
@@ -126,6 +137,9 @@ _HOMES = {
     "poisson_rates": "fixed.counts",
     "pooled_t": "fixed.means",
     "post_stratified": "fixed.covariates",
+    "precision_at": "ranking.metrics",
+    "preference": "ranking.preference",
+    "probabilistic": "ranking.interleaving",
     "probability_best": "bayes",
     "product_log_e": "sequential.always_valid",
     "quantile_effect": "fixed.quantiles",
@@ -134,6 +148,8 @@ _HOMES = {
     "rate_upper": "sequential.confidence",
     "ratio_e_value": "trust.srm",
     "ratio_metric": "fixed.ratios",
+    "recall_at": "ranking.metrics",
+    "reciprocal_rank": "ranking.metrics",
     "relative_effect": "fixed.ratios",
     "reward_table": "policy.ope",
     "running_p": "sequential.always_valid",
@@ -142,6 +158,7 @@ _HOMES = {
     "snips": "policy.ope",
     "srm_test": "trust.srm",
     "switch_dr": "policy.ope",
+    "team_draft": "ranking.interleaving",
     "thompson": "policy.bandits",
     "two_proportions_z": "fixed.proportions",
     "twyman": "trust.twyman",
@@ -261,6 +278,23 @@ if TYPE_CHECKING:
     from flyball.experiments.power.sequential import plan_group as plan_group
     from flyball.experiments.power.sequential import plan_mixture as plan_mixture
     from flyball.experiments.power.sequential import simulate_odds as simulate_odds
+    from flyball.experiments.ranking.interleaving import Interleaving as Interleaving
+    from flyball.experiments.ranking.interleaving import Team as Team
+    from flyball.experiments.ranking.interleaving import balanced as balanced
+    from flyball.experiments.ranking.interleaving import credit as credit
+    from flyball.experiments.ranking.interleaving import probabilistic as probabilistic
+    from flyball.experiments.ranking.interleaving import team_draft as team_draft
+    from flyball.experiments.ranking.metrics import QueryScores as QueryScores
+    from flyball.experiments.ranking.metrics import Rankings as Rankings
+    from flyball.experiments.ranking.metrics import average_precision as average_precision
+    from flyball.experiments.ranking.metrics import ndcg as ndcg
+    from flyball.experiments.ranking.metrics import precision_at as precision_at
+    from flyball.experiments.ranking.metrics import recall_at as recall_at
+    from flyball.experiments.ranking.metrics import reciprocal_rank as reciprocal_rank
+    from flyball.experiments.ranking.preference import PreferenceProcess as PreferenceProcess
+    from flyball.experiments.ranking.preference import preference as preference
+    from flyball.experiments.ranking.sensitivity import Sensitivity as Sensitivity
+    from flyball.experiments.ranking.sensitivity import interleaving_sensitivity as interleaving_sensitivity
     from flyball.experiments.sequential.always_valid import AlwaysValid as AlwaysValid
     from flyball.experiments.sequential.always_valid import e_to_p as e_to_p
     from flyball.experiments.sequential.always_valid import mean_log_e as mean_log_e
