@@ -33,9 +33,9 @@ __all__ = ["Gathered", "check_columns", "gather"]
 OF_PREDICTIONS = ("outcome", "prediction", "latency", "error")
 _BEFORE = timedelta(days=14)  # that a covariate looks back where its metric has no window
 _DAY = 86_400_000_000
-_EXPOSED = pa.schema([("unit", pa.string()), ("arm", pa.string()), ("at", pa.int64())])
+_EXPOSED = pa.schema([("unit", pa.string()), ("arm", pa.string()), ("began", pa.int64())])
 _DRAWN = pa.schema([
-    ("id", pa.string()), ("unit", pa.string()), ("arm", pa.string()), ("at", pa.int64()), ("value", pa.float64()),
+    ("id", pa.string()), ("unit", pa.string()), ("arm", pa.string()), ("began", pa.int64()), ("value", pa.float64()),
     ("total", pa.int64()), ("failed", pa.bool_()), ("fallback", pa.bool_()),
 ])  # fmt: skip
 _OUTCOMES = pa.schema([("id", pa.string()), ("value", pa.float64()), ("revision", pa.int64())])
@@ -90,7 +90,7 @@ def gather(project: Project, experiment: Experiment, status: ExperimentStatus, n
             drawn = _drawn(project, experiment, status, left_out)
             db.register("drawn", drawn)
             db.register("outcomes", _outcomes(project, experiment, status))
-            db.execute("CREATE VIEW exposed AS SELECT unit, arm, at FROM drawn WHERE NOT fallback")
+            db.execute("CREATE VIEW exposed AS SELECT unit, arm, began FROM drawn WHERE NOT fallback")
         else:
             db.register("exposed", _exposures(project, experiment, status, left_out))
         _first(db)
@@ -132,7 +132,7 @@ def _drawn(project: Project, experiment: Experiment, status: ExperimentStatus, l
         _count(left_out, ["fallback"] * (pc.sum(rows["fallback"]).as_py() or 0))
         names = pa.array([arms[a] for a in rows["arm"].cast(pa.string()).to_pylist()], pa.string())
         found.append(pa.table({
-            "id": rows["id"], "unit": rows["unit"], "arm": names, "at": rows["at"].cast(pa.int64()),
+            "id": rows["id"], "unit": rows["unit"], "arm": names, "began": rows["at"].cast(pa.int64()),
             "value": rows["value"], "total": rows["total"], "failed": pc.is_valid(rows["error"]),
             "fallback": rows["fallback"],
         }).cast(_DRAWN))  # fmt: skip
@@ -150,7 +150,9 @@ def _exposures(
         _count(left_out, ["unknown arm"] * (len(rows) - (pc.sum(known).as_py() or 0)))
         rows = rows.filter(known)
         names = pa.array([arms[a] for a in rows["arm"].cast(pa.string()).to_pylist()], pa.string())
-        found.append(pa.table({"unit": rows["unit"], "arm": names, "at": rows["at"].cast(pa.int64())}).cast(_EXPOSED))
+        found.append(
+            pa.table({"unit": rows["unit"], "arm": names, "began": rows["at"].cast(pa.int64())}).cast(_EXPOSED)
+        )
     return pa.concat_tables(found)
 
 
@@ -168,9 +170,9 @@ def _parts(project: Project, kind: RecordKind, model: str | None, status: Experi
 
 def _first(db: duckdb.DuckDBPyConnection) -> None:
     """Make `first`, one row per unit that saw one arm only, and `twice`, the units that saw several."""
-    db.execute("CREATE TEMP TABLE seen AS SELECT unit, min(arm) AS arm, max(arm) AS other, min(at) AS at "
+    db.execute("CREATE TEMP TABLE seen AS SELECT unit, min(arm) AS arm, max(arm) AS other, min(began) AS began "
                "FROM exposed GROUP BY unit")  # fmt: skip
-    db.execute("CREATE VIEW first AS SELECT unit, arm, at FROM seen WHERE arm = other")
+    db.execute("CREATE VIEW first AS SELECT unit, arm, began FROM seen WHERE arm = other")
     db.execute("CREATE VIEW twice AS SELECT unit FROM seen WHERE arm <> other")
 
 
@@ -184,7 +186,7 @@ def _count(left_out: dict[str, int], whys: Sequence[str]) -> None:
 
 def _units(project: Project, experiment: Experiment, now: datetime) -> str:
     """Return the query of one row per unit."""
-    columns = ["f.unit AS unit", "f.arm AS arm", f"(f.at // {_DAY}) AS day"]
+    columns = ["f.unit AS unit", "f.arm AS arm", f"(f.began // {_DAY}) AS day"]
     joins = []
     for number, metric in enumerate(experiment.metrics):
         columns.append(f"{_closed(project, experiment, metric, now)} AS {quoted(f'{metric.name}:closed')}")
@@ -213,9 +215,9 @@ def _window(metric: Metric, column: str) -> str:
     """Return the condition under which a row counts: in the window after exposure, or of a covariate before it."""
     if column in metric.covariate:
         span = to_span((metric.window or metric.starts + _BEFORE) - metric.starts)
-        return f"r.t >= f.at - {span} AND r.t < f.at"
-    begun = f"r.t >= f.at + {to_span(metric.starts)}"
-    return begun if metric.window is None else f"{begun} AND r.t < f.at + {to_span(metric.window)}"
+        return f"r.t >= f.began - {span} AND r.t < f.at"
+    begun = f"r.t >= f.began + {to_span(metric.starts)}"
+    return begun if metric.window is None else f"{begun} AND r.t < f.began + {to_span(metric.window)}"
 
 
 def _closed(project: Project, experiment: Experiment, metric: Metric, now: datetime) -> str:
@@ -225,7 +227,7 @@ def _closed(project: Project, experiment: Experiment, metric: Metric, now: datet
     late = timedelta(0)
     if experiment.model and "outcome" in metric.columns and experiment.model in project.applied.models:
         late = project.applied.models[experiment.model].label.matures
-    return f"(f.at + {to_span(metric.window + late)} <= {to_micros(now)})"
+    return f"(f.began + {to_span(metric.window + late)} <= {to_micros(now)})"
 
 
 def _rows(column: str) -> str:
@@ -235,14 +237,14 @@ def _rows(column: str) -> str:
     match column:
         case "outcome":
             newest = "SELECT id, arg_max(value, revision) AS value FROM outcomes GROUP BY id"
-            return (f"(SELECT d.unit AS unit, d.at AS t, o.value AS v FROM drawn d JOIN ({newest}) o ON o.id = d.id "
+            return (f"(SELECT d.unit AS unit, d.began AS t, o.value AS v FROM drawn d JOIN ({newest}) o ON o.id = d.id "
                     "WHERE NOT d.fallback)")  # fmt: skip
         case "prediction":
-            return "(SELECT unit, at AS t, value AS v FROM drawn WHERE NOT fallback)"
+            return "(SELECT unit, began AS t, value AS v FROM drawn WHERE NOT fallback)"
         case "latency":
-            return "(SELECT unit, at AS t, total / 1e6 AS v FROM drawn)"
+            return "(SELECT unit, began AS t, total / 1e6 AS v FROM drawn)"
         case _:
-            return "(SELECT unit, at AS t, failed::DOUBLE AS v FROM drawn)"
+            return "(SELECT unit, began AS t, failed::DOUBLE AS v FROM drawn)"
 
 
 def to_span(span: timedelta) -> int:

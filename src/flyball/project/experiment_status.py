@@ -6,16 +6,18 @@ it is small gets small.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import FlyballError
+from flyball.experiments.design.analysis import analyze
 from flyball.experiments.design.plans import PlanKind
 from flyball.experiments.lifecycle import State
 from flyball.experiments.trust.srm import RatioProcess
 
 if TYPE_CHECKING:
+    from flyball.experiments.design.rulers import Look
     from flyball.experiments.design.types import Experiment
     from flyball.experiments.lifecycle import ExperimentStatus
     from flyball.experiments.trust.check import Check
@@ -31,9 +33,9 @@ def ratio_of(experiment: Experiment, exposed: Mapping[str, int]) -> Check:
 
 
 def status_of(
-    experiment: Experiment, status: ExperimentStatus, gathered: Gathered | None, now: datetime
+    experiment: Experiment, status: ExperimentStatus, gathered: Gathered | None, looks: Sequence[Look], now: datetime
 ) -> dict[str, Any]:
-    """Return all that there is to show."""
+    """Return all that there is to show; `looks` are those of a group plan so far."""
     exposed = gathered.exposed if gathered is not None else dict.fromkeys(experiment.shares, 0)
     seen, planned = sum(exposed.values()), experiment.planned_units
     return {
@@ -45,7 +47,7 @@ def status_of(
         "units": seen, "planned_units": planned, "progress": None if not planned else seen / planned,
         "ends": experiment.ends, "days_left": _days_left(experiment, status, seen, now),
         "coverage": _coverage(experiment, gathered), "ratio": ratio_of(experiment, exposed).to_dict(),
-        "verdict": _verdict(experiment, gathered, seen),
+        "verdict": _verdict(experiment, status, gathered, looks),
     }  # fmt: skip
 
 
@@ -74,19 +76,21 @@ def _days_left(experiment: Experiment, status: ExperimentStatus, seen: int, now:
     return min(found, default=None)
 
 
-def _verdict(experiment: Experiment, gathered: Gathered | None, seen: int) -> dict[str, Any]:
+def _verdict(
+    experiment: Experiment, status: ExperimentStatus, gathered: Gathered | None, looks: Sequence[Look]
+) -> dict[str, Any]:
+    seen, ended = 0 if gathered is None else sum(gathered.exposed.values()), not status.active
     if gathered is None or not seen:
         return {"valid": False, "sentence": "not enough data yet: nobody was exposed so far"}
     planned = experiment.planned_units or 0
-    if experiment.plan.kind is PlanKind.FIXED and seen < planned:
-        return {
-            "valid": False,
-            "sentence": f"a fixed plan is judged once, at {planned:,} units: about {planned - seen:,} more exposures",
-        }
-    from flyball.experiments.design.analysis import analyze
-
+    if experiment.plan.kind is PlanKind.FIXED and seen < planned and not ended:
+        missing = f"about {planned - seen:,} more exposures"
+        return {"valid": False, "sentence": f"a fixed plan is judged once, at {planned:,} units: {missing}"}
+    if experiment.plan.kind is PlanKind.GROUP and not ended:
+        taken = f"{len(looks)} of {experiment.plan.looks} looks are taken"
+        return {"valid": False, "sentence": f"a group plan is judged at its looks; {taken}; take one: exp analyze"}
     try:
-        result = analyze(experiment, gathered.arms)
+        result = analyze(experiment, gathered.arms, earlier=looks, ended=ended)
     except FlyballError as error:  # such as arms too small for any test: a state, not a failure
         return {"valid": False, "sentence": f"not enough data yet: {error}"}
-    return {"valid": True, **result.to_dict()}
+    return {"valid": result.final, **result.to_dict()}

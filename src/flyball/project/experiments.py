@@ -12,10 +12,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from flyball.errors import ConflictError, FlyballError, Refused, RevisionConflict, UnknownName
+from flyball.experiments.design.plans import PlanKind
+from flyball.experiments.design.rulers import Look
 from flyball.experiments.lifecycle import ExperimentEvent, ExperimentStatus, State, due, require_same
 
 if TYPE_CHECKING:
+    from flyball.experiments.design.result import Result
     from flyball.experiments.design.types import Experiment
     from flyball.project.experiment_data import Gathered
     from flyball.project.root import Project
@@ -119,8 +124,8 @@ class ExperimentHandle:
         self._project.audit.log_read("experiment analysed", self.name)
         return gather(self._project, experiment, status, self._project.clock.now())
 
-    def result(self, *, peek: bool = False) -> Any:
-        """Analyse the log as the plan allows and return the `Result`.
+    def result(self, *, peek: bool = False) -> Result:
+        """Analyse the log as the plan allows; a look of a group plan is recorded, for it spends error.
 
         Args:
             peek: Look at a fixed plan before its size; what it says then is no verdict.
@@ -130,11 +135,24 @@ class ExperimentHandle:
         """
         from flyball.experiments.design.analysis import analyze
 
-        experiment = self.design
-        gathered = self.gather()
-        if not peek:
+        experiment, status = self._project.database.experiments.get(self.name)
+        gathered, ended = self.gather(), not status.active
+        if not peek and not ended:
             _require_size(experiment, sum(gathered.exposed.values()))
-        return analyze(experiment, gathered.arms)
+        result = analyze(experiment, gathered.arms, earlier=self._looks(), ended=ended)
+        if experiment.plan.kind is PlanKind.GROUP and not peek:
+            self._looked(status, result)
+        return result
+
+    def _looks(self) -> list[Look]:
+        """Return the looks of a group plan that were taken before."""
+        return [msgspec.convert(event.data, Look) for event in self.events() if event.kind == "Looked"]
+
+    def _looked(self, status: ExperimentStatus, result: Result) -> None:
+        """Record a look of a group plan: what it spent of the error is spent, so that the next one knows."""
+        look = msgspec.to_builtins(result.look)
+        event = ExperimentEvent(self.name, self._project.clock.now(), "Looked", result.sentence, look)
+        self._project.database.experiments.save(status, expected=status.revision, events=[event])
 
     def status(self) -> dict[str, Any]:
         """Return state, exposures by arm against what was planned, sample ratio, days left, and the verdict so far."""
@@ -144,7 +162,7 @@ class ExperimentHandle:
         if found is None:
             return _line(self.design, None) | {"design": self.design.to_dict()}
         gathered = self.gather() if found[1].state is not State.SCHEDULED else None
-        return status_of(found[0], found[1], gathered, self._project.clock.now())
+        return status_of(found[0], found[1], gathered, self._looks(), self._project.clock.now())
 
 
 def start(project: Project, experiment: Experiment, *, actor: str) -> ExperimentStatus:
@@ -274,8 +292,6 @@ def _return(project: Project, experiment: Experiment, status: ExperimentStatus, 
 
 
 def _require_size(experiment: Experiment, units: int) -> None:
-    from flyball.experiments.design.plans import PlanKind
-
     planned = experiment.planned_units or 0
     if experiment.plan.kind is PlanKind.FIXED and units < planned:
         raise Refused(
