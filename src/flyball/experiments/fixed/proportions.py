@@ -194,7 +194,10 @@ def _score_end(t: Count, c: Count, z: float) -> float:
 
     if excess(-1.0) <= 0.0:
         return -1.0
-    return float(optimize.brentq(excess, -1.0, effect, xtol=1e-18, rtol=1e-14, maxiter=500))
+    near = effect if excess(effect) < 0.0 else effect - 1e-13  # all or none in both arms: effect itself is no end
+    return (
+        float(optimize.brentq(excess, -1.0, near, xtol=1e-18, rtol=1e-14, maxiter=500)) if excess(near) < 0.0 else near
+    )
 
 
 def _variance_under(t: Count, c: Count, difference: float) -> float:
