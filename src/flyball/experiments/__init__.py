@@ -24,6 +24,7 @@ _HOMES = {
     "Check": "trust.check",
     "ChiSquare": "fixed.proportions",
     "Clusters": "power.means",
+    "Comparison": "design.result",
     "Correction": "design.types",
     "Count": "fixed.shares",
     "Diagnostics": "policy.logs",
@@ -31,13 +32,17 @@ _HOMES = {
     "Estimate": "estimate",
     "Experiment": "design.types",
     "Exposure": "trust.exposure",
+    "Finding": "design.result",
     "GroupDesign": "sequential.group",
     "GroupTrial": "sequential.trial",
     "Heterogeneity": "trust.heterogeneity",
     "Hypergeometric": "sequential.hypergeometric",
+    "Impact": "design.result",
     "Influence": "trust.outliers",
     "Interleaving": "ranking.interleaving",
     "Interval": "fixed.pivots",
+    "Kind": "design.metric",
+    "Look": "design.rulers",
     "MarginTest": "fixed.margins",
     "MarginVerdict": "fixed.margins",
     "MeanPrior": "bayes",
@@ -46,6 +51,7 @@ _HOMES = {
     "Msprt": "sequential.msprt",
     "Novelty": "trust.novelty",
     "OddsProcess": "sequential.odds",
+    "Outcome": "design.result",
     "Plan": "design.plans",
     "PolicyLog": "policy.logs",
     "PolicyValue": "policy.ope",
@@ -57,6 +63,8 @@ _HOMES = {
     "Rankings": "ranking.metrics",
     "Rate": "fixed.counts",
     "RatioProcess": "trust.srm",
+    "Result": "design.result",
+    "Role": "design.metric",
     "Scale": "estimate",
     "Sensitivity": "ranking.sensitivity",
     "SequentialPlan": "power.sequential",
@@ -72,6 +80,9 @@ _HOMES = {
     "aa_split": "trust.aa",
     "aa_test": "trust.aa",
     "allocate": "policy.bandits",
+    "analyze": "design.analysis",
+    "analyze_table": "design.tables",
+    "arms_of_table": "design.tables",
     "average_precision": "ranking.metrics",
     "balanced": "ranking.interleaving",
     "benjamini_hochberg": "fixed.multiple",
@@ -151,6 +162,7 @@ _HOMES = {
     "recall_at": "ranking.metrics",
     "reciprocal_rank": "ranking.metrics",
     "relative_effect": "fixed.ratios",
+    "render_experiment": "design.report",
     "reward_table": "policy.ope",
     "running_p": "sequential.always_valid",
     "simpson": "trust.simpson",
@@ -197,9 +209,21 @@ if TYPE_CHECKING:
     from flyball.experiments.bayes import expected_loss as expected_loss
     from flyball.experiments.bayes import mean_posterior as mean_posterior
     from flyball.experiments.bayes import probability_best as probability_best
+    from flyball.experiments.design.analysis import analyze as analyze
+    from flyball.experiments.design.metric import Kind as Kind
     from flyball.experiments.design.metric import Metric as Metric
+    from flyball.experiments.design.metric import Role as Role
     from flyball.experiments.design.plans import Plan as Plan
     from flyball.experiments.design.plans import plan as plan
+    from flyball.experiments.design.report import render_experiment as render_experiment
+    from flyball.experiments.design.result import Comparison as Comparison
+    from flyball.experiments.design.result import Finding as Finding
+    from flyball.experiments.design.result import Impact as Impact
+    from flyball.experiments.design.result import Outcome as Outcome
+    from flyball.experiments.design.result import Result as Result
+    from flyball.experiments.design.rulers import Look as Look
+    from flyball.experiments.design.tables import analyze_table as analyze_table
+    from flyball.experiments.design.tables import arms_of_table as arms_of_table
     from flyball.experiments.design.types import ArmData as ArmData
     from flyball.experiments.design.types import Correction as Correction
     from flyball.experiments.design.types import Experiment as Experiment

@@ -24,9 +24,11 @@ from flyball.experiments.stats import Stats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from flyball.experiments.design.result import Result
+
     Floats = NDArray[np.float64]
 
-__all__ = ["arms_of_table", "to_arrow"]
+__all__ = ["analyze_table", "arms_of_table", "to_arrow"]
 
 CHUNK = 1 << 18  # rows whose deviations are held at once
 
@@ -94,6 +96,36 @@ def arms_of_table(
         arms = {name: _with_values(data, raw, quantiles, name, arm, unit if rows == "events" else None)
                 for name, data in arms.items()}  # fmt: skip
     return {name: replace(data, crossed=crossed.get(name, 0)) for name, data in arms.items()}
+
+
+def analyze_table(
+    table: object,
+    experiment: Experiment,
+    *,
+    arm: str = "arm",
+    unit: str | None = None,
+    rows: Literal["units", "events"] = "units",
+    day: str | None = None,
+    closed: Mapping[str, str] | None = None,
+    ended: bool = False,
+) -> Result:
+    """Judge an experiment by a table in memory; the arguments are those of `arms_of_table` and `analyze`.
+
+    Example:
+        >>> import numpy as np
+        >>> from flyball.experiments import Metric, plan
+        >>> rng = np.random.default_rng(7)
+        >>> new = rng.random(4000) < 0.5
+        >>> paid = rng.random(4000) < np.where(new, 0.16, 0.10)
+        >>> e = Experiment("checkout", arms={"false": 0.5, "true": 0.5}, planned_units=4000, plan=plan.fixed(),
+        ...                metrics=[Metric("paid", kind="proportion")])
+        >>> str(analyze_table({"arm": new, "paid": paid}, e).outcome)
+        'ship'
+    """
+    from flyball.experiments.design.analysis import analyze
+
+    arms = arms_of_table(table, experiment, arm=arm, unit=unit, rows=rows, day=day, closed=closed)
+    return analyze(experiment, arms, ended=ended)
 
 
 def to_arrow(table: object) -> pa.Table:

@@ -208,6 +208,11 @@ class Experiment:
                 raise DuplicateName(f"{who} has {names.count(name)} metrics named {name!r}; keep one of them")
         if self.model and self.flag:
             raise DefinitionError(f"{who} has model={self.model!r} and flag={self.flag!r}; its arms come from one")
+        if self.strata and any(m.covariate for m in self.metrics):
+            raise DefinitionError(
+                f"{who} has strata and a metric with a covariate; one of them takes the same variance away: "
+                "keep the covariate where it is a number, the strata where they are groups"
+            )
         if self.starts and self.ends and self.ends <= self.starts:
             raise DefinitionError(f"{who} ends {_text(self.ends)}, not after it starts ({_text(self.starts)})")
         if self.planned_units is not None and self.planned_units < len(self.arms):
