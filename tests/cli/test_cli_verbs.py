@@ -328,13 +328,43 @@ def test_a_rollout_by_hand(trained, as_json, human, order):
     assert "pause" in human(trained, "rollout", "pause", "v2", "--reason", "lunch")
     assert as_json(trained, "rollout", "resume", "v2")["wanted"] == "run"
     assert as_json(trained, "loop", "once")["did"]
-    assert as_json(trained, "rollout", order, "v2")["wanted"] == order
+    if order == "promote":
+        refused = human(trained, "rollout", "promote", "v2", code=1)
+        assert "overrides the evidence" in refused and "--reason" in refused
+    assert as_json(trained, "rollout", order, "v2", "--reason", "hot fix")["wanted"] == order
     assert human(trained, "loop", "once")
     assert human(trained, "loop", "once")
     ended = as_json(trained, "rollout", "watch", "v2", "--timeout", "1", code=0 if order == "promote" else 1)
     assert ended["phase"] == ("Promoted" if order == "promote" else "RolledBack")
     champion = next(v["version"] for v in as_json(trained, "model", "list") if v["lifecycle"] == "champion")
     assert champion == ("v2" if order == "promote" else "v1")
+    record = as_json(trained, "rollout", "history", "v2")
+    assert "hot fix" in str(record["events"])
+    assert "OrderGiven" in human(trained, "rollout", "history", "v2")
+
+
+def test_an_override_is_recorded_with_the_evidence_at_that_moment(trained):
+    from flyball.project import Project
+
+    with Project.open(trained) as project:
+        project.rollout("eta", "v2").start(skip_shadow=True)
+        project.loop.once()
+        project.rollout("eta", "v2").promote("hot fix", actor="ann")
+        entry = next(e for e in project.database.audit.list() if e.action == "rollout promote")
+        assert (entry.actor, entry.details["reason"], entry.details["override"]) == ("ann", "hot fix", True)
+        assert [rail["name"] for rail in entry.details["evidence"]["guardrails"]] == ["errors", "mae"]
+
+
+def test_the_next_act_is_said_before_it_happens(trained, as_json, human):
+    as_json(trained, "rollout", "start", "v2", "--skip-shadow")
+    assert "next: the controller acts" in human(trained, "rollout", "explain", "v2")
+    as_json(trained, "loop", "once")
+    told = as_json(trained, "rollout", "explain", "v2")["next"]
+    assert told["what"] == "promotion"
+    assert "errors is shown to be safe" in told["sentence"] and "in 1 h" in told["sentence"]
+    human(trained, "rollout", "pause", "v2")
+    as_json(trained, "loop", "once")
+    assert "until a person resumes" in human(trained, "rollout", "explain", "v2")
 
 
 def test_replay_compares_a_version_with_what_was_answered(lived_template, as_json, human):
