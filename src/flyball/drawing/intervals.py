@@ -90,7 +90,8 @@ def _tick(x: float, value: float, bottom: float) -> str:
 
 def _end(x: float, y: float, beyond: bool, side: int, kind: str) -> str:
     if beyond:
-        return f'<path class="whisker {kind}" fill="none" d="M{x - 6 * side:.1f} {y - 5}L{x:.1f} {y}L{x - 6 * side:.1f} {y + 5}"/>'
+        back = x - 6 * side
+        return f'<path class="whisker {kind}" fill="none" d="M{back:.1f} {y - 5}L{x:.1f} {y}L{back:.1f} {y + 5}"/>'
     return f'<line class="whisker {kind}" x1="{x:.1f}" y1="{y - 5}" x2="{x:.1f}" y2="{y + 5}"/>'
 
 

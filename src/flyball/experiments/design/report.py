@@ -32,8 +32,7 @@ def render_experiment(experiment: Experiment, result: Result) -> str:
         f"<style>{INTERVAL_CSS}</style>",
         f"<h1>{escape(experiment.name)}</h1>",
         f'<p class="soft">{escape(experiment.hypothesis or "No hypothesis was written down.")}</p>',
-        f'<p class="{_CLASS.get(result.outcome, "paused")}"><strong>{escape(_upper(str(result.outcome)))}.</strong> '
-        f"{escape(result.sentence)}.</p>",
+        _verdict(result),
         _figures(experiment, result),
         "<h2>Can it be believed?</h2>",
         _table(("check", "verdict", "what"), [(c.name, str(c.verdict), c.sentence) for c in result.trust.checks]),
@@ -50,6 +49,11 @@ def render_experiment(experiment: Experiment, result: Result) -> str:
         *(f'<p class="soft">{escape(_upper(note))}.</p>' for note in result.notes),
     ]
     return page(f"{experiment.name}: {result.outcome}", body)
+
+
+def _verdict(result: Result) -> str:
+    strong = f"<strong>{escape(_upper(str(result.outcome)))}.</strong>"
+    return f'<p class="{_CLASS.get(result.outcome, "paused")}">{strong} {escape(_upper(result.sentence))}.</p>'
 
 
 def _figures(experiment: Experiment, result: Result) -> str:
@@ -102,8 +106,10 @@ def _impacts(result: Result) -> Iterable[str]:
     if not result.impacts:
         return
     yield "<h2>What it was worth so far</h2>"
-    rows = [(i.metric, i.arm, f"{i.units:,}", f"{i.value:g}", f"{i.amount:+,.0f}", f"{i.lower:+,.0f} to {i.upper:+,.0f}")
-            for i in result.impacts]  # fmt: skip
+    rows = [
+        (i.metric, i.arm, f"{i.units:,}", f"{i.value:g}", f"{i.amount:+,.0f}", f"{i.lower:+,.0f} to {i.upper:+,.0f}")
+        for i in result.impacts
+    ]
     yield _table(("metric", "arm", "units", "value per unit", "amount", "interval"), rows, numbers={2, 3, 4, 5})
 
 
