@@ -43,6 +43,7 @@ _HOMES = {
     "TrainingSet": "flyball.datasets.types",
     "Vector": "flyball.features.definitions",
     "bucket": "flyball.features.definitions",
+    "calendar": "flyball.rollout.calendar",
     "check": "flyball.features.definitions",
     "clip": "flyball.features.definitions",
     "computed": "flyball.features.definitions",
@@ -77,6 +78,7 @@ _HOMES = {
     "quantile": "flyball.features.definitions",
     "ratio": "flyball.features.definitions",
     "std": "flyball.features.definitions",
+    "strategy": "flyball.rollout.strategies",
     "sum": "flyball.features.definitions",
     "trend": "flyball.features.definitions",
     "var": "flyball.features.definitions",
@@ -180,6 +182,7 @@ if TYPE_CHECKING:
     from flyball.monitoring.definitions import monitor as monitor
     from flyball.project import Project as Project
     from flyball.project.flags import flag as flag
+    from flyball.rollout.calendar import calendar as calendar
     from flyball.rollout.definitions import Rollout as Rollout
     from flyball.rollout.guards import guard as guard
     from flyball.serving.definitions import Flag as Flag

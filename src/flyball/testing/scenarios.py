@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import xxhash
 
 from flyball.clock import ManualClock
 from flyball.records.log import Cursor, follow
@@ -30,7 +29,9 @@ from flyball.rollout.guards import guard
 from flyball.rollout.reconcile import Reconciler, order, start
 from flyball.rollout.replay import Replay, walk
 from flyball.rollout.routing import BUCKETS, ModelRoute, VersionRef
-from flyball.rollout.types import GuardrailSpec, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.rollout.types import GuardrailSpec, Measured, Outside, RolloutEvent, RolloutSpec, RolloutStatus
+from flyball.serving.routing.router import CHAMPION as CHAMPION_ARM
+from flyball.serving.routing.router import Assignment, compile_route
 from flyball.testing.rollouts import MemoryRollouts, MemoryRoutes
 from flyball.units import duration, to_micros
 
@@ -51,6 +52,7 @@ class Behaviour:
     champion_latency: float = 0.005
     outcomes: bool = True
     veto: bool = False
+    candidate_gain: float = 0.0  # how much of its distance from the truth the candidate saves, in [0, 1]
 
 
 class Traffic:
@@ -61,33 +63,49 @@ class Traffic:
         self._writer = SegmentWriter(root / "w0")
         self._rng = np.random.default_rng(seed)
         self._count = 0
+        self.attributes: dict[str, dict[str, float]] = {}  # attribute -> value -> share of the requests
 
     def send(self, route: ModelRoute, table: int, times: Sequence[int], behaviour: Behaviour) -> None:
         """Answer one request at each time (µs), under a route."""
         records: list[Record] = []
+        router = compile_route(route)
+        off = frozenset({"candidate"}) if behaviour.veto else frozenset()
         for at in times:
             self._count += 1
-            records += self._answer(route, table, f"p{self._count:08d}", at, behaviour)
+            name = f"p{self._count:08d}"
+            given = CHAMPION_ARM if router is None else router(name, self._drawn(), "", off, False)
+            records += self._answer(route, given, table, name, at, behaviour)
         if records:
             self._writer.append(encode(records))
 
-    def _answer(self, route: ModelRoute, table: int, id: str, at: int, how: Behaviour) -> list[Record]:
-        bucket = xxhash.xxh3_64_intdigest((route.salt + id).encode()) % BUCKETS
-        chosen = bucket < route.candidate_cut
-        vetoed = chosen and how.veto
-        candidate = chosen and not vetoed
+    def _drawn(self) -> dict[str, str]:
+        """Return the attributes of the next request."""
+        drawn = {}
+        for name, shares in self.attributes.items():
+            point = self._rng.random() * sum(shares.values())
+            for value, share in shares.items():
+                drawn[name] = value
+                point -= share
+                if point < 0:
+                    break
+        return drawn
+
+    def _answer(
+        self, route: ModelRoute, given: Assignment, table: int, id: str, at: int, how: Behaviour
+    ) -> list[Record]:
+        candidate = given.arm == "candidate"
         truth, base = 10.0 + self._rng.normal(), 10.0 + how.noise * self._rng.normal()
         failed = self._rng.random() < (how.candidate_error_rate if candidate else how.champion_error_rate)
         mirrored = self._rng.random() < how.candidate_error_rate
-        answers = {True: base + how.candidate_shift, False: base}
+        answers = {True: base + how.candidate_gain * (truth - base) + how.candidate_shift, False: base}
         prediction = Prediction(
             id=id, model=MODEL, version=CANDIDATE if candidate and not failed else CHAMPION,
             arm="candidate" if candidate else "champion", table=table, unit=id, at=at, inputs={}, features=[],
             statuses=b"", value=answers[candidate and not failed] if candidate or not failed else None,
             error="it failed" if failed else None, fallback=failed and candidate,
             total=round((how.candidate_latency if candidate else how.champion_latency) * 1e6),
-            control=route.control_from <= bucket < route.control_to,
-            why="veto" if vetoed else "share" if candidate else "champion",
+            control=given.control,
+            why=given.why,
         )  # fmt: skip
         records: list[Record] = [prediction]
         if candidate and not failed and route.pair:
@@ -121,6 +139,7 @@ class Scenario:
         self._per_minute = 0.0
         self._behaviour = Behaviour()
         self._changed = self.clock.now()
+        self._measured: dict[str, Measured] = {}
         self.reconciler = self._controller()
         started = start(self.store, spec, model=MODEL, candidate=CANDIDATE, champion=CHAMPION, now=self.clock.now(),
                         skip_shadow=skip_shadow)  # fmt: skip
@@ -132,15 +151,26 @@ class Scenario:
         self._per_minute = per_minute
         return self
 
+    def given_requests(self, **attributes: dict[str, float]) -> Self:
+        """Give requests attributes from now on: `given_requests(country={"NL": 0.2, "DE": 0.8})`."""
+        self.traffic.attributes = attributes
+        return self
+
+    def measured(self, guardrail: str, value: float | None) -> Self:
+        """Say what a guardrail that is measured outside the log reads from now on, such as drift; None: unknown."""
+        self._measured = {**self._measured, guardrail: Measured(value, self.clock.now())}
+        self._changed = self.clock.now()
+        return self
+
     def when(self, **behaviour: float) -> Self:
         """Change how the arms behave; names are those of `Behaviour`."""
         self._behaviour = replace(self._behaviour, **behaviour)  # type: ignore[arg-type]  # replace checks the names
         self._changed = self.clock.now()
         return self
 
-    def ordered(self, wanted: str, reason: str = "") -> Self:
+    def ordered(self, wanted: str, reason: str = "", *, force: bool = False) -> Self:
         """Give an order and let the controller see it."""
-        order(self.store, self.id, wanted, now=self.clock.now(), reason=reason)
+        order(self.store, self.id, wanted, now=self.clock.now(), reason=reason, actor="story", force=force)
         self.tick()
         return self
 
@@ -218,10 +248,12 @@ class Scenario:
             refs=lambda model, version: VersionRef(version, f"artifacts/{model}/{version}", "1" * 64, trusted=False),
             promoted=lambda model, version, now: self.promoted.append(version),
             rolled_back=lambda model, version, now: self.retired.append(version),
+            outside=lambda spec, status, now: Outside(measured=dict(self._measured)),
         )
 
 
 def scenario(
+    spec: RolloutSpec | None = None,
     *,
     steps: Sequence[str | float] = ("1%", "10%", "50%"),
     bake: str = "10m",
@@ -233,10 +265,25 @@ def scenario(
     skip_shadow: bool = False,
     seed: int = 0,
 ) -> Scenario:
-    """Start a rollout at midnight of 5 January 2026 (UTC) with an errors guardrail unless others are given."""
+    """Start a rollout at midnight of Monday, 5 January 2026 (UTC).
+
+    Args:
+        spec: Any strategy, from `fb.strategy`; without one a canary of the arguments that follow.
+        steps: Rising shares; a last "100%" is the promotion.
+        bake: Least time at each step.
+        shadow: Time for which traffic is copied first.
+        guardrails: An errors guardrail unless others are given.
+        min_requests: Least requests of each step.
+        max_wait: After this long without a decision it pauses.
+        alpha: Chance of rolling back a harmless candidate.
+        skip_shadow: Start without the shadow phase.
+        seed: Of the traffic.
+    """
+    if spec is not None:
+        return Scenario(spec, skip_shadow=skip_shadow, seed=seed)
     rails = (guard.errors(margin="1pp"),) if guardrails is None else tuple(guardrails)
-    spec = Rollout(
+    made = Rollout(
         steps=[s for s in steps if s not in {"100%", 1.0}] or list(steps), bake=bake, shadow=shadow, guardrails=rails,
         min_requests=min_requests, max_wait=max_wait, alpha=alpha,
     )  # fmt: skip
-    return Scenario(spec, skip_shadow=skip_shadow, seed=seed)
+    return Scenario(made, skip_shadow=skip_shadow, seed=seed)
