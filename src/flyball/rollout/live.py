@@ -19,6 +19,7 @@ from flyball.rollout.evidence_log import Decided, EvidenceLog, Folded, Frame, Sp
 from flyball.rollout.ledger import Ledger
 from flyball.rollout.routing import BUCKETS, ModelRoute
 from flyball.rollout.types import Decision, Evidence, Outside, Phase, RolloutSpec, RolloutStatus
+from flyball.rollout.unit_store import UnitStore, sweep
 from flyball.units import to_micros
 
 __all__ = ["Live", "split_of"]
@@ -32,8 +33,9 @@ class Live:
     def __init__(self, spec: RolloutSpec, status: RolloutStatus, *, log_root: Path, folder: Path, fence: int) -> None:
         self.fence = fence
         self.cursor: dict[str, int] = {}
-        self.binner = Binner(spec, model=status.model, candidate=status.candidate)
-        self.ledger = Ledger(spec)
+        self._stores = UnitStore(folder), UnitStore(folder)
+        self.binner = Binner(spec, model=status.model, candidate=status.candidate, units=self._stores[0])
+        self.ledger = Ledger(spec, self._stores[1])
         self._log_root = log_root
         self._log = EvidenceLog(folder)
         self._n = 0
@@ -42,6 +44,7 @@ class Live:
     @classmethod
     def open(cls, spec: RolloutSpec, status: RolloutStatus, *, log_root: Path, folder: Path, fence: int) -> Live:
         """Return the state as the evidence log left it; a rollout without one begins at the present end of the log."""
+        sweep(folder)
         live = cls(spec, status, log_root=log_root, folder=folder, fence=fence)
         frames = load(folder)
         for frame in frames:
@@ -92,8 +95,11 @@ class Live:
         self.ledger.allocate(split)
 
     def fold(self, batches: list[Batch], now: datetime) -> None:
-        """Fold what is new in `batches` and record it; what was folded before is skipped, gaps are read again."""
-        new = self._select(batches)
+        """Fold what is new in `batches` and record it; what was folded before is skipped, gaps are read again.
+
+        The order is that of node, segment and offset, whatever order the batches came in.
+        """
+        new = sorted(self._select(sorted(batches, key=_place)), key=_place)
         moment = to_micros(now)
         bins = self.binner.fold(new, moment)
         self._account(bins)
@@ -133,8 +139,10 @@ class Live:
         self._log.sync()
 
     def close(self) -> None:
-        """Close the evidence log."""
+        """Close the evidence log, and remove what was kept of units."""
         self._log.close()
+        for store in self._stores:
+            store.close()
 
     def _take(self) -> int:
         self._n += 1
@@ -152,6 +160,11 @@ def split_of(route: ModelRoute, table: int, rollout: str) -> Allocation:
         within = msgspec.json.encode(route.within).decode() if route.within else ""
         return Allocation(table, "step", share, route.pair, drawn if drawn != share else 0.0, within)
     return Allocation(table, "shadow", route.shadow, pair=True)
+
+
+def _place(batch: Batch) -> tuple[str, int]:
+    """Return where a batch lies: its segment's path begins with the node's folder."""
+    return batch.segment, batch.start
 
 
 def _ranges(batches: list[Batch]) -> list[tuple[str, int, int]]:

@@ -79,6 +79,7 @@ def walk(spec: RolloutSpec, log_root: Path, evidence_root: Path, rollout: str) -
         same &= live.redo(frame)
         if isinstance(frame, Decided):
             verdicts.append(_again(spec, live, frame))
+    live.close()
     return Replay(tuple(verdicts), live.ledger.bins, same)
 
 
