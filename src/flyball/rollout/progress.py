@@ -38,7 +38,7 @@ def progress(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, now: 
     waits = held(spec, status, evidence, now)
     if waits:
         endless = spec.strategy is Strategy.CHALLENGER and contested(spec, status)
-        if since >= spec.max_wait and not endless:
+        if since >= _patience(spec, status) and not endless:
             return Decision("pause", f"no verdict within {spoken(spec.max_wait)}: {waits}")
         return Decision("wait", waits)
     if contested(spec, status):
@@ -48,8 +48,7 @@ def progress(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, now: 
 
 def freshness(spec: RolloutSpec, step: Step | None = None) -> timedelta:
     """Return how old the newest record may be for evidence to count as fresh: a tenth of the bake, 10 min to 1 h."""
-    bake = step.bake if step is not None and step.bake is not None else spec.bake
-    return min(max(timedelta(minutes=10), bake / 10), timedelta(hours=1))
+    return min(max(timedelta(minutes=10), _bake(spec, step) / 10), timedelta(hours=1))
 
 
 def needs_approval(spec: RolloutSpec, index: int) -> bool:
@@ -105,15 +104,32 @@ def _time_left(spec: RolloutSpec, status: RolloutStatus, step: Step | None, now:
     begun = status.began or status.entered or status.created
     if now < begun:
         return f"the clock went back to {now:%Y-%m-%d %H:%M:%S} UTC, before this phase began; hold until it caught up"
-    if step is not None and step.weeks:
-        until = weeks_later(begun, step.weeks, spec.calendar.timezone)
-        if now < until:
-            return f"{spoken(until - now)} left of {step.weeks} whole week{'s' * (step.weeks > 1)}"
-    own = spec.bake if step is None or step.bake is None else step.bake
-    least = own if step is not None else spec.shadow
-    if now - begun < least:
-        return f"{spoken(least - (now - begun))} of {'shadow' if step is None else 'bake'} time left"
-    return ""
+    least = _hold(spec, status, step)
+    if now - begun >= least:
+        return ""
+    left = spoken(least - (now - begun))
+    if step is not None and step.weeks and least > _bake(spec, step):
+        return f"{left} left of {step.weeks} whole week{'s' * (step.weeks > 1)}"
+    return f"{left} of {'shadow' if step is None else 'bake'} time left"
+
+
+def _hold(spec: RolloutSpec, status: RolloutStatus, step: Step | None) -> timedelta:
+    """Return how long the present phase or step lasts at least."""
+    if step is None:
+        return spec.shadow
+    begun = status.began or status.entered or status.created
+    weeks = weeks_later(begun, step.weeks, spec.calendar.timezone) - begun if step.weeks else timedelta(0)
+    return max(_bake(spec, step), weeks)
+
+
+def _bake(spec: RolloutSpec, step: Step | None) -> timedelta:
+    return spec.bake if step is None or step.bake is None else step.bake
+
+
+def _patience(spec: RolloutSpec, status: RolloutStatus) -> timedelta:
+    """Return after how long it pauses: `max_wait`, counted from the end of a hold that is no shorter than that."""
+    hold = _hold(spec, status, spec.steps[status.step] if status.phase is Phase.STEP else None)
+    return spec.max_wait if hold < spec.max_wait else hold + spec.max_wait
 
 
 def _too_little(spec: RolloutSpec, status: RolloutStatus, step: Step | None, evidence: Evidence) -> str:
@@ -190,7 +206,7 @@ def _contest(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, now: 
         return Decision("wait", why) if why else end
     if end.action == "roll_back" or spec.strategy is Strategy.CHALLENGER:
         return end
-    if since >= spec.max_wait:
+    if since >= _patience(spec, status):
         return Decision("pause", f"no verdict within {spoken(spec.max_wait)}: {end.reason}")
     return move(spec, status, evidence, now) or end
 
