@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from flyball.api.experiments import ExperimentsApi
 from flyball.api.features import MAX_BODY, READS, HistoryBody, OnlineBody, answer_history, answer_online, views_read
 from flyball.errors import (
     BadRequest,
@@ -124,6 +125,7 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
             "admin" changes things.
     """
     api = _Api(control, access)
+    experiments = ExperimentsApi(control, _body)
     routes = [
         ("/health", "GET", api.health),
         ("/v1/clock", "POST", api.clock),
@@ -142,6 +144,11 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
         ("/v1/flags", "POST", api.set_flag),
         ("/v1/models/{name}/split", "POST", api.split),
         ("/v1/models/{name}/switch", "POST", api.switch),
+        ("/v1/experiments", "GET", experiments.list),
+        ("/v1/experiments", "POST", experiments.start),
+        ("/v1/experiments/{name}", "GET", experiments.show),
+        ("/v1/experiments/{name}/stop", "POST", experiments.stop),
+        ("/v1/experiments/{name}/archive", "POST", experiments.archive),
         ("/v1/alerts", "GET", api.alerts),
         ("/v1/loop/{model}", "GET", api.loop),
     ]

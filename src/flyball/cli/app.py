@@ -78,6 +78,21 @@ TREE: Verbs = {
             "history": ("rollout:history", "List releases and what became of them."),
         },
     ),
+    "exp": (
+        "Experiments.",
+        {
+            "start": ("exp:start", "Store an experiment and let it draw its units."),
+            "stop": ("exp:stop", "End an experiment, and ship an arm."),
+            "list": ("exp:list_", "List experiments."),
+            "show": ("exp:show", "Show exposures, sample ratio and the verdict so far."),
+            "archive": ("exp:archive", "Leave an ended experiment out of lists."),
+            "power": ("exp_tables:power", "Say how many units are needed, and how long that takes."),
+            "analyze": ("exp_tables:analyze", "Judge an experiment, or a table."),
+            "srm": ("exp_tables:srm", "Say whether units arrive as designed."),
+            "interleave": ("exp_tables:interleave", "Say which interleaved ranking clicks prefer."),
+            "ope": ("exp_tables:ope", "Say what another policy would have earned."),
+        },
+    ),
     "flag": (
         "Feature flags.",
         {

@@ -16,11 +16,11 @@ import msgspec
 
 from flyball.errors import ConflictError, FlyballError, Refused, RevisionConflict, UnknownName
 from flyball.experiments.design.plans import PlanKind
-from flyball.experiments.design.rulers import Look
 from flyball.experiments.lifecycle import ExperimentEvent, ExperimentStatus, State, due, require_same
 
 if TYPE_CHECKING:
     from flyball.experiments.design.result import Result
+    from flyball.experiments.design.rulers import Look
     from flyball.experiments.design.types import Experiment
     from flyball.project.experiment_data import Gathered
     from flyball.project.root import Project
@@ -50,6 +50,14 @@ class ExperimentHandles:
         found = [_line(e, s) for e, s in stored if archived or not s.archived]
         known = {experiment.name for experiment, _ in stored}
         return found + [_line(e, None) for n, e in sorted(self._project.applied.experiments.items()) if n not in known]
+
+    def check(self, experiment: Experiment) -> dict[str, Any]:
+        """Return what would be stored, after every look that a start takes; nothing is changed.
+
+        Raises:
+            FlyballError: as `start`.
+        """
+        return {**_line(experiment, None), "served": check(self._project, experiment)}
 
     def start(self, experiment: Experiment, *, actor: str = "cli") -> ExperimentStatus:
         """Store a design and let it run, or go on with a start that was interrupted.
@@ -146,6 +154,8 @@ class ExperimentHandle:
 
     def _looks(self) -> list[Look]:
         """Return the looks of a group plan that were taken before."""
+        from flyball.experiments.design.rulers import Look  # late: it needs scipy, and the control process does not
+
         return [msgspec.convert(event.data, Look) for event in self.events() if event.kind == "Looked"]
 
     def _looked(self, status: ExperimentStatus, result: Result) -> None:
@@ -167,16 +177,12 @@ class ExperimentHandle:
 
 def start(project: Project, experiment: Experiment, *, actor: str) -> ExperimentStatus:
     """Store a design unless it is, and bring it to run."""
-    from flyball.project.experiment_data import check_columns
-    from flyball.project.experiment_routing import salt_of, served
+    from flyball.project.experiment_routing import salt_of
 
     store, now = project.database.experiments, project.clock.now()
     found = store.find(experiment.name)
     if found is None:
-        if experiment.ends is not None and experiment.ends <= now:
-            raise Refused(f"experiment {experiment.name} was to end {experiment.ends:%Y-%m-%d %H:%M}; set a later end")
-        check_columns(project, experiment)
-        arms = served(project, experiment)
+        arms = check(project, experiment)
         waits = experiment.starts is not None and experiment.starts > now
         state = State.SCHEDULED if waits else State.STARTING
         status = ExperimentStatus(experiment.name, experiment.digest, state, now, salt_of(experiment), arms)
@@ -186,6 +192,17 @@ def start(project: Project, experiment: Experiment, *, actor: str) -> Experiment
         found = store.get(experiment.name)
     require_same(found[1], experiment.digest)
     return _bring(project, *found, now)
+
+
+def check(project: Project, experiment: Experiment) -> dict[str, str]:
+    """Return what the log will call each arm, after looking whether the experiment may start."""
+    from flyball.project.experiment_data import check_columns
+    from flyball.project.experiment_routing import served
+
+    if experiment.ends is not None and experiment.ends <= project.clock.now():
+        raise Refused(f"experiment {experiment.name} was to end {experiment.ends:%Y-%m-%d %H:%M}; set a later end")
+    check_columns(project, experiment)
+    return served(project, experiment)
 
 
 def _create(
