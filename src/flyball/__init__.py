@@ -42,6 +42,7 @@ _HOMES = {
     "Serving": "flyball.serving.definitions",
     "TrainingSet": "flyball.datasets.types",
     "Vector": "flyball.features.definitions",
+    "analyze": "flyball.project.analysis",
     "bucket": "flyball.features.definitions",
     "calendar": "flyball.rollout.calendar",
     "check": "flyball.features.definitions",
@@ -61,6 +62,7 @@ _HOMES = {
     "gate": "flyball.gates.checks",
     "geohash": "flyball.features.definitions",
     "guard": "flyball.rollout.guards",
+    "guards": "flyball.rollout.guards",
     "h3_cell": "flyball.features.definitions",
     "hour_of_day": "flyball.features.definitions",
     "imported": "flyball.features.definitions",
@@ -181,10 +183,12 @@ if TYPE_CHECKING:
     from flyball.monitoring import drift as drift
     from flyball.monitoring.definitions import monitor as monitor
     from flyball.project import Project as Project
+    from flyball.project.analysis import analyze as analyze
     from flyball.project.flags import flag as flag
     from flyball.rollout.calendar import calendar as calendar
     from flyball.rollout.definitions import Rollout as Rollout
     from flyball.rollout.guards import guard as guard
+    from flyball.rollout.guards import guards as guards
     from flyball.serving.definitions import Flag as Flag
     from flyball.serving.definitions import Segment as Segment
     from flyball.serving.definitions import Serving as Serving

@@ -192,6 +192,7 @@ class ControlPass:
 
     @cached_property
     def _reconciler(self) -> Reconciler:
+        from flyball.project.outside import Outsiders
         from flyball.project.releases import routes_of
         from flyball.rollout.reconcile import Reconciler
 
@@ -204,6 +205,7 @@ class ControlPass:
             refs=self._ref,
             promoted=self._promoted,
             rolled_back=self._rolled_back,
+            outside=Outsiders(project),
         )
 
     def _governor(self, definitions: Definitions) -> Governor:
