@@ -1,14 +1,38 @@
-"""The laws of a rollout, whatever happens in whatever order, with a crash after each act."""
+"""The laws of a rollout, whatever its strategy, whatever happens in whatever order, with a crash after each act."""
+
+from itertools import pairwise
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flyball.errors import Refused
+from flyball.rollout.calendar import calendar, frozen
 from flyball.rollout.guards import guard
+from flyball.rollout.orders import order
 from flyball.rollout.routing import BUCKETS
-from flyball.rollout.types import TERMINAL, Phase
+from flyball.rollout.strategies import strategy
+from flyball.rollout.types import TERMINAL, Phase, Strategy
 from flyball.testing.scenarios import scenario
+from flyball.units import from_micros
+
+RAILS = [guard.errors(margin="1pp"), guard.metric("mae", margin="10%")]
+GAIN = guard.metric("mae", margin="0.02")
+RULES = calendar(freeze=["mon 00:25 - mon 00:45", "mon 01:30 - mon 02:10"])
+COMMON = {"guardrails": RAILS, "min_requests": 20, "max_wait": "2h", "calendar": RULES}
+SPECS = {
+    "canary": strategy.canary(["10%", "30%", "60%"], bake="10m", shadow="10m", **COMMON),
+    "approval": strategy.canary(
+        ["10%", strategy.step("40%", approval=True)], bake="10m", approve_promotion=True, **COMMON
+    ),
+    "segment": strategy.segment_first(
+        where={"country": "NL"}, share=["20%", "50%"], then=["20%"], bake="10m", **COMMON
+    ),
+    "blue-green": strategy.blue_green(shadow="10m", bake="10m", **COMMON),
+    "ab": strategy.ab(primary=GAIN, bake="10m", **COMMON),
+    "bandit": strategy.bandit(primary=GAIN, share="30%", bake="5m", pace="5m", **COMMON),
+    "all at once": strategy.all_at_once(calendar=RULES),
+}
 
 
 class Crash(Exception):
@@ -18,16 +42,17 @@ class Crash(Exception):
 class RolloutMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        rails = [guard.errors(margin="1pp"), guard.metric("mae", margin="10%")]
-        self.story = scenario(
-            steps=["10%", "30%", "60%"], bake="10m", shadow="10m", guardrails=rails, min_requests=20, max_wait="2h"
-        ).given_traffic(per_minute=30)
+        self.story = None
         self.over = None
-        self.resumed_below = False
+
+    @initialize(spec=st.sampled_from(list(SPECS.values())))
+    def a_rollout_starts(self, spec):
+        self.story = scenario(spec).given_traffic(per_minute=30).given_requests(country={"NL": 0.5, "DE": 0.5})
 
     def teardown(self):
-        assert self.story.replay().same
-        self.story.close()
+        if self.story is not None:
+            assert self.story.replay().same
+            self.story.close()
 
     def guarded(self, act):
         try:
@@ -51,18 +76,25 @@ class RolloutMachine(RuleBasedStateMachine):
     def the_controller_is_replaced(self):
         self.story.restart()
 
-    @rule(wanted=st.sampled_from(["pause", "run", "run", "promote", "abort"]))
-    def somebody_orders(self, wanted):
-        if self.story.status.phase in TERMINAL:
-            try:
-                self.story.ordered(wanted)
-            except Refused:
-                return
-            raise AssertionError("a finished rollout took an order")
-        self.story.ordered(wanted)
+    @rule(
+        wanted=st.sampled_from(["pause", "run", "run", "approve", "approve", "promote", "abort"]), force=st.booleans()
+    )
+    def somebody_orders(self, wanted, force):
+        before = self.story.status
+        try:
+            self.story.ordered(wanted, force=force)
+        except Refused:
+            refusable = before.phase in TERMINAL or wanted == "approve" or (wanted == "promote" and not force)
+            assert refusable
+            assert self.story.status == before
+            return
+        assert before.phase not in TERMINAL, "a finished rollout took an order"
 
-    @rule(minutes=st.integers(1, 12), where=st.sampled_from(["commit", "save", "after commit"]))
-    def it_crashes_on_the_way(self, minutes, where):
+    @rule(
+        minutes=st.integers(1, 12), where=st.sampled_from(["commit", "save", "after commit"]),
+        meanwhile=st.sampled_from(["", "", "pause", "promote", "abort"]),
+    )  # fmt: skip
+    def it_crashes_on_the_way(self, minutes, where, meanwhile):
         routes, store = self.story.routes, self.story.store
         commit, save = routes.commit, store.save
 
@@ -80,6 +112,8 @@ class RolloutMachine(RuleBasedStateMachine):
             routes.commit = dead_commit
         self.guarded(lambda: self.story.for_(f"{minutes}m", every="1m"))
         routes.commit, store.save = commit, save
+        if meanwhile and self.story.status.phase not in TERMINAL:
+            order(store, self.story.id, meanwhile, now=self.story.clock.now(), force=True)
         self.guarded(self.story.tick)
 
     @rule()
@@ -89,19 +123,40 @@ class RolloutMachine(RuleBasedStateMachine):
         assert self.story.tick() == []
         assert (self.story.status, len(self.story.routes.tables), self.story.store.saves) == before
 
+    @precondition(lambda self: self.story is not None)
     @invariant()
     def weights_are_shares(self):
         for table in self.story.routes.tables[-2:]:
             route = table.models["eta"]
             assert 0 <= route.candidate_cut <= route.control_from <= route.control_to <= BUCKETS
 
+    def shares(self):
+        """Return what share of the segment's units every table gave the candidate, with when and to whom."""
+        return [(t.models["eta"].candidate_cut, t.models["eta"].within, t.written) for t in self.story.routes.tables]
+
+    @precondition(lambda self: self.story is not None)
     @invariant()
     def weights_only_rise_until_they_are_taken_away(self):
-        cuts = [table.models["eta"].candidate_cut for table in self.story.routes.tables]
-        rising = cuts[: cuts.index(0, 2)] if 0 in cuts[2:] and any(cuts) else cuts
-        assert rising == sorted(rising)
-        assert all(cut == 0 for cut in cuts[len(rising) :])
+        cuts = [cut for cut, _, _ in self.shares()]
+        first = next((i for i, cut in enumerate(cuts) if cut), len(cuts))
+        gone = next((i for i in range(first, len(cuts)) if not cuts[i]), len(cuts))
+        assert not any(cuts[gone:])
+        if self.story.spec.strategy is Strategy.BANDIT:
+            return
+        groups = {}
+        for cut, within, _ in self.shares()[first:gone]:
+            groups.setdefault(within, []).append(cut)
+        assert all(rising == sorted(rising) for rising in groups.values())
+        assert list(groups) == sorted(groups, key=bool, reverse=True), "a segment comes before everybody"
 
+    @precondition(lambda self: self.story is not None)
+    @invariant()
+    def nothing_rises_in_a_freeze(self):
+        for (before, within, _), (cut, now_within, written) in pairwise(self.shares()):
+            if cut > before or (within and not now_within and cut):
+                assert not frozen(RULES, from_micros(written))
+
+    @precondition(lambda self: self.story is not None)
     @invariant()
     def nothing_rises_after_a_breach(self):
         breach = next((e for e in self.story.events if e.kind == "GuardrailBreached"), None)
@@ -109,6 +164,7 @@ class RolloutMachine(RuleBasedStateMachine):
             assert self.story.status.phase in {Phase.ROLLING_BACK, Phase.ROLLED_BACK}
             assert self.story.routes.current().models["eta"].candidate_cut == 0
 
+    @precondition(lambda self: self.story is not None)
     @invariant()
     def terminal_phases_stay(self):
         if self.over is not None:
@@ -126,6 +182,6 @@ class RolloutMachine(RuleBasedStateMachine):
 
 
 RolloutMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 TestRolloutMachine = RolloutMachine.TestCase

@@ -232,11 +232,11 @@ def test_drift_that_holds_stops_the_ramp_and_says_so():
     assert story.replay().same
 
 
-def test_unknown_drift_never_promotes():
+def test_unknown_drift_holds_and_never_promotes():
     rails = [*ERRORS, guard.drift(max=0.2)]
     story = scenario(strategy.canary(["50%"], bake="10m", guardrails=rails)).given_traffic(per_minute=300)
     story.for_("1h", every="1m").then(phase="Step", champion_weight=0.5)
-    assert "not yet shown to be safe: drift" in story.status.state["waiting"]
+    assert "guardrail drift holds the ramp" in story.status.state["waiting"]
 
 
 def test_after_three_rollbacks_in_a_week_new_rollouts_wait():

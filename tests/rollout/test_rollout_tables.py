@@ -1,5 +1,6 @@
 """The routing table in each phase, and the real control database under a rollout."""
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,10 +8,14 @@ import pytest
 from flyball.clock import ManualClock
 from flyball.rollout.decide import decide
 from flyball.rollout.definitions import Rollout
-from flyball.rollout.reconcile import Reconciler, order, start
-from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
+from flyball.rollout.guards import guard
+from flyball.rollout.orders import order, start
+from flyball.rollout.reconcile import Reconciler, _told
+from flyball.rollout.routing import Condition, ModelRoute, RoutingTable, VersionRef
+from flyball.rollout.strategies import strategy
 from flyball.rollout.tables import route_for, table_for
-from flyball.rollout.types import ArmCounts, Evidence, Phase, RolloutStatus
+from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, Phase, RolloutStatus
+from flyball.testing.scenarios import scenario
 
 V1 = VersionRef("v1", "a/v1", "1", trusted=True)
 V2 = VersionRef("v2", "a/v2", "2", trusted=False)
@@ -29,6 +34,68 @@ def test_the_control_cohort_lies_right_above_the_candidate(share, control):
     route = routed(Phase.STEP, share)
     assert (route.control_from, route.control_to) == control
     assert route.candidate_cut == round(share * 1_000_000)
+
+
+def test_a_segment_limits_candidate_and_control_and_leaves_with_the_step():
+    where = (Condition("country", "==", ("NL",)),)
+    inside = route_for(ROUTE, rollout="r", candidate=V2, phase=Phase.STEP, share=0.3, within=where)
+    assert (inside.within, inside.candidate_cut, inside.control_to) == (where, 300_000, 600_000)
+    assert routed(Phase.STEP, 0.3, route=inside).within == ()
+    assert routed(Phase.ROLLING_BACK, route=inside) == ROUTE
+    assert routed(Phase.PROMOTED, route=inside).within == ()
+
+
+def test_the_same_route_twice_is_the_same_route():
+    for phase, share in ((Phase.SHADOW, 0.0), (Phase.STEP, 0.3), (Phase.STEP, 1.0), (Phase.PROMOTED, 1.0)):
+        once = routed(phase, share)
+        assert routed(phase, share, route=once) == once
+
+
+@pytest.mark.parametrize("wanted", ["pause", "promote"])
+def test_an_order_between_a_crash_and_the_next_look_does_not_undo_the_step(wanted):
+    story = scenario(steps=["10%", "40%"], bake="10m").given_traffic(per_minute=300).for_("9m")
+    save = story.store.save
+
+    def dead(status, **kwargs):
+        raise KeyboardInterrupt
+
+    story.store.save = dead
+    with pytest.raises(KeyboardInterrupt):
+        story.for_("3m", every="1m")
+    story.store.save = save
+    order(story.store, story.id, wanted, now=story.clock.now())
+    story.restart().tick()
+    assert [table.models["eta"].candidate_cut for table in story.routes.tables][:3] == [0, 100_000, 400_000]
+    assert (story.status.step, str(story.status.phase)) == (1, {"pause": "Paused", "promote": "Promoted"}[wanted])
+
+
+def test_a_bandits_allocation_that_was_committed_before_a_crash_is_adopted():
+    spec = strategy.bandit(primary=guard.metric("mae", margin="0"), bake="5m", pace="5m", min_requests=20)
+    story = scenario(spec).given_traffic(per_minute=40).when(candidate_shift=0.2)
+    save, before = story.store.save, len(story.routes.tables)
+
+    def dead(status, **kwargs):
+        if len(story.routes.tables) > before:
+            raise KeyboardInterrupt
+        return save(status, **kwargs)
+
+    story.store.save = dead
+    with pytest.raises(KeyboardInterrupt):
+        story.for_("3h", every="1m")
+    story.store.save = save
+    share = story.routes.current().models["eta"].candidate_cut / 1_000_000
+    assert share not in {0.0, 0.5}
+    order(story.store, story.id, "pause", now=story.clock.now())
+    story.restart().tick()
+    assert (story.status.share, str(story.status.phase), len(story.routes.tables)) == (share, "Paused", before + 1)
+    assert story.replay().same
+
+
+def test_evidence_that_is_not_a_number_can_be_stored():
+    evidence = Evidence(
+        NOW, ArmCounts(), ArmCounts(), 0, (GuardrailEvidence("mae", False, False, harm=math.nan),), None
+    )
+    assert _told(evidence)["guardrails"][0]["harm"] is None
 
 
 def test_shadow_copies_everything_and_exposes_nobody():

@@ -86,7 +86,7 @@ def _trouble(evidence: Evidence) -> str:
     if evidence.mismatch:
         return "units arrive in other shares than the table says; hold until the split is understood"
     for rail in evidence.guardrails:
-        if rail.breached:  # what rolls back has spoken already
+        if rail.holds or (rail.breached and rail.action == "hold"):
             return f"guardrail {rail.name} holds the ramp: {rail.text}"
     for rail in (*evidence.guardrails, *([evidence.primary] if evidence.primary else [])):
         if unclear(rail):
