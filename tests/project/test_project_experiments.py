@@ -307,3 +307,100 @@ def test_units_whose_window_is_open_do_not_count_yet(served):
     assert project.experiments["map"].status()["coverage"] == {"trips": 0.0}
     served.step(timedelta(hours=25))
     assert project.experiments["map"].status()["coverage"] == {"trips": 1.0}
+
+
+# -- units assigned elsewhere, erasure, processes of the user's own ----------------------------------------------------
+
+
+def test_exposures_of_another_assignment_are_taken_and_sending_them_again_changes_nothing(served):
+    project = served.project
+    metrics = [Metric("trips", kind="count", of="trips.*")]
+    project.experiments.start(Experiment("mail", arms={"a": 0.5, "b": 0.5}, unit="zone", metrics=metrics))
+    rows = [{"experiment": "mail", "unit": k, "arm": "ab"[k % 2]} for k in range(40)]
+    for _ in range(2):
+        answer = served.http.post("/v1/exposures", json=rows)
+        assert (answer.status_code, answer.json()) == (200, {"accepted": 40})
+    served.http.post("/v1/exposures", json={"experiment": "mail", "unit": 3, "arm": "a"})
+    served.http.post("/v1/exposures", json={"experiment": "mail", "unit": 50, "arm": "c"})
+    shown = project.experiments["mail"].status()
+    assert shown["exposed"] == {"a": 20, "b": 19} and shown["crossed"] == 1
+    assert shown["left_out"] == {"unknown arm": 1}
+    assert served.http.post("/v1/exposures", json={"unit": 3, "arm": "a"}).status_code == 400
+
+
+def test_an_erased_subject_leaves_no_exposure(served):
+    project = served.project
+    project.experiments.start(on_flag())
+    for k in range(6):
+        flag_of(served, str(k))
+    proof = project.features.erase({"zone": 3})
+    assert proof.clean
+    assert sorted(project.log.table("exposures")["unit"].to_pylist()) == ["0", "1", "2", "4", "5"]
+
+
+def test_personal_units_are_hashed_and_still_meet_their_events(trained):
+    text = FLAGS.replace('fb.Flag("new_map", share="10%")', 'fb.Flag("new_map", share="10%", personal="hash")')
+    (trained / "definitions.py").write_text(text)
+    with Project.open(trained) as project:
+        project.apply()
+        ask = kit.caller(project)
+        project.experiments.start(on_flag())
+        for zone in range(1, 7):
+            flag_of(ask, str(zone))
+        assert all(u.startswith("h:") for u in project.log.table("exposures")["unit"].to_pylist())
+        ask.step(timedelta(hours=1))
+        ask.push(kit.trips(1 / 24, 1200, start=project.experiments["map"].record.started, seed=5))
+        arms = project.experiments["map"].gather().arms
+        assert sum(a.metrics["trips"].n * a.metrics["trips"].mean("trips.*") for a in arms.values()) > 10
+        assert project.features.erase({"zone": 3}).clean
+        assert len(project.log.table("exposures")) == 5
+        ask.http.close()
+
+
+def test_fb_flag_logs_exposures_from_a_process_of_the_users_own(served):
+    import flyball as fb
+
+    project = served.project
+    project.experiments.start(on_flag())
+    values = {k: fb.flag("new_map", f"own-{k}", project=project) for k in range(30)}
+    assert values == {k: fb.flag("new_map", f"own-{k}", project=project) for k in range(30)}
+    shown = project.experiments["map"].status()
+    assert shown["exposed"] == {"false": 30 - sum(values.values()), "true": sum(values.values())}
+
+
+def test_a_fallback_a_header_and_a_segment_expose_nobody(served):
+    project = served.project
+    project.experiments.start(on_versions())
+    status = project.experiments["minutes"].record
+    from flyball.records.segment import SegmentWriter
+    from flyball.records.types import Prediction, encode
+    from flyball.units import to_micros
+
+    at = to_micros(project.clock.now())
+
+    def row(unit: str, arm: str, why: str, *, fallback: bool = False, table: int = status.tables[0]) -> Prediction:
+        return Prediction(f"p-{unit}", "eta", "v2", arm, table, unit, at, {}, [], b"", 1.0, fallback=fallback, why=why)
+
+    made = [
+        row("a", "v2", "variant"), row("b", "champion", "control"), row("c", "v2", "variant", fallback=True),
+        row("d", "v2", "header"), row("e", "v2", "segment x"), row("f", "champion", "variant, veto"),
+        row("g", "champion", "holdout"), row("h", "v2", "variant", table=status.tables[0] - 1),
+    ]  # fmt: skip
+    writer = SegmentWriter(project.layout.log / "w7")
+    writer.append(encode([*made]))
+    writer.close()
+    shown = project.experiments["minutes"].status()
+    assert shown["exposed"] == {"champion": 1, "v2": 1}
+    assert shown["left_out"] == {"fallback": 1, "header": 1, "segment x": 1, "variant, veto": 1, "holdout": 1}
+
+
+def test_a_group_plan_remembers_its_looks(served):
+    project = served.project
+    project.experiments.start(on_versions(plan=plan.group(looks=4, units=400)))
+    served.ask(100)
+    project.experiments["minutes"].result()
+    served.ask(100)
+    second = project.experiments["minutes"].result()
+    looks = [e.data for e in project.experiments["minutes"].events() if e.kind == "Looked"]
+    assert [look["time"] for look in looks] == [0.25, 0.5] and second.look.time == 0.5
+    assert "2 of 4 looks" in project.experiments["minutes"].status()["verdict"]["sentence"]

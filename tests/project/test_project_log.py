@@ -74,7 +74,7 @@ def test_an_erased_subject_leaves_shipped_files_too(project):
     dry = project.features.erase({"zone": 1}, dry_run=True)
     proof = project.features.erase({"zone": 1})
     shipped = {p.name: (p.removed, p.left) for p in proof.places if p.kind == "prediction log"}
-    assert shipped == {"predictions, shadow answers, outcomes": (3, 0), "shipped Parquet": (2, 0)}
+    assert shipped == {"predictions, shadow answers, outcomes, exposures": (3, 0), "shipped Parquet": (2, 0)}
     assert [p.removed for p in dry.places if p.kind == "prediction log"] == [3, 2]
     assert project.log.table().column("id").to_pylist() == [ids[1]]
 

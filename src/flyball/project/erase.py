@@ -32,7 +32,7 @@ from flyball.features.values import to_plain
 from flyball.project.erase_log import erase_predictions
 from flyball.project.proof import Erasure, Place, added, keyed_hash, same
 from flyball.project.views import defined_sources, defined_views
-from flyball.records.types import Prediction, Record
+from flyball.records.types import Exposure, Prediction, Record
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -245,6 +245,8 @@ class _Work:
         yield from erase_predictions(self.project, self._is_mine, dry_run=self.dry_run)
 
     def _is_mine(self, record: Record) -> bool:
+        if isinstance(record, Exposure):
+            return record.unit in self._exposed.get(record.experiment, ())
         if not isinstance(record, Prediction):
             return False
         unit = self._unit(record.model)
@@ -264,6 +266,17 @@ class _Work:
             _same_value(record.inputs.get(name), value) or record.inputs.get(name) in keys.forms(name, plain[name])
             for name, value in self.subject.items()
         )
+
+    @cached_property
+    def _exposed(self) -> dict[str, frozenset[str]]:
+        """How exposures to each experiment may name the subject: its unit is the key, or an entity of that one key."""
+        if len(self.subject) != 1:
+            return {}
+        ((name, value),) = self._plain().items()
+        names = {name, *(v.entity.name for v in self.views if [k.name for k in v.entity.keys] == [name])}
+        forms = frozenset({str(value), *self._personal_keys.forms("unit", str(value))})
+        stored = self.project.database.experiments.list()
+        return {experiment.name: forms for experiment, _ in stored if experiment.unit in names}
 
     @cached_property
     def _personal_keys(self) -> PersonalKeys:

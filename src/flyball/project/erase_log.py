@@ -24,11 +24,11 @@ _PATIENCE = 60.0  # seconds to wait for a shipment that runs
 
 
 def erase_predictions(project: Project, is_mine: Callable[[Record], bool], *, dry_run: bool) -> Iterator[Place]:
-    """Take a subject's predictions out of the log, with what was said about them, and yield what was found.
+    """Take a subject's predictions and exposures out of the log, with what was said of them; yield what was found.
 
     Args:
         project: The project.
-        is_mine: Whether a record is a prediction of the subject.
+        is_mine: Whether a record is a prediction of the subject, or its exposure to an experiment.
         dry_run: Only count.
     """
     from flyball.records.redact import redact
@@ -44,15 +44,15 @@ def erase_predictions(project: Project, is_mine: Callable[[Record], bool], *, dr
             return isinstance(record, Shadow | Outcome) and record.id in ids
 
         if shipper is None:
-            gone = sum(belongs(r) or (isinstance(r, Prediction) and r.id in ids) for r in _segments(project))
-            shipped = sum(belongs(r) or (isinstance(r, Prediction) and r.id in ids) for r in _shipped(project))
+            gone = sum(belongs(r) or is_mine(r) for r in _segments(project))
+            shipped = sum(belongs(r) or is_mine(r) for r in _shipped(project))
         else:
             gone, shipped = redact(root, belongs).records, shipper.rewrite(belongs)
             gone, shipped = gone + redact(root, is_mine).records, shipped + shipper.rewrite(is_mine)
     finally:
         if shipper is not None:
             shipper.close()
-    yield Place("prediction log", "predictions, shadow answers, outcomes", gone)
+    yield Place("prediction log", "predictions, shadow answers, outcomes, exposures", gone)
     if shipped or _has_shipped(project):
         yield Place("prediction log", "shipped Parquet", shipped)
 

@@ -345,7 +345,7 @@ def _as_logged(project: Project, experiment: Experiment, units: pa.ChunkedArray)
     if experiment.model and experiment.model in table.models:
         kind = table.models[experiment.model].serving.personal.get("unit")
     else:
-        kind = "hash" if experiment.flag and is_personal(table, experiment.flag) else None
+        kind = "hash" if is_personal(table, experiment.flag) else None
     names = plain.dictionary.to_pylist()
     if kind is not None:
         keys = project.personal_keys()

@@ -67,6 +67,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/openapi.json", "openapi", "This document", "Object"),
     Route("POST", "/v1/outcomes", "outcomes", "What really happened, by prediction id", "Accepted", "Outcomes",
           refusals=(413, 415), lines=True),
+    Route("POST", "/v1/exposures", "exposures", "Who was exposed to experiments assigned elsewhere", "Accepted",
+          "Exposures", refusals=(413, 415), lines=True),
     Route("POST", "/v1/sources/{source}/events", "events", "Rows of a source, all or none", "Events", "Rows",
           refusals=(413, 415, 429), lines=True),
     Route("GET", "/v1/flags", "flags", "Feature flags, with their values for a unit", "FlagList",
