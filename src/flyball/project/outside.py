@@ -30,7 +30,6 @@ _PATIENCE = 0.25  # seconds that a pass waits for a function
 _DEADLINE = 5.0  # seconds after which a function's value is unknown
 _EVERY = 10.0  # seconds between two calls of a function
 _KINDS = frozenset({"drift", "resources", "custom"})
-Say = Callable[[], float]
 
 
 @dataclass(slots=True)
@@ -38,22 +37,22 @@ class Asked:
     """One function of the user's: its newest value, and the call under way.
 
     Args:
-        call: Takes nothing, returns the number.
+        call: Takes the rollout's status, returns the number.
         clock: Monotonic seconds.
     """
 
-    call: Say
+    call: Call
     clock: Callable[[], float] = time.monotonic
     value: float | None = None
     text: str = "it was not asked yet"
     _begun: float = -math.inf
     _thread: threading.Thread | None = field(default=None, repr=False)
 
-    def read(self) -> tuple[float | None, str]:
+    def read(self, status: RolloutStatus) -> tuple[float | None, str]:
         """Return the newest value, None with the reason while it is not known."""
         if self._thread is None and self.clock() - self._begun >= _EVERY:
             self._begun = self.clock()
-            self._thread = threading.Thread(target=self._ask, name="custom guardrail", daemon=True)
+            self._thread = threading.Thread(target=self._ask, args=(status,), name="custom guardrail", daemon=True)
             self._thread.start()
         if self._thread is not None:
             self._thread.join(_PATIENCE)
@@ -63,9 +62,9 @@ class Asked:
             return None, f"it did not return within {_DEADLINE:g} s"
         return self.value, self.text
 
-    def _ask(self) -> None:
+    def _ask(self, status: RolloutStatus) -> None:
         try:
-            value = float(self.call())
+            value = float(self.call(status))
         except Exception as error:  # a user's function may raise anything; unknown holds the ramp
             self.value, self.text = None, f"it failed with {type(error).__name__}"
             return
@@ -145,11 +144,10 @@ class Outsiders:
         asked = self._asked.get(key)
         if asked is None:
             try:
-                call = self._find(rail, status)
+                asked = self._asked[key] = Asked(self._find(rail, status))
             except FlyballError as error:
                 return Measured(None, now, str(error).splitlines()[0])
-            asked = self._asked[key] = Asked(lambda: call(status))
-        value, text = asked.read()
+        value, text = asked.read(status)
         return Measured(value, now, text)
 
     def _find(self, rail: GuardrailSpec, status: RolloutStatus) -> Call:

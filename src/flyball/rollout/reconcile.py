@@ -38,6 +38,7 @@ from flyball.rollout.types import (
     Step,
     Strategy,
 )
+from flyball.rollout.unit_store import UnitsLost
 from flyball.units import to_micros
 
 __all__ = ["Reconciler", "adopt", "order", "start"]
@@ -112,6 +113,8 @@ class Reconciler:
                 raise
             except Refused as error:
                 events += self._hold(status, str(error), now, fence)
+            except UnitsLost:  # the next pass folds the evidence log again
+                self._live.pop(status.id).close()
             except RevisionConflict:  # an order came in between, or the table moved; the next pass sees it
                 continue
         return events

@@ -17,7 +17,7 @@ import msgspec
 
 from flyball.errors import IntegrityError
 
-__all__ = ["HOT", "UnitStore", "UnitTable", "sweep"]
+__all__ = ["HOT", "UnitStore", "UnitTable", "UnitsLost", "sweep"]
 
 HOT = 200_000  # entries in memory before a batch goes to the file: about 40 MB
 _BITS = 1 << 26  # of the filter that spares a look at the file for units not seen before: 8 MiB
@@ -25,6 +25,10 @@ _CACHE = "PRAGMA cache_size = -16384"  # 16 MiB
 Value = tuple[Any, ...]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple).decode
+
+
+class UnitsLost(IntegrityError):
+    """A scratch file cannot be read or written any more; whoever folds begins again from the evidence log."""
 
 
 class UnitTable:
@@ -74,7 +78,7 @@ class UnitStore:
         """Write everything in memory to the file in one batch, when there is too much of it.
 
         Raises:
-            IntegrityError: the file cannot be written; fold the evidence log again.
+            UnitsLost: the file cannot be written; fold the evidence log again.
         """
         if self._folder is None or sum(len(table.hot) for table in self._tables) <= self._hot:
             return
@@ -125,8 +129,8 @@ class UnitStore:
             self._filter = bytearray(_BITS >> 3)
         return self._file
 
-    def _torn(self, error: Exception) -> IntegrityError:
-        return IntegrityError(
+    def _torn(self, error: Exception) -> UnitsLost:
+        return UnitsLost(
             f"the unit accumulators of {self._folder.name if self._folder else 'a rollout'} cannot be read ({error}); "
             "they are rebuilt from the evidence log"
         )
