@@ -128,7 +128,10 @@ class Betting:
         """
         side = alternative_of(alternative)
         alpha = 1.0 - check_level(self.level if level is None else level)
-        limit = math.log((2.0 if side is Alternative.TWO_SIDED else 1.0) / alpha)
+        return self.reach(math.log((2.0 if side is Alternative.TWO_SIDED else 1.0) / alpha), side)
+
+    def reach(self, limit: float, side: Alternative) -> tuple[float, float]:
+        """Return the means that no bet of that side has refuted by a log capital of `limit` at any time."""
         lower, upper = 0.0, 1.0
         if side is not Alternative.LESS:
             lower = max((m for m, log in zip(self.grid, self.peak_above, strict=True) if log >= limit), default=0.0)
@@ -217,7 +220,7 @@ def betting_difference(
     """Return mean(treatment) - mean(control) with an interval that holds at every look, whatever the allocation.
 
     Half of the error goes to each arm's own interval. That is exact for any sizes, shares and orders, and wider than
-    one joint bet would be, by up to 41 % for equal arms; `RandomisedBetting` makes that bet when shares are known.
+    one joint bet would be, by about 40 % for equal arms; `RandomisedBetting` makes that bet when shares are known.
 
     Args:
         treatment: The treatment's bet.
@@ -233,34 +236,30 @@ def betting_difference(
     """
     asked = check_level(treatment.level if level is None else level)
     side = alternative_of(alternative)
-    lower, upper = _minkowski(treatment, control, asked, side)
+    bets = 4.0 if side is Alternative.TWO_SIDED else 2.0  # two arms, each with one or two bounds
+    lower, upper = _apart(treatment, control, math.log(bets / (1.0 - asked)), side)
     ours, theirs = treatment.estimate(), control.estimate()
-    p = _smallest(lambda alpha: _leaves_out(_minkowski(treatment, control, 1.0 - alpha, side)))
+    p = min(1.0, bets * math.exp(-_strongest(treatment, control, side)))
     return Estimate(ours.effect - theirs.effect, lower, upper, p, None, (treatment.n, control.n), METHOD, asked, side,
                     treatment=ours.effect, control=theirs.effect)  # fmt: skip
 
 
-def _minkowski(one: Betting, other: Betting, level: float, side: Alternative) -> tuple[float, float]:
-    each = (1.0 + level) / 2.0
+def _apart(one: Betting, other: Betting, limit: float, side: Alternative) -> tuple[float, float]:
     flipped = {Alternative.GREATER: Alternative.LESS, Alternative.LESS: Alternative.GREATER}.get(side, side)
-    (a, b), (c, d) = one.bounds(level=each, alternative=side), other.bounds(level=each, alternative=flipped)
+    (a, b), (c, d) = one.reach(limit, side), other.reach(limit, flipped)
     lower = -math.inf if side is Alternative.LESS else a - d
     upper = math.inf if side is Alternative.GREATER else b - c
     return lower, upper
 
 
-def _leaves_out(bounds: tuple[float, float]) -> bool:
-    return bounds[0] > 0.0 or bounds[1] < 0.0
-
-
-def _smallest(excluded: Any) -> float:
-    low, high = -300.0, 0.0  # natural logarithm of alpha
-    if not excluded(math.exp(-1e-9)):
-        return 1.0
-    for _ in range(40):
+def _strongest(one: Betting, other: Betting, side: Alternative) -> float:
+    """Return the largest log capital by which the two arms' intervals still leave "no difference" out."""
+    low, high = 0.0, max(*one.peak_above, *one.peak_below, *other.peak_above, *other.peak_below)
+    for _ in range(50):
         middle = (low + high) / 2.0
-        low, high = (low, middle) if excluded(math.exp(middle)) else (middle, high)
-    return math.exp(high)
+        lower, upper = _apart(one, other, middle, side)
+        low, high = (middle, high) if lower > 0.0 or upper < 0.0 else (low, middle)
+    return low
 
 
 def _capital(x: Floats, stakes: Floats, m: Floats, sign: float) -> Floats:

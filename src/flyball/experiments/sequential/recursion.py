@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr
 
+from flyball.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,7 +27,7 @@ __all__ = ["Density", "crossings"]
 
 _FAR = 9.0  # deviations beyond which a normal density is nothing
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-_PANELS = 400
+_PANELS = 250  # looks closer than about one part in 2,000 need more, and gain nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,13 @@ class Density:
         lower, upper = max(lower, centre - _FAR), min(upper, centre + _FAR)
         if not lower < upper:
             return Density(time, self.drift, np.zeros(1), np.zeros(1))
-        last, step = self.time, time - self.time
+        step = time - self.time
         after = step if following is None else following - time
         width = math.sqrt(min(step, after, time) / time)  # of the narrowest kernel, in units of Z
         nodes, weights = _panels(lower, upper, width)
         root = math.sqrt(step / time)
         scaled = (nodes[:, None] - self._means(time)[None, :] / math.sqrt(time)) / root
         kernel = np.exp(-0.5 * scaled * scaled) / (root * math.sqrt(2.0 * math.pi))
-        assert time > last
         return Density(time, self.drift, nodes, weights * (kernel @ self.mass))
 
     def _means(self, time: float) -> Floats:
@@ -107,7 +108,9 @@ def crossings(
 
 
 def _panels(lower: float, upper: float, width: float) -> tuple[Floats, Floats]:
-    count = min(max(math.ceil((upper - lower) / (2.0 * width)), 2), _PANELS)
+    count = max(math.ceil((upper - lower) / (3.0 * width)), 2)
+    if count > _PANELS:
+        raise InputError("two looks nearly coincide in information: leave one of them out, or wait for more units")
     edges = np.linspace(lower, upper, count + 1)
     half = (upper - lower) / count / 2.0
     nodes = ((edges[:-1] + edges[1:]) / 2.0)[:, None] + half * _NODES[None, :]

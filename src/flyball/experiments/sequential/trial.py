@@ -46,7 +46,7 @@ class GroupTrial:
         >>> trial = GroupTrial.of(group_design("lan-demets-obrien-fleming", looks=4))
         >>> trial = trial.look(0.3, 1.1).look(0.55, 2.9)
         >>> trial.stopped, [round(c, 3) for c in trial.boundaries]
-        (True, [3.929, 2.811])
+        (True, [3.929, 2.808])
         >>> round(trial.p, 4)
         0.0038
     """
