@@ -98,6 +98,8 @@ def _print_evidence(document: dict[str, Any]) -> None:
     click.echo(f"{document['rollout']}: {document['phase']}. {document['reason']}")
     if document["waiting"]:
         click.echo(f"  waiting: {document['waiting']}")
+    for text in [document["storm"]] if document["storm"] else []:
+        click.echo(f"  {text}")
     for text in document["held_back"]:
         click.echo(f"  {text}")
     if document["shadow"] is not None:
@@ -145,7 +147,7 @@ def _metrics(metrics: dict[str, Any]) -> str:
 
 
 def _print_record(document: dict[str, Any]) -> None:
-    _print_evidence(document | {"held_back": []})
+    _print_evidence(document | {"held_back": [], "storm": ""})
     for event in document["events"]:
         click.echo(f"  {event['at'][:19]} {event['kind']}: {event['reason']}")
 

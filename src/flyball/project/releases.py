@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flyball.registry.types import Version
     from flyball.rollout.ports import Routes
 
-__all__ = ["RolloutHandle", "exclusive", "history", "record", "routes_of", "start_rollout"]
+__all__ = ["RolloutHandle", "exclusive", "history", "record", "routes_of", "start_rollout", "stormy"]
 
 _PATIENCE = 20.0  # seconds to wait for the controller to let go of its lease
 
@@ -65,8 +65,8 @@ class RolloutHandle:
             force: Also while rollbacks of the model come too fast; recorded.
 
         Raises:
-            Refused: no champion to compare with, the gate did not pass, too many rollbacks lately.
-            ConflictError: another rollout of the model is under way.
+            Refused: no champion to compare with, the gate did not pass.
+            ConflictError: another rollout of the model is under way, or too many were rolled back lately.
         """
         return start_rollout(
             self._project, self.model, self.version, skip_shadow=skip_shadow, cause=cause, actor=actor, force=force
@@ -125,7 +125,7 @@ class RolloutHandle:
             raise UnknownName.of(f"rollout of {self.model}", self.version, [])
         project = self._project
         told = explain(found[0], found[1], self.events(), now=project.clock.now())
-        return told | {"held_back": held_back(project, self.model)}
+        return told | {"held_back": held_back(project, self.model), "storm": stormy(project, self.model)}
 
     def expected(self, *, per_day: float | None = None, skip_shadow: bool = False) -> dict[str, Any]:
         """Return the expected days to detect harm and to promote.
@@ -171,11 +171,19 @@ class RolloutHandle:
 
         project, name = self._project, self.status.id
         now = project.clock.now()
-        forced: dict[str, Any] = {"force": True} if force else {}
-        status = order(project.database.rollouts, name, wanted, reason=reason, actor=actor, now=now, **forced)
-        details = {"reason": reason, **forced, **(facts or {})}
+        status = order(project.database.rollouts, name, wanted, reason=reason, actor=actor, now=now, force=force)
+        details = {"reason": reason, **({"force": True} if force else {}), **(facts or {})}
         project.database.audit.record(now, actor, f"rollout {wanted}", status.id, details)
         return status
+
+
+def stormy(project: Project, model: str) -> str:
+    """Return one sentence while rollbacks of a model come so fast that new rollouts of it wait, "" in calm."""
+    from flyball.rollout.storms import storm
+
+    statuses = (status for _, status in project.database.rollouts.list(model))
+    found = storm(statuses, model, project.clock.now())
+    return "" if found is None else str(found)
 
 
 def history(project: Project, model: str | None = None) -> list[dict[str, Any]]:
@@ -230,9 +238,9 @@ def start_rollout(
 
     Raises:
         UnknownName: no such model or version.
-        Refused: there is no champion to compare with, the gate did not pass, or too many were rolled back lately (a
-            person may override that with `force`).
-        ConflictError: another rollout of the model is under way.
+        Refused: there is no champion to compare with, or the gate did not pass.
+        ConflictError: another rollout of the model is under way, or too many were rolled back lately (a person may
+            override that with `force`).
     """
     from flyball.rollout.reconcile import start
 
@@ -247,7 +255,6 @@ def start_rollout(
     restore(project, found)
     _refuse_during_split(project, model)
     now = now or project.clock.now()
-    forced: dict[str, Any] = {"force": True} if force else {}
     status = start(
         project.database.rollouts,
         project.definitions_of(found.code).model(model).rollout,
@@ -258,7 +265,7 @@ def start_rollout(
         cause=cause,
         actor=actor,
         skip_shadow=skip_shadow,
-        **forced,
+        force=force,
     )
     details = {"skip_shadow": skip_shadow, "cause": cause, "champion": champion.version, "force": force}
     project.database.audit.record(now, actor, "rollout started", status.id, details)
