@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from flyball.experiments.fixed.spreads import spreads
+
 __all__ = ["Contrasts"]
-_SPREADS = 96  # nodes over s
-_KNOWN = 1e7  # degrees of freedom from which s is taken as 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,12 @@ class Contrasts:
 
     def beyond(self, c: float) -> float:
         """Return the chance that any t (or |t|) exceeds c when no arm differs."""
-        scales, weights = _spreads(self.df)
+        scales, weights = spreads(self.df)
         return min(1.0, max(0.0, math.fsum(w * self._beyond(c * s) for s, w in zip(scales, weights, strict=True))))
 
     def critical(self, alpha: float) -> float:
         """Return the c that any t exceeds with chance alpha."""
-        low, high = -10.0, 4.0
-        while self.beyond(high) > alpha:
-            low, high = high, 2.0 * high
-        return float(optimize.brentq(lambda c: self.beyond(c) - alpha, low, high, xtol=1e-9))
+        return _critical(self, alpha)
 
     def _beyond(self, c: float) -> float:
         """Return the chance for a known variance, integrated over the control's mean."""
@@ -67,6 +65,14 @@ class Contrasts:
         return float(weights @ -np.expm1(log_inside))
 
 
+@lru_cache(maxsize=256)  # arms of one size ask again and again
+def _critical(contrasts: Contrasts, alpha: float) -> float:
+    low, high = -10.0, 4.0
+    while contrasts.beyond(high) > alpha:
+        low, high = high, 2.0 * high
+    return float(optimize.brentq(lambda c: contrasts.beyond(c) - alpha, low, high, xtol=1e-9))
+
+
 def _grouped(loads: Sequence[float]) -> list[tuple[float, int]]:
     return [(load, loads.count(load)) for load in dict.fromkeys(loads)]
 
@@ -78,25 +84,3 @@ def _means(c: float, load: float) -> tuple[NDArray[np.float64], NDArray[np.float
     n = min(2 * math.ceil(reach / step) + 1, 20_001)
     z = np.linspace(-reach, reach, n)
     return z, np.exp(-0.5 * z * z) * (2.0 * reach / (n - 1) / math.sqrt(2.0 * math.pi))
-
-
-def _spreads(df: float) -> tuple[list[float], list[float]]:
-    """Return nodes and weights for s, the square root of chi-square over df."""
-    if df >= _KNOWN:
-        return [1.0], [1.0]
-    low, high = (math.sqrt(end / df) for end in (_quantile(df, 1e-30), float(special.chdtri(df, 1e-30))))
-    nodes, weights = np.polynomial.legendre.leggauss(_SPREADS)
-    s = low + (high - low) * (nodes + 1.0) / 2.0
-    log = (
-        (df - 1.0) * np.log(s)
-        - df * s * s / 2.0
-        + df / 2.0 * math.log(df / 2.0)
-        + math.log(2.0)
-        - math.lgamma(df / 2.0)
-    )
-    density = np.exp(log) * weights * (high - low) / 2.0
-    return s.tolist(), (density / density.sum()).tolist()
-
-
-def _quantile(df: float, below: float) -> float:
-    return 2.0 * float(special.gammaincinv(df / 2.0, below))

@@ -60,7 +60,7 @@ def benjamini_hochberg(ps: Sequence[float]) -> tuple[float, ...]:
     """
     found, smallest = [0.0] * len(ps), 1.0
     for rank, (p, at) in reversed(list(enumerate(_ranked(ps), start=1))):
-        smallest = min(smallest, p * len(ps) / rank)
+        smallest = min(smallest, p * (len(ps) / rank))
         found[at] = smallest
     return tuple(found)
 

@@ -8,6 +8,7 @@ is noisy, and turns exactly upside down when the arms are swapped.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from numpy.typing import ArrayLike
 
@@ -28,6 +29,11 @@ from flyball.experiments.fixed.pivots import (
 from flyball.experiments.stats import Sample, Stats
 
 __all__ = ["ratio_metric", "relative_effect"]
+_TURNED = {
+    Alternative.TWO_SIDED: Alternative.TWO_SIDED,
+    Alternative.GREATER: Alternative.LESS,
+    Alternative.LESS: Alternative.GREATER,
+}
 CLEAR_OF_ZERO = 3.0  # standard errors that a denominator must lie from zero
 
 
@@ -161,20 +167,19 @@ def relative(
     refuse_constant(treatment, control)
     advice = "report the difference, or wait for more units"
     refuse_near_zero(control, "the control", advice)
-    sign = math.copysign(1.0, control.value)
-    t, c = treatment.times(sign), control.times(sign)
+    if control.value < 0.0:
+        return _of_negatives(treatment, control, what, how, null, level, alternative_of(alternative))
     if how == "delta":
-        refuse_near_zero(t, "the treatment", 'use method="fieller"')
+        refuse_near_zero(treatment, "the treatment", 'use method="fieller"')
     side = alternative_of(alternative)
-    ends = (_fieller if how == "fieller" else _delta)(t, c, null, level, side)
-    notes = () if sign > 0 else ("the control is negative: relative to its absolute value, plus is still more",)
+    ends = (_fieller if how == "fieller" else _delta)(treatment, control, null, level, side)
     return Estimate(
-        (t.value - c.value) / c.value,
+        (treatment.value - control.value) / control.value,
         -math.inf if side is Alternative.LESS else ends.lower,
         math.inf if side is Alternative.GREATER else ends.upper,
         p_value(ends.statistic, side, ends.df),
         ends.statistic,
-        (t.n, c.n),
+        (treatment.n, control.n),
         f"relative difference of {what} ({how})",
         level=level,
         alternative=side,
@@ -182,7 +187,30 @@ def relative(
         treatment=treatment.value,
         control=control.value,
         df=ends.df if math.isfinite(ends.df) else None,
-        notes=(*null_note(null), *notes),
+        notes=null_note(null),
+    )
+
+
+def _of_negatives(
+    treatment: ArmValue, control: ArmValue, what: str, how: str, null: float, level: float, side: Alternative
+) -> Estimate:
+    """Return the effect relative to the size of a negative control: that of the negated arms, turned round."""
+    if null >= 1.0:
+        raise InputError(f"null is {null}; relative to a negative control an effect under the null lies below 1")
+    found = relative(
+        treatment.times(-1.0), control.times(-1.0), what, how=how, null=-null, level=level, alternative=_TURNED[side]
+    )
+    assert found.statistic is not None
+    return replace(
+        found,
+        effect=-found.effect,
+        lower=-found.upper,
+        upper=-found.lower,
+        statistic=-found.statistic,
+        alternative=side,
+        treatment=treatment.value,
+        control=control.value,
+        notes=(*null_note(null), "the control is negative: relative to its absolute value, plus is still more"),
     )
 
 
@@ -225,7 +253,7 @@ def _fieller(t: ArmValue, c: ArmValue, null: float, level: float, side: Alternat
 def _delta(t: ArmValue, c: ArmValue, null: float, level: float, side: Alternative) -> _Ends:
     """Take log(t / c) as normal; on this scale swapped arms give the same answer upside down."""
     if t.value <= 0.0:
-        raise InputError(f"treatment and control lie on both sides of zero; use method={'fieller'!r}")
+        raise InputError('treatment and control lie on both sides of zero; use method="fieller"')
     above, below = t.times(1.0 / t.value), c.times(1.0 / c.value)
     df = satterthwaite(above, below)
     log = math.log1p((t.value - c.value) / c.value)

@@ -10,13 +10,14 @@ import math
 from dataclasses import replace
 
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, Scale, alternative_of
 from flyball.experiments.fixed.means import pooled_arms
 from flyball.experiments.fixed.pivots import ArmValue, critical, p_value, pivot, refuse_constant, tail_of
 from flyball.experiments.fixed.shares import Share, count_of
+from flyball.experiments.fixed.spreads import spreads
 from flyball.experiments.stats import Sample
 
 __all__ = ["cohens_d", "cohens_h", "hedges_g"]
@@ -159,9 +160,7 @@ def cohens_h(
 
 def unbias(df: float) -> float:
     """Return Hedges' J(df), the factor in (0, 1) that takes the bias out of d."""
-    if df > 1e6:
-        return 1.0 - 3.0 / (4.0 * df - 1.0)  # to 14 digits here, where differences of lgamma keep fewer
-    return math.exp(math.lgamma(df / 2.0) - math.lgamma((df - 1.0) / 2.0)) / math.sqrt(df / 2.0)
+    return float(special.poch((df - 1.0) / 2.0, 0.5)) / math.sqrt(df / 2.0)
 
 
 def _noncentral(statistic: float, df: float, per: float, tail: float) -> tuple[float, float]:
@@ -175,9 +174,10 @@ def _noncentral(statistic: float, df: float, per: float, tail: float) -> tuple[f
 
 def _shift(statistic: float, df: float, below: float) -> float:
     """Return the noncentrality under which t lies below `statistic` with probability `below`."""
+    s, weights = spreads(df, 512)
 
     def excess(shift: float) -> float:
-        return float(stats.nct.cdf(statistic, df, shift)) - below
+        return float(weights @ special.ndtr(statistic * s - shift)) - below
 
     reach = 6.0 + abs(float(special.ndtri(below))) + 4.0 * abs(statistic) / math.sqrt(max(df, 1.0))
     low, high = statistic - reach, statistic + reach
