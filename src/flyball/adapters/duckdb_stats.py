@@ -2,14 +2,14 @@
 
 The surprise: the sums are of deviations from an origin, a typical value of the first rows. Plain sums of squares are
 the fastest that DuckDB has (two thirds of the time of `var_pop`), and keep their digits when the origin is near. Where
-it was far (a sorted file, an offset of 1e9), the scan is repeated with `var_pop` and `covar_pop`.
+it was far (a sorted file, an offset of 1e9), the file is read again, with the mean of each group as its origin.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -95,9 +95,9 @@ def arms_of_query(
     if rows == "units" and unit is not None:
         _refuse_doubles(connection, scan, unit)
     origins = _origins(connection, scan)
-    units, tallies, far = _run(connection, scan, origins, _SHIFTED)
+    units, tallies, far = _run(connection, scan, origins, _from_origin)
     if far:
-        units, tallies, _ = _run(connection, scan, far, _WELFORD)
+        units, tallies, _ = _run(connection, scan, origins, _from_means)
     arms = assemble(experiment, units, tallies)
     crossed = _crossed(connection, scan) if rows == "events" else {}
     return {
@@ -112,19 +112,6 @@ def files(places: str | Path | Sequence[str | Path]) -> str:
     reader = {".csv": "read_csv", ".json": "read_json", ".jsonl": "read_json", ".ndjson": "read_json"}
     function = reader.get(Path(listed[0]).suffix.lower(), "read_parquet") if listed else "read_parquet"
     return f"{function}([{', '.join(map(_text, listed))}])"
-
-
-@dataclass(frozen=True, slots=True)
-class _Aggregates:
-    """How sums become statistics: `one` of a column, `two` of a pair, both of deviations from an origin."""
-
-    one: str
-    two: str
-    centred: bool
-
-
-_SHIFTED = _Aggregates("sum({a})", "sum({a} * {b})", centred=False)
-_WELFORD = _Aggregates("avg({a})", "covar_pop({a}, {b})", centred=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,70 +196,89 @@ class _Scan:
 
 
 def _run(
-    connection: duckdb.DuckDBPyConnection, scan: _Scan, origins: Mapping[tuple[str, int], float], how: _Aggregates
-) -> tuple[dict[Keys, int], dict[str, dict[Keys, Tally]], dict[tuple[str, int], float]]:
-    """Scan once; return units, tallies, and better origins where those given were too far, else nothing."""
+    connection: duckdb.DuckDBPyConnection,
+    scan: _Scan,
+    origins: Mapping[tuple[str, int], float],
+    centred: Callable[[str, int, Sequence[str]], str],
+) -> tuple[dict[Keys, int], dict[str, dict[Keys, Tally]], bool]:
+    """Scan once; return units, tallies, and whether an origin was too far from a mean."""
+    k = len(scan.keys)
+    names = [[f"m{number}_{at}" for at in range(len(want.columns))] for number, want in enumerate(scan.want)]
     inner = [f"{key} AS k{at}" for at, key in enumerate(scan.keys)]
-    outer = [*(f"k{at}" for at in range(len(scan.keys))), "count(*)"]
+    outer = [*(f"k{at}" for at in range(k)), "count(*)"]
     for number, want in enumerate(scan.want):
-        condition = scan.counted(want)
-        names = [f"m{number}_{at}" for at in range(len(want.columns))]
-        for at, name in enumerate(names):
-            shifted = f"{scan.value(want, at)} - {_number(origins[want.metric.name, at])}"
-            inner.append(f"CASE WHEN {condition} THEN {shifted} END AS {name}" if condition else f"{shifted} AS {name}")
+        inner += _values(scan, want, names[number], origins)
         if want.closed:
             inner.append(f"NOT coalesce({quoted(want.closed)}::BOOLEAN, false) AS p{number}")
-        outer.append(f"count({names[0]})")
-        outer.append(f"count_if(p{number})" if want.closed else "0")
-        outer += [how.one.format(a=name) for name in names]
-        outer += [how.two.format(a=a, b=b) for i, a in enumerate(names) for b in names[i:]]
-    # "the keys, then everything": GROUP BY ALL would also take a constant 0 as a key
-    sql = (f"SELECT {', '.join(outer)} FROM (SELECT {', '.join(inner)} FROM {scan.table}) "
-           f"GROUP BY {', '.join(outer[: len(scan.keys)])}")  # fmt: skip
+        outer += [f"count({names[number][0]})", f"count_if(p{number})" if want.closed else "0"]
+        outer += [f"any_value(c{name})" for name in names[number]] if centred is _from_means else []
+        outer += [f"sum({name})" for name in names[number]]
+        outer += [f"sum({a} * {b})" for i, a in enumerate(names[number]) for b in names[number][i:]]
+    source = centred(f"(SELECT {', '.join(inner)} FROM {scan.table})", k, [n for of in names for n in of])
+    # GROUP BY the keys by name: GROUP BY ALL would also take a constant 0 as a key
+    sql = f"SELECT {', '.join(outer)} FROM {source} GROUP BY {', '.join(outer[:k])}"
     units: dict[Keys, int] = {}
     tallies: dict[str, dict[Keys, Tally]] = {want.metric.name: {} for want in scan.want}
     far = False
     for row in connection.sql(sql).fetchall():
-        cells = list(row)
-        key = _key(cells[: len(scan.keys)], bool(scan.day))
-        count = cells[len(scan.keys)]
-        rest: Sequence[Any] = cells[len(scan.keys) + 1 :]
+        key, count = _key(row[:k], bool(scan.day)), row[k]
+        rest: Sequence[Any] = row[k + 1 :]
         units[key] = units.get(key, 0) + count
         for want in scan.want:
-            tally, rest, lost = _tally(want, count, rest, origins, how)
-            known = tallies[want.metric.name].get(key)  # 1 and "1" are one name
-            tallies[want.metric.name][key] = tally if known is None else _both(known, tally)
+            size = len(want.columns)
+            start = [origins[want.metric.name, at] for at in range(size)]
+            n, pending, rest = rest[0], rest[1], rest[2:]
+            if centred is _from_means:
+                start = [o + (c or 0.0) for o, c in zip(start, rest[:size], strict=True)]
+                rest = rest[size:]
+            stats, lost = _stats(want, n, start, rest)
+            rest = rest[size + size * (size + 1) // 2 :]
+            tally, known = Tally(stats, count - n - pending, pending), tallies[want.metric.name].get(key)
+            tallies[want.metric.name][key] = tally if known is None else _both(known, tally)  # 1 and "1" are one name
             far = far or lost
-    return units, tallies, _means(tallies, scan) if far else {}
+    return units, tallies, far
 
 
-def _tally(
-    want: Wanted, count: int, cells: Sequence[Any], origins: Mapping[tuple[str, int], float], how: _Aggregates
-) -> tuple[Tally, Sequence[Any], bool]:
-    """Return a metric's tally of one group, the cells that follow, and whether digits were lost."""
-    k = len(want.columns)
-    n, pending = cells[0], cells[1]
-    sums, pairs = cells[2 : 2 + k], cells[2 + k : 2 + k + k * (k + 1) // 2]
-    names = want.metric.columns
-    rest = cells[2 + k + len(pairs) :]
-    missing = count - n - pending
+def _values(scan: _Scan, want: Wanted, names: Sequence[str], origins: Mapping[tuple[str, int], float]) -> Iterator[str]:
+    condition = scan.counted(want)
+    for at, name in enumerate(names):
+        shifted = f"{scan.value(want, at)} - {_number(origins[want.metric.name, at])}"
+        yield f"CASE WHEN {condition} THEN {shifted} END AS {name}" if condition else f"{shifted} AS {name}"
+
+
+def _from_origin(rows: str, keys: int, names: Sequence[str]) -> str:
+    """Take deviations as they are."""
+    return rows
+
+
+def _from_means(rows: str, keys: int, names: Sequence[str]) -> str:
+    """Take deviations from each group's mean, which a scan before this one finds."""
+    groups = ", ".join(f"k{at}" for at in range(keys))
+    means = ", ".join(f"avg({name}) AS c{name}" for name in names)
+    same = " AND ".join(f"r.k{at} IS NOT DISTINCT FROM g.k{at}" for at in range(keys))
+    moved = ", ".join(f"{name} - c{name} AS {name}, c{name}" for name in names)
+    shown = ", ".join(f"r.k{at}" for at in range(keys))
+    rest = f"r.* EXCLUDE ({groups}, {', '.join(names)})"
+    return (f"(SELECT {shown}, {moved}, {rest} FROM {rows} AS r "
+            f"JOIN (SELECT {groups}, {means} FROM {rows} GROUP BY {groups}) AS g ON {same})")  # fmt: skip
+
+
+def _stats(want: Wanted, n: int, start: Sequence[float], cells: Sequence[Any]) -> tuple[Stats, bool]:
+    """Return a metric's statistics of one group from its sums, and whether digits were lost."""
+    k, names = len(start), want.metric.columns
     if n == 0:
-        return Tally(Stats(0, names, (0.0,) * k, ((0.0,) * k,) * k), missing, pending), rest, False
-    deltas = [float(s) if how.centred else s / n for s in sums]
+        return Stats(0, names, (0.0,) * k, ((0.0,) * k,) * k), False
+    deltas, pairs = [s / n for s in cells[:k]], iter(cells[k:])
     products = [[0.0] * k for _ in range(k)]
-    at = iter(pairs)
     for i in range(k):
         for j in range(i, k):
-            found = next(at)
-            product = found * n if how.centred else found - deltas[i] * deltas[j] * n
+            product = next(pairs) - deltas[i] * deltas[j] * n
             products[i][j] = products[j][i] = max(product, 0.0) if i == j else product
-    means = tuple(origins[want.metric.name, i] + deltas[i] for i in range(k))
-    spreads = [products[i][i] for i in range(k)]
-    lost = not how.centred and n > 1 and any(map(_far, deltas, spreads, [n] * k))
-    stats = Stats(n, names, means, tuple(map(tuple, products)))
+    means = tuple(o + d for o, d in zip(start, deltas, strict=True))
     if not all(map(math.isfinite, (*means, *(p for row in products for p in row)))):
         raise InputError(f"metric {want.metric.name!r} has values too large to square; divide the column first")
-    return Tally(stats, missing, pending), rest, lost
+    lost = n > 1 and any(_far(deltas[i], products[i][i], n) for i in range(k))
+    return Stats(n, names, means, tuple(map(tuple, products))), lost
 
 
 def _far(delta: float, spread: float, n: int) -> bool:
@@ -282,16 +288,6 @@ def _far(delta: float, spread: float, n: int) -> bool:
 
 def _both(one: Tally, other: Tally) -> Tally:
     return Tally(one.stats.merge(other.stats), one.missing + other.missing, one.pending + other.pending)
-
-
-def _means(tallies: Mapping[str, Mapping[Keys, Tally]], scan: _Scan) -> dict[tuple[str, int], float]:
-    found = {}
-    for want in scan.want:
-        parts = [tally.stats for tally in tallies[want.metric.name].values()]
-        n = sum(part.n for part in parts) or 1
-        for at in range(len(want.columns)):
-            found[want.metric.name, at] = math.fsum(part.means[at] * (part.n / n) for part in parts)
-    return found
 
 
 def _origins(connection: duckdb.DuckDBPyConnection, scan: _Scan) -> dict[tuple[str, int], float]:

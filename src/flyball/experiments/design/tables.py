@@ -136,7 +136,9 @@ def to_arrow(table: object) -> pa.Table:
         return pa.Table.from_batches([table])
     if isinstance(table, Mapping):
         return pa.table({name: _column(values) for name, values in table.items()})
-    if hasattr(table, "__arrow_c_stream__"):  # polars, and every newer table
+    if type(table).__module__.startswith("polars") and hasattr(table, "to_arrow"):
+        return pa.table(table.to_arrow())  # in types that every kernel of Arrow knows
+    if hasattr(table, "__arrow_c_stream__"):
         return pa.table(table)
     if type(table).__module__.startswith("pandas"):
         return pa.Table.from_pandas(table, preserve_index=False)

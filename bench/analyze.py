@@ -1,0 +1,138 @@
+"""Analysis of an experiment from Parquet: 10M users, five metrics, Welch for each, in one scan.
+
+The bare limit is DuckDB reading the same columns and summing each by arm, nothing else. A run is a process's own: the
+file is warm in the page cache, the first call (which opens DuckDB and imports scipy) is told apart. `--quick` takes a
+tenth of the users. `--peer` runs tea-tasting beside it, in an environment of its own. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench import peers
+from bench.peers.tea_tasting_means import METRICS, REQUIRES
+
+CHUNK = 1_000_000
+TARGETS = {"seconds": 0.5, "peak_gib": 1.0}
+
+
+def write(file: Path, users: int) -> None:
+    """Write one row per user: a rate, two counts, a heavy-tailed sum and a positive number."""
+    rng = np.random.default_rng(1)
+    writer = None
+    for start in range(0, users, CHUNK):
+        n = min(CHUNK, users - start)
+        new = rng.random(n) < 0.5
+        orders = rng.poisson(0.4, n).astype(np.int32)
+        table = pa.table({
+            "user": np.arange(start, start + n), "arm": pa.array(np.where(new, "v7", "champion")).dictionary_encode(),
+            "converted": rng.random(n) < np.where(new, 0.105, 0.1), "orders": orders,
+            "revenue": np.round(np.where(orders > 0, rng.lognormal(3, 1, n), 0.0), 2),
+            "minutes": rng.gamma(2, 5, n), "sessions": (1 + rng.poisson(3, n)).astype(np.int32),
+        })  # fmt: skip
+        writer = writer or pq.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
+def ours(file: Path, repeats: int) -> None:
+    """Analyse the file; print the figures as JSON. Runs in a process of its own."""
+    import flyball as fb
+    from flyball.adapters.duckdb_stats import arms_of_files
+    from flyball.experiments.design.analysis import analyze
+
+    rate = fb.Metric("converted", kind="proportion", role="primary")
+    experiment = fb.Experiment(
+        "checkout",
+        arms={"champion": 0.5, "v7": 0.5},
+        metrics=[rate, *(fb.Metric(name) for name in METRICS[1:])],
+        plan=fb.plan.fixed(units=1000),
+    )
+    runs = []
+    for _ in range(repeats):
+        started = perf_counter()
+        result = analyze(experiment, arms_of_files(file, experiment, threads=2))
+        runs.append(perf_counter() - started)
+    estimates = {c.metric: c.estimate for c in result.comparisons}
+    found = {name: [e.effect, e.p] for name, e in estimates.items() if e is not None}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"seconds": min(runs), "first_s": runs[0], "peak_gib": peak, "found": found}))
+
+
+def bare(file: Path, repeats: int) -> float:
+    """Return the best time of DuckDB summing the same columns by arm."""
+    sums = ", ".join(f"sum({name}::DOUBLE)" for name in METRICS)
+    best = float("inf")
+    with duckdb.connect(config={"threads": 2}) as connection:
+        for _ in range(repeats):
+            started = perf_counter()
+            connection.sql(f"SELECT arm, {sums} FROM '{file}' GROUP BY arm").fetchall()
+            best = min(best, perf_counter() - started)
+    return best
+
+
+def beside(file: Path, repeats: int) -> dict[str, float]:
+    """Return tea-tasting's figures over the same file; {} where it cannot be installed."""
+    try:
+        python = peers.environment("tea-tasting", REQUIRES)
+    except peers.Unavailable as error:
+        print(f"tea-tasting {error}")
+        return {}
+    script = str(peers.HERE / "tea_tasting_means.py")
+    made = subprocess.run([str(python), script, str(file), str(repeats)], capture_output=True, text=True, check=False)
+    if made.returncode:
+        print(f"tea-tasting failed: {(made.stderr.strip().splitlines() or ['no message'])[-1]}")
+        return {}
+    return dict(json.loads(made.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--ours", metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=5)
+    given = parser.parse_args()
+    if given.ours:
+        ours(Path(given.ours), given.repeats)
+        return
+    users = 1_000_000 if given.quick else 10_000_000
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "users.parquet"
+        write(file, users)
+        command = [sys.executable, __file__, "--ours", str(file), "--repeats", str(given.repeats)]
+        mine = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+        limit = bare(file, given.repeats)
+        theirs = beside(file, given.repeats) if given.peer else {}
+    print(f"{users:,} users, {len(METRICS)} metrics, 2 threads, Parquet in the page cache")
+    print(f"{'':<14}{'seconds':>9}{'first':>9}{'peak GiB':>10}")
+    print(f"{'flyball':<14}{mine['seconds']:>9.3f}{mine['first_s']:>9.3f}{mine['peak_gib']:>10.2f}")
+    print(f"{'bare sums':<14}{limit:>9.3f}")
+    figures = {k: mine[k] for k in ("seconds", "first_s", "peak_gib")} | {"bare_s": limit, "users": users}
+    if theirs:
+        print(f"{'tea-tasting':<14}{theirs['seconds']:>9.3f}{theirs['first_s']:>9.3f}{theirs['peak_gib']:>10.2f}")
+        worst = max(abs(mine["found"][m][0] / theirs["found"][m][0] - 1.0) for m in METRICS)
+        figures |= {"peer_s": theirs["seconds"], "peer_first_s": theirs["first_s"], "peer_gib": theirs["peak_gib"],
+                    "ratio": theirs["seconds"] / mine["seconds"], "largest_relative_difference": worst}  # fmt: skip
+        print(f"ratio {figures['ratio']:.2f}; effects differ by {worst:.1e} at most")
+    figures["met"] = given.quick or all(mine[name] <= limit for name, limit in TARGETS.items())
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
