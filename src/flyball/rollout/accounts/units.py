@@ -29,16 +29,23 @@ class Accumulator(Protocol):
 
 
 class Running:
-    """Count, mean and squared deviations that change in place (Welford)."""
+    """Count, mean and squared deviations that change in place (Welford).
 
-    __slots__ = ("m2", "mean", "n")
+    The mean is kept as a distance from the first value: a unit's value goes in and out with each of its rows, and far
+    from zero each time would cost a digit.
+    """
+
+    __slots__ = ("_origin", "m2", "mean", "n")
 
     def __init__(self) -> None:
-        self.n, self.mean, self.m2 = 0, 0.0, 0.0
+        self.n, self.mean, self.m2, self._origin = 0, 0.0, 0.0, 0.0
 
     def add(self, value: float) -> None:
         """Take a value."""
+        if self.n == 0:
+            self._origin = value
         self.n += 1
+        value -= self._origin
         delta = value - self.mean
         self.mean += delta / self.n
         self.m2 += delta * (value - self.mean)
@@ -49,6 +56,7 @@ class Running:
         if self.n <= 0:
             self.n, self.mean, self.m2 = 0, 0.0, 0.0
             return
+        value -= self._origin
         delta = value - self.mean
         self.mean -= delta / self.n
         self.m2 = max(self.m2 - delta * (value - self.mean), 0.0)
@@ -56,7 +64,7 @@ class Running:
     @property
     def moments(self) -> Moments:
         """The same as a value."""
-        return Moments(self.n, self.mean, self.m2)
+        return Moments(self.n, self._origin + self.mean, self.m2)
 
 
 class Pairs:
