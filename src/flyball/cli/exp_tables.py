@@ -69,10 +69,8 @@ def power(
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--table", type=click.Path(exists=True, path_type=Path), help="Parquet, CSV or JSON lines, not the log.")
-@click.option(
-    "--file", "path", type=click.Path(exists=True, path_type=Path), help="A file that defines the experiment."
-)
+@click.option("--table", type=click.Path(path_type=Path), help="Parquet, CSV or JSON lines, not the log.")
+@click.option("--file", "path", type=click.Path(path_type=Path), help="A file that defines the experiment.")
 @click.option("--metric", "metrics", multiple=True, metavar="COLUMN[:KIND]", help="Of a --table without a design.")
 @click.option("--control", help="Control arm of a --table without a design.")
 @_arm
@@ -153,7 +151,7 @@ def _simple(table: Path, metrics: tuple[str, ...], control: str | None, arm: str
 
 @click.command()
 @click.argument("counts", nargs=-1, metavar="[NAME | ARM=UNITS ...]")
-@click.option("--table", type=click.Path(exists=True, path_type=Path), help="Parquet, CSV or JSON lines of units.")
+@click.option("--table", type=click.Path(path_type=Path), help="Parquet, CSV or JSON lines of units.")
 @_arm
 @_shares
 @_project
@@ -192,7 +190,7 @@ def _ratio_of_log(project: str, env: str | None, name: str) -> Any:
 
 
 @click.command()
-@click.argument("table", type=click.Path(exists=True, path_type=Path))
+@click.argument("table", type=click.Path(path_type=Path))
 @click.option("--credit", default="credit", show_default=True,
               help="Column of the vote: above 0 for the treatment's ranking, below for the control's.")  # fmt: skip
 @click.option("--unit", help="Column of the unit; its votes are added first.")
@@ -211,7 +209,7 @@ def interleave(*, table: Path, credit: str, unit: str | None, how: str, level: f
 
 
 @click.command()
-@click.argument("table", type=click.Path(exists=True, path_type=Path))
+@click.argument("table", type=click.Path(path_type=Path))
 @click.option("--policy", required=True, metavar="COLUMNS|SHARES",
               help="Columns with the policy's chance of each action, or one number for each: 0.2,0.8.")  # fmt: skip
 @click.option("--action", default="action", show_default=True, help="Column of the action taken, from 0.")
