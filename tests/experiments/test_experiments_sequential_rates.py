@@ -72,7 +72,7 @@ def test_looking_every_20_requests_seldom_alarms_between_equal_arms(rate):
 
 
 def test_the_true_difference_is_kept_with_unequal_arms():
-    rng, runs, missed = np.random.default_rng(2), 200, 0
+    rng, runs, missed = np.random.default_rng(2), 120, 0
     for _ in range(runs):
         t, c = rng.binomial(20, 0.08, 40).cumsum(), rng.binomial(180, 0.05, 40).cumsum()
         out = False

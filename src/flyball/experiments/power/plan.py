@@ -98,7 +98,9 @@ class PowerPlan:
             InputError: no effect is found that surely with so few units.
         """
         share = total / self.total
-        n = (max(int(self.n[0] * share), 2), max(int(self.n[1] * share), 2))
+        n = (int(self.n[0] * share), int(self.n[1] * share))
+        if min(n) < 2:
+            raise InputError(f"{total} units give an arm fewer than 2; take more units")
         effect = _smallest(self.problem, n, self.power, self.alpha, self.alternative, sign=self.effect)
         return PowerPlan(
             self.problem, effect, n, self.power, self.level, self.alternative, self.comparisons, self.notes
