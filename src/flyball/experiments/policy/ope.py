@@ -94,12 +94,13 @@ def ips(log: PolicyLog, *, level: float = 0.95, bootstrap: Bootstrap | None = No
         >>> ips(log).value, round(snips(log).value, 4)
         (0.875, 0.875)
     """
-    return _told(log, "IPS", log.weights * log.rewards, None, level, bootstrap)
+    return _told(log, "IPS", _weights(log) * log.rewards, None, level, bootstrap)
 
 
 def snips(log: PolicyLog, *, level: float = 0.95, bootstrap: Bootstrap | None = None) -> PolicyValue:
     """Return weighted rewards over the sum of weights: a little biased, steadier, and within the rewards' range."""
-    return _told(log, "SNIPS", log.weights * log.rewards, log.weights, level, bootstrap)
+    w = _weights(log)
+    return _told(log, "SNIPS", w * log.rewards, w, level, bootstrap)
 
 
 def clipped_ips(
@@ -113,7 +114,7 @@ def clipped_ips(
     """
     if not limit > 0.0:
         raise InputError(f"limit is {limit}; weights are cut at a number above 0, such as 10")
-    w = np.minimum(log.weights, limit)
+    w = np.minimum(_weights(log), limit)
     name = "clipped SNIPS" if normalise else "clipped IPS"
     note = f"weights above {limit:g} are cut: the interval does not cover the bias"
     return _told(log, name, w * log.rewards, w if normalise else None, level, bootstrap, limit=limit, notes=(note,))
@@ -216,6 +217,13 @@ def reward_table(
     return predicted
 
 
+def _weights(log: PolicyLog) -> NDArray[np.float64]:
+    w = log.weights
+    if not w.any():
+        raise InputError("no logged action is one the policy would take; all weights are 0 and say nothing of it")
+    return w
+
+
 def _residual(
     log: PolicyLog, predicted: ArrayLike, w: NDArray[np.float64], name: str, limit: float, level: float,
     bootstrap: Bootstrap | None,
@@ -245,8 +253,6 @@ def _told(
         top = np.asarray(np.bincount(log.clusters, weights=top), dtype=np.float64)
         rows = np.asarray(np.bincount(log.clusters, weights=rows), dtype=np.float64)
     total = float(rows.sum())
-    if total <= 0.0:
-        raise InputError("no logged action is one the policy would take; all weights are 0")
     value, n = float(top.sum()) / total, len(top)
     spread = float(((top - value * rows) ** 2).sum()) * (n / (n - 1.0) if n > 1 else math.inf)
     error = math.sqrt(spread) / total if n > 1 else math.inf
