@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -86,7 +87,7 @@ def bare(file: Path, repeats: int) -> float:
     return best
 
 
-def beside(file: Path, repeats: int) -> dict[str, float]:
+def beside(file: Path, repeats: int) -> dict[str, Any]:
     """Return tea-tasting's figures over the same file; {} where it cannot be installed."""
     try:
         python = peers.environment("tea-tasting", REQUIRES)
