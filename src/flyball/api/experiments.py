@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.requests import Request
 
-from flyball.errors import BadRequest
+from flyball.errors import BadRequest, DefinitionError
 
 if TYPE_CHECKING:
     from flyball.api.app import Controller
@@ -71,11 +71,17 @@ class ExperimentsApi:
         if (asked.name is None) == (asked.design is None):
             raise BadRequest("send either the name of a defined experiment or a design")
         experiments = self._control.project.experiments
-        if asked.design is not None:
-            design = experiment_of(asked.design)
-            return await self._control.order(lambda: experiments.start(design, actor="api"))
-        name = asked.name or ""
-        return await self._control.order(lambda: experiments[name].start(actor="api"))
+        name, design = asked.name or "", asked.design
+
+        def start() -> Any:
+            if design is None:
+                return experiments[name].start(actor="api")
+            return experiments.start(experiment_of(design), actor="api")
+
+        try:
+            return await self._control.order(start)
+        except DefinitionError as error:
+            raise BadRequest(str(error)) from error
 
     async def stop(self, request: Request) -> Any:
         """End an experiment, and ship an arm."""
