@@ -176,3 +176,22 @@ def test_wrong_counts_and_margins_are_refused():
         Hypergeometric().log_e(margin=-1.0)
     with pytest.raises(InputError, match="beyond the odds ratios"):
         Hypergeometric().log_e(margin=1000.0)
+
+
+def test_the_odds_of_two_streams_multiply_and_seldom_alarm():
+    rng, runs, alpha = np.random.default_rng(5), 1000, 0.05
+    alarms = 0
+    for _ in range(runs):
+        streams = []
+        for share in (0.1, 0.5):
+            process, at = OddsProcess(), odds((0, 0), known=share / (1 - share))
+            whose = int(rng.binomial(60, share))  # of 60 failures, by whose they are
+            streams.append(process.fail(candidate=whose, control=60 - whose, odds=at))
+        one, other = streams
+        merged = one.merge(other)
+        assert merged.logs == other.merge(one).logs
+        alarms += merged.breached(alpha)
+    assert merged.logs == pytest.approx([a + b for a, b in zip(one.logs, other.logs, strict=True)])
+    assert alarms <= stats.binom.ppf(0.999, runs, alpha)
+    with pytest.raises(InputError, match="margins"):
+        OddsProcess().merge(OddsProcess(margin=0.1))

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from flyball.errors import InputError
+
 __all__ = ["MAX_LOG", "THETAS", "OddsProcess", "odds"]
 
 MAX_LOG = 690.0  # e-values are cut at e**690, about 1e299: still a float, and JSON has no infinity
@@ -83,6 +85,24 @@ class OddsProcess:
         )
         grown = replace(after, logs=logs)
         return replace(grown, peak=max(self.peak, grown.log_e))
+
+    def merge(self, other: OddsProcess) -> Self:
+        """Return the evidence of two separate streams of requests together: for each theta, likelihoods multiply.
+
+        The peak starts anew at the merged e-value, as nobody watched both at once before.
+
+        Raises:
+            InputError: the margins differ.
+        """
+        if self.margin != other.margin:
+            raise InputError(
+                f"the margins {self.margin} and {other.margin} differ; only evidence on one question adds up"
+            )
+        logs = tuple(one + two for one, two in zip(self.logs, other.logs, strict=True))
+        both = replace(
+            self, logs=logs, candidate=self.candidate + other.candidate, control=self.control + other.control
+        )
+        return replace(both, peak=max(0.0, both.log_e))
 
     @property
     def log_e(self) -> float:
