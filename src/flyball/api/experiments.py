@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.requests import Request
 
-from flyball.errors import BadRequest, DefinitionError
+from flyball.errors import BadRequest, DefinitionError, UnknownName
 
 if TYPE_CHECKING:
     from flyball.api.app import Controller
@@ -80,6 +80,8 @@ class ExperimentsApi:
 
         try:
             return await self._control.order(start)
+        except UnknownName:
+            raise  # no such experiment, version, value or column: 404
         except DefinitionError as error:
             raise BadRequest(str(error)) from error
 
