@@ -76,9 +76,12 @@ def test_too_few_units_are_refused(n: int, q: float, says: str) -> None:
         quantile_effect(np.arange(n), np.arange(1000), q)
 
 
-def test_the_number_of_rows_that_is_asked_for_is_enough() -> None:
-    needed = 700
-    quantile_effect(np.arange(needed), np.arange(needed), 0.99)
+@pytest.mark.parametrize("q", [0.01, 0.5, 0.9, 0.99, 0.999])
+def test_the_number_of_rows_that_is_asked_for_is_enough(q: float) -> None:
+    with pytest.raises(InputError, match="it takes about") as refused:
+        quantile_effect(np.arange(5), np.arange(5), q)
+    needed = int(str(refused.value).rpartition(" ")[2].replace(",", ""))
+    assert quantile_effect(np.arange(needed), np.arange(needed), q).effect == 0.0
 
 
 def test_a_metric_too_coarse_for_quantiles_is_refused() -> None:

@@ -121,7 +121,7 @@ def clustered(r: np.random.Generator, users: int, effect: float) -> tuple[np.nda
 @pytest.mark.parametrize("statistic", ["mean", "median"])
 def test_whole_clusters_cover_where_single_rows_do_not(statistic: str) -> None:
     r = rng(8)
-    runs = 300 if statistic == "mean" else 60
+    runs = 200 if statistic == "mean" else 50
     hits, naive = 0, 0
     for _ in range(runs):
         (x, u), (y, v) = clustered(r, 50, 0.0), clustered(r, 50, 0.0)

@@ -111,7 +111,8 @@ def bootstrap(
         control: Values, shape (m,), m >= 2.
         rng: Seeded generator.
         statistic: "mean", "median", or a function of values of shape (k,) that returns one number.
-        method: "bca" (bias-corrected and accelerated) or "percentile".
+        method: "bca" (bias-corrected and accelerated) or "percentile". BCa leaves each row or cluster out once,
+            which takes time in the square of their number: beyond 10,000 take "percentile".
         resamples: Bootstrap samples, >= 100.
         clusters: Per arm, which cluster (such as the user) each row belongs to, shapes (n,) and (m,); whole clusters
             are drawn then, since rows of one user are not independent.
