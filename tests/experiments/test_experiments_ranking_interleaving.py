@@ -12,7 +12,7 @@ from scipy import stats
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.ranking.interleaving import Interleaving, Team, balanced, credit, probabilistic, team_draft
 from flyball.experiments.ranking.preference import PreferenceProcess, preference
-from flyball.experiments.ranking.sensitivity import interleaving_sensitivity
+from flyball.experiments.ranking.sensitivity import Sensitivity, interleaving_sensitivity
 
 DRAWS = [team_draft, balanced, probabilistic]
 rankings = st.lists(st.integers(0, 9), unique=True, max_size=7)
@@ -237,18 +237,20 @@ def test_interleaving_finds_the_better_ranking_with_fewer_impressions_than_a_spl
         interleaving_sensitivity([], cascade, rng=np.random.default_rng(1))
 
 
-def test_the_impressions_said_to_be_needed_find_it_as_often_as_said():
-    rng = np.random.default_rng(10)
-
+def test_the_signal_is_that_of_the_click_model_and_the_impressions_needed_find_it():
     def click(items, rng):
         return [0] if rng.random() < (0.5 if items[0] == "a" else 0.35) else []
 
-    told = interleaving_sensitivity([("ab", "ba")], click, rng=rng, impressions=20_000, k=2)
-    n, runs = math.ceil(told.needed(power=0.8)[0]), 400
-    drawn = [team_draft("ab", "ba", rng=rng, k=2) for _ in range(10_000)]
-    votes = np.array([credit(s, click(s.items, rng), rule="binary") for s in drawn])
-    found = sum(preference(rng.choice(votes, n), test="t").p < 0.05 for _ in range(runs))
-    assert abs(found / runs - 0.8) < 4 * math.sqrt(0.8 * 0.2 / runs) + 0.04  # + the signal being estimated
+    n = 8_000
+    told = interleaving_sensitivity([("ab", "ba")], click, rng=np.random.default_rng(10), impressions=n, k=2)
+    signal = 0.075 / math.sqrt(0.425 - 0.075**2)  # a vote is +1 in 25 %, -1 in 17.5 %
+    split = 0.15 / math.sqrt(2 * (0.5 * 0.5 + 0.35 * 0.65))
+    assert told.interleaved == pytest.approx(signal, abs=4 / math.sqrt(n))
+    assert told.split == pytest.approx(split, abs=4 / math.sqrt(n))
+    needed, runs, rng = math.ceil(Sensitivity(signal, split, n).needed(power=0.8)[0]), 1000, np.random.default_rng(11)
+    votes = rng.choice([1.0, -1.0, 0.0], (runs, needed), p=[0.25, 0.175, 0.575])
+    found = sum(preference(row, test="t").p < 0.05 for row in votes)
+    assert abs(found / runs - 0.8) < 4 * math.sqrt(0.8 * 0.2 / runs)
 
 
 @pytest.mark.parametrize(
