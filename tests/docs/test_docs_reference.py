@@ -57,7 +57,7 @@ def test_the_page_names_nothing_that_is_not_public():
     assert named - set(fb.__all__) == set()
 
 
-@pytest.mark.parametrize("namespace", ["gate", "guard", "monitor", "on"])
+@pytest.mark.parametrize("namespace", ["gate", "guard", "monitor", "on", "strategy"])
 def test_every_name_of_a_namespace_is_on_the_page(namespace):
     members = [m for m in vars(getattr(fb, namespace)) if not m.startswith("_")]
     text = page("python.md")
