@@ -1,6 +1,6 @@
 """What a look costs: µs per log record for four guardrails, and ms from a breach to the last canary answer.
 
-Records go through the real binner and ledger, one closed second at a time, in this process and on one core. A breach is
+Records go through the real binner and ledger, one closed second at a time, on one core; that is CPU time, so neighbours do not count. A breach, in time on the clock, is
 a real one: a simulated release whose log lies on disk, judged by the real reconciler, which folds the second, waits for
 the evidence log's fsync, commits the next table and has the router compiled from it, after which no unit goes to the
 candidate. Over several workers `bench/swap.py` measures the same commit (`rollback_s`). The surprise: the fsync is most
@@ -64,7 +64,7 @@ def records(seconds: int, units: int, share: float) -> list[list[Record]]:
 
 
 def per_event(seconds: int, units: int, share: float) -> tuple[float, float]:
-    """Return µs per record of the folding, and of one look (ms)."""
+    """Return CPU time of the folding in µs per record, and of one look in ms."""
     rails = spec()
     binner, ledger = Binner(rails, model=MODEL, candidate="v2"), Ledger(rails)
     allocation = Allocation(1, "step", share)
@@ -74,13 +74,13 @@ def per_event(seconds: int, units: int, share: float) -> tuple[float, float]:
     count, looks = sum(map(len, log)), []
     folding = 0
     for second, rows in enumerate(log):
-        begin = time.perf_counter_ns()
+        begin = time.thread_time_ns()
         for closed in binner.fold([Batch("w0/a.seg", second, second + 1, rows)], (second + 1) * SECOND + SECOND):
             ledger.fold(closed)
-        folding += time.perf_counter_ns() - begin
-        begin = time.perf_counter_ns()
+        folding += time.thread_time_ns() - begin
+        begin = time.thread_time_ns()
         ledger.evidence(Phase.STEP, share, NOW)
-        looks.append(time.perf_counter_ns() - begin)
+        looks.append(time.thread_time_ns() - begin)
     return folding / count / 1e3, float(np.median(looks)) / 1e6
 
 

@@ -54,7 +54,7 @@ def _print_status(document: dict[str, Any]) -> None:
     empty = "no models are applied" if document["applied"] else "nothing is applied yet; run: flyball apply"
     print_table(("model", "champion", "rollout", "drift", "frozen"), rows, empty=empty)
     for model in document["models"]:
-        for text in model["held_back"]:
+        for text in [*filter(None, [model["storm"]]), *model["held_back"]]:
             click.echo(f"{model['model']}: {text}")
     for view in document["refresh"]:
         fresh = view["last"] or "never"

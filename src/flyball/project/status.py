@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyball.errors import FlyballError, Unavailable
 from flyball.project.held import held_back
+from flyball.project.releases import stormy
 
 if TYPE_CHECKING:
     from flyball.project.root import Project
@@ -72,7 +73,7 @@ def _served(project: Project, error: Unavailable) -> dict[str, Any]:
         "degraded": str(error),
         "applied": None,
         "models": [
-            {"model": name, "champion": champion, "held_back": held_back(project, name)} | unknown
+            {"model": name, "champion": champion, "held_back": held_back(project, name), "storm": ""} | unknown
             for name, champion in champions.items()
         ],
         "refresh": [],
@@ -92,4 +93,5 @@ def _model(project: Project, name: str) -> dict[str, Any]:
         "drift": None if not drift else drift[0].level,
         "frozen": database.loop.frozen(name),
         "held_back": held_back(project, name),
+        "storm": stormy(project, name),
     }
