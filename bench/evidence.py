@@ -1,10 +1,11 @@
 """What a look costs: µs per log record for four guardrails, and ms from a breach to the last canary answer.
 
-Records go through the real binner and ledger, one closed second at a time, on one core; that is CPU time, so neighbours do not count. A breach, in time on the clock, is
-a real one: a simulated release whose log lies on disk, judged by the real reconciler, which folds the second, waits for
-the evidence log's fsync, commits the next table and has the router compiled from it, after which no unit goes to the
-candidate. Over several workers `bench/swap.py` measures the same commit (`rollback_s`). The surprise: the fsync is most
-of it; nothing is acted on before what it was decided by is on the disk.
+Records go through the real binner and ledger, one closed second at a time, on one core; that is CPU time, so neighbours
+do not count. A breach, in time on the clock, is a real one: a simulated release whose log lies on disk, judged by the
+real reconciler, which folds the second, waits for the evidence log's fsync, commits the next table and has the router
+compiled from it, after which no unit goes to the candidate. Over several workers `bench/swap.py` measures the same
+commit (`rollback_s`). The surprise: the fsync is most of it; nothing is acted on before what it was decided by is on
+the disk.
 
     python bench/evidence.py [--quick]
 """
