@@ -195,7 +195,7 @@ class GuardrailEvidence:
     error: float | None = None  # standard error of `harm`
     power: float | None = None  # chance that harm of the margin's size would have been seen by now, in [0, 1]
     holds: bool = False  # no share may rise now: breached with action "hold", or its value is not known
-    coverage: float | None = None  # labelled share of the matured predictions, in [0, 1]; None where nothing is labelled
+    coverage: float | None = None  # labelled share of the matured predictions, in [0, 1]; None: none is
 
 
 @dataclass(frozen=True, slots=True)
