@@ -40,7 +40,7 @@ _HOMES = {
     "Impact": "design.result",
     "Influence": "trust.outliers",
     "Interleaving": "ranking.interleaving",
-    "Interval": "fixed.pivots",
+    "Interval": "estimate",
     "Kind": "design.metric",
     "Look": "design.rulers",
     "MarginTest": "fixed.margins",
@@ -229,6 +229,7 @@ if TYPE_CHECKING:
     from flyball.experiments.design.types import Experiment as Experiment
     from flyball.experiments.estimate import Alternative as Alternative
     from flyball.experiments.estimate import Estimate as Estimate
+    from flyball.experiments.estimate import Interval as Interval
     from flyball.experiments.estimate import Scale as Scale
     from flyball.experiments.fixed.arms import ArmComparison as ArmComparison
     from flyball.experiments.fixed.arms import ArmComparisons as ArmComparisons
@@ -248,7 +249,6 @@ if TYPE_CHECKING:
     from flyball.experiments.fixed.multiple import benjamini_hochberg as benjamini_hochberg
     from flyball.experiments.fixed.multiple import bonferroni as bonferroni
     from flyball.experiments.fixed.multiple import holm as holm
-    from flyball.experiments.fixed.pivots import Interval as Interval
     from flyball.experiments.fixed.proportions import ChiSquare as ChiSquare
     from flyball.experiments.fixed.proportions import chi_square as chi_square
     from flyball.experiments.fixed.proportions import newcombe as newcombe

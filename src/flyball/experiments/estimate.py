@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from flyball.errors import InputError, UnknownName
 
-__all__ = ["Alternative", "Estimate", "Scale", "alternative_of", "check_level"]
+__all__ = ["Alternative", "Direction", "Estimate", "Interval", "Scale", "alternative_of", "check_level", "direction_of",
+           "finite"]  # fmt: skip
 
 
 class Alternative(StrEnum):
@@ -23,6 +24,43 @@ class Alternative(StrEnum):
     TWO_SIDED = "two-sided"
     GREATER = "greater"  # the treatment's value is larger
     LESS = "less"
+
+    @property
+    def swapped(self) -> Alternative:
+        """The same question once treatment and control have changed places."""
+        match self:
+            case Alternative.GREATER:
+                return Alternative.LESS
+            case Alternative.LESS:
+                return Alternative.GREATER
+            case _:
+                return self
+
+    def toward(self, value: float) -> float:
+        """Return how far a value, such as an effect or a statistic, lies in the direction that is looked for."""
+        match self:
+            case Alternative.GREATER:
+                return value
+            case Alternative.LESS:
+                return -value
+            case _:
+                return abs(value)
+
+    def ends(self, lower: float, upper: float) -> tuple[float, float]:
+        """Return the interval's ends: one-sided intervals reach to infinity on the side that is not looked at.
+
+        Example:
+            >>> Alternative.GREATER.ends(0.1, 0.3)
+            (0.1, inf)
+        """
+        return -math.inf if self is Alternative.LESS else lower, math.inf if self is Alternative.GREATER else upper
+
+
+class Direction(StrEnum):
+    """Which way is good for a metric."""
+
+    UP = "up"
+    DOWN = "down"
 
 
 class Scale(StrEnum):
@@ -92,9 +130,7 @@ class Estimate:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; infinite bounds are None, as JSON has no infinity."""
         data = dataclasses.asdict(self)
-        for name in ("lower", "upper", "statistic", "effect"):
-            if data[name] is not None and not math.isfinite(data[name]):
-                data[name] = None
+        data |= {name: finite(data[name]) for name in ("lower", "upper", "statistic", "effect")}
         return data | {"alternative": str(self.alternative), "scale": str(self.scale), "n": list(self.n),
                        "notes": list(self.notes)}  # fmt: skip
 
@@ -102,6 +138,53 @@ class Estimate:
         p = "" if self.p is None else f", p = {self.p:.3g}"
         text = f"{self.method}: {self.effect:+.4g} [{self.lower:+.4g}, {self.upper:+.4g}] at {self.level:.0%}{p}"
         return f"{text}, n = {self.n[0]:,} against {self.n[1]:,}" + "".join(f"\n  {note}" for note in self.notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """One arm's value with its confidence interval, such as its share; what compares two arms is an `Estimate`.
+
+    Args:
+        value: The point estimate.
+        lower: Lower end; the smallest possible value for alternative "less".
+        upper: Upper end; the largest possible value for alternative "greater".
+        n: Units it rests on.
+        method: The method's name.
+        level: Confidence level, in (0, 1).
+    """
+
+    value: float
+    lower: float
+    upper: float
+    n: int
+    method: str
+    level: float = 0.95
+
+    @property
+    def ci(self) -> tuple[float, float]:
+        """The interval."""
+        return self.lower, self.upper
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        ends = f"[{self.lower:.4g}, {self.upper:.4g}]"
+        return f"{self.method}: {self.value:.4g} {ends} at {self.level:.0%}, n = {self.n:,}"
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number for JSON, which has no infinity: None for one that is not finite, or unknown."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def direction_of(name: str) -> Direction:
+    """Return the direction of that name; raises UnknownName."""
+    try:
+        return Direction(name)
+    except ValueError:
+        raise UnknownName.of("direction", name, [str(d) for d in Direction]) from None
 
 
 def alternative_of(name: str) -> Alternative:

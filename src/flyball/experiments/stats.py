@@ -17,7 +17,9 @@ from flyball.errors import InputError, UnknownName
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["Moments", "Sample", "Stats", "moments"]
+__all__ = ["Missing", "Moments", "Sample", "Stats", "moments"]
+
+Missing = Literal["refuse", "drop"]  # what is done with units that lack a finite value
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Stats:
     products: tuple[tuple[float, ...], ...]
 
     @classmethod
-    def of(cls, columns: Mapping[str, ArrayLike], *, missing: Literal["refuse", "drop"] = "refuse") -> Self:
+    def of(cls, columns: Mapping[str, ArrayLike], *, missing: Missing = "refuse") -> Self:
         """Return the statistics of columns of equal length, one value per unit.
 
         Args:

@@ -15,9 +15,10 @@ from typing import Any, Literal, Self, TypeVar
 
 from flyball import units
 from flyball.errors import DefinitionError, UnknownName
+from flyball.experiments.estimate import Direction
 from flyball.units import Margin
 
-__all__ = ["Direction", "Kind", "Metric", "Missing", "Role"]
+__all__ = ["Kind", "Metric", "Missing", "Role"]
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -38,13 +39,6 @@ class Role(StrEnum):
     PRIMARY = "primary"  # what the hypothesis is about
     SECONDARY = "secondary"  # what explains it
     GUARDRAIL = "guardrail"  # what must not get worse than its margin
-
-
-class Direction(StrEnum):
-    """Which way is good."""
-
-    UP = "up"
-    DOWN = "down"
 
 
 class Missing(StrEnum):

@@ -6,7 +6,6 @@ every guardrail shown to be inside its margin; a guardrail that nobody can judge
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +13,7 @@ from typing import Any
 
 from flyball.experiments.design.metric import Role
 from flyball.experiments.design.rulers import Look
-from flyball.experiments.estimate import Estimate
+from flyball.experiments.estimate import Estimate, finite
 from flyball.experiments.trust.check import TrustReport
 
 __all__ = ["Comparison", "Finding", "Impact", "Outcome", "Result"]
@@ -78,8 +77,8 @@ class Comparison:
         return {
             "metric": self.metric, "arm": self.arm, "role": str(self.role), "finding": str(self.finding),
             "sentence": self.sentence, "estimate": self.estimate and self.estimate.to_dict(),
-            "relative": self.relative and [_finite(v) for v in self.relative], "p_adjusted": self.p_adjusted,
-            "margin": self.margin, "worst": _finite(self.worst), "power": self.power, "more": self.more,
+            "relative": self.relative and [finite(v) for v in self.relative], "p_adjusted": self.p_adjusted,
+            "margin": self.margin, "worst": finite(self.worst), "power": self.power, "more": self.more,
         }  # fmt: skip
 
 
@@ -98,7 +97,7 @@ class Impact:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; infinite ends are None."""
         return {"metric": self.metric, "arm": self.arm, "units": self.units, "value": self.value,
-                "amount": self.amount, "lower": _finite(self.lower), "upper": _finite(self.upper)}  # fmt: skip
+                "amount": self.amount, "lower": finite(self.lower), "upper": finite(self.upper)}  # fmt: skip
 
     def __str__(self) -> str:
         return (f"{self.arm}: {self.metric} brought {self.amount:+,.0f} [{self.lower:+,.0f}, {self.upper:+,.0f}] "
@@ -184,7 +183,3 @@ def _row(c: Comparison) -> tuple[str, ...]:
     p = "-" if c.p_adjusted is None else f"{c.p_adjusted:.3g}"
     e = c.estimate
     return name, c.arm, f"{e.effect:+.4g}", f"[{e.lower:+.4g}, {e.upper:+.4g}]", relative, p, str(c.finding)
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -74,7 +74,9 @@ class Fixed:
         if side is Alternative.TWO_SIDED and math.isclose(own.level, level):
             return Span(own.lower, own.upper, own.p)
         reach = critical(level, side, effect.df) * effect.se
-        return Span(*_ends(effect.value, reach, side), p_value(effect.value / effect.se, side, effect.df))
+        return Span(
+            *side.ends(effect.value - reach, effect.value + reach), p_value(effect.value / effect.se, side, effect.df)
+        )
 
     def units(self, effect: Effect, distance: float, *, level: float, power: float) -> float:
         """Return the textbook's size: ((z_alpha/2 + z_power) se / distance)^2 times the units now."""
@@ -130,7 +132,7 @@ class Group:
         trial = self.trial(key, effect, level=both)
         reach = trial.boundaries[-1] * effect.se
         p = trial.p if side is Alternative.TWO_SIDED and (trial.stopped or trial.finished) else None
-        return Span(*_ends(effect.value, reach, side), p)
+        return Span(*side.ends(effect.value - reach, effect.value + reach), p)
 
     def trial(self, key: str, effect: Effect, *, level: float) -> GroupTrial:
         """Return the test of one comparison, after its earlier looks and this one."""
@@ -164,11 +166,6 @@ def ruler_of(experiment: Experiment, units: int, *, earlier: Sequence[Look] = ()
         return Sequential(_TUNED if planned is None else planned * 2.0 / len(experiment.arms))
     assert planned is not None, "a group plan has a size"
     return Group(plan.spending, plan.looks, min(units / planned, 1.0), tuple(earlier))
-
-
-def _ends(effect: float, reach: float, side: Alternative) -> tuple[float, float]:
-    lower = -math.inf if side is Alternative.LESS else effect - reach
-    return lower, math.inf if side is Alternative.GREATER else effect + reach
 
 
 def _quantile(power: float) -> float:

@@ -177,9 +177,7 @@ def dunnett(
     for name in names:
         estimate = _single(values[name], base, level, side, reach)
         assert estimate.statistic is not None
-        towards = {Alternative.GREATER: 1.0, Alternative.LESS: -1.0}.get(side)
-        extreme = abs(estimate.statistic) if towards is None else towards * estimate.statistic
-        p = contrasts.beyond(extreme)
+        p = contrasts.beyond(side.toward(estimate.statistic))
         comparisons.append(ArmComparison(name, estimate, p, p <= 1.0 - level))
     return ArmComparisons(control, "dunnett", level, tuple(comparisons))
 
@@ -188,11 +186,8 @@ def _single(t: ArmValue, c: ArmValue, level: float, side: Alternative, reach: fl
     """Return Student's comparison from the variance of all arms, with the simultaneous interval."""
     effect, se = t.value - c.value, (t.variance + c.variance) ** 0.5
     estimate = pivot(effect, se, t.df, t, c, "Dunnett's t", 0.0, level, side)
-    return replace(
-        estimate,
-        lower=estimate.lower if side is Alternative.LESS else effect - reach * se,
-        upper=estimate.upper if side is Alternative.GREATER else effect + reach * se,
-    )
+    lower, upper = side.ends(effect - reach * se, effect + reach * se)
+    return replace(estimate, lower=lower, upper=upper)
 
 
 def _pooled(arms: Mapping[str, Moments]) -> dict[str, ArmValue]:

@@ -94,8 +94,7 @@ def poisson_rates(
     open_end = () if control.events else ("the control had no event: only the lower end is known",)
     return Estimate(
         effect,
-        -math.inf if side is Alternative.LESS else lower,
-        math.inf if side is Alternative.GREATER else upper,
+        *side.ends(lower, upper),
         min(1.0, float(p)),
         None,
         (treatment.events, control.events),

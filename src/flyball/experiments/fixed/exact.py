@@ -65,8 +65,7 @@ def fisher_exact(
     notes = () if 0.0 < effect < math.inf else ("every success that could lie in one arm does; one end is open",)
     return Estimate(
         effect,
-        -math.inf if side is Alternative.LESS else lower,
-        math.inf if side is Alternative.GREATER else upper,
+        *side.ends(lower, upper),
         tables.p(math.log(null), side),
         None,
         (t.n, c.n),

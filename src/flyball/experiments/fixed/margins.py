@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from flyball.errors import InputError, UnknownName
-from flyball.experiments.estimate import Alternative, Estimate, Scale, check_level
+from flyball.errors import InputError
+from flyball.experiments.estimate import Alternative, Direction, Estimate, Scale, check_level, direction_of, finite
 from flyball.experiments.fixed.means import welch_t
 
 __all__ = ["MarginTest", "MarginVerdict", "Test", "equivalence", "non_inferiority"]
@@ -55,9 +55,8 @@ class MarginTest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; an open margin is None."""
-        ends = {k: v if math.isfinite(v) else None for k, v in (("lower", self.lower), ("upper", self.upper))}
-        return {"estimate": self.estimate.to_dict(), **ends, "p": self.p, "level": self.level,
-                "verdict": str(self.verdict)}  # fmt: skip
+        return {"estimate": self.estimate.to_dict(), "lower": finite(self.lower), "upper": finite(self.upper),
+                "p": self.p, "level": self.level, "verdict": str(self.verdict)}  # fmt: skip
 
     def __str__(self) -> str:
         e = self.estimate
@@ -114,7 +113,7 @@ def non_inferiority(
     control: Any,
     *,
     margin: float,
-    direction: str = "up",
+    direction: Direction | str = Direction.UP,
     test: Test = welch_t,
     level: float = 0.95,
 ) -> MarginTest:
@@ -142,11 +141,10 @@ def non_inferiority(
         >>> non_inferiority(t, c, margin=0.2).verdict, non_inferiority(t, c, margin=0.2, direction="down").verdict
         (<MarginVerdict.NON_INFERIOR: 'non-inferior'>, <MarginVerdict.INCONCLUSIVE: 'inconclusive'>)
     """
-    if direction not in {"up", "down"}:
-        raise UnknownName.of("direction", direction, ["up", "down"])
+    good = direction_of(direction)
     estimate = _both_ends(test, treatment, control, level)
     low, high = _margin(margin, estimate)
-    if direction == "up":
+    if good is Direction.UP:
         p = _tail(test, treatment, control, low, level, Alternative.GREATER)
         beyond, better = estimate.upper < low, estimate.lower > estimate.null
         high = math.inf

@@ -8,8 +8,7 @@ refused only when the other does not vary either.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,47 +16,12 @@ from scipy import special
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, Scale, alternative_of, check_level
-from flyball.experiments.stats import Moments, Sample, moments
+from flyball.experiments.stats import Missing, Moments, Sample, moments
 
-__all__ = ["ArmValue", "Interval", "Missing", "check_null", "critical", "difference", "mean_of", "p_value", "values_of"]
+__all__ = ["ArmValue", "check_null", "critical", "difference", "mean_of", "null_note", "p_value", "pivot",
+           "refuse_constant", "satterthwaite", "scale_of", "tail_of", "values_of"]  # fmt: skip
 
-Missing = Literal["refuse", "drop"]
 _EPSILON = 2.0**-52
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """One value with its confidence interval, such as an arm's share.
-
-    Args:
-        value: The point estimate.
-        lower: Lower end; -inf or the smallest possible value for alternative "less".
-        upper: Upper end.
-        n: Units it rests on.
-        method: The method's name.
-        level: Confidence level, in (0, 1).
-    """
-
-    value: float
-    lower: float
-    upper: float
-    n: int
-    method: str
-    level: float = 0.95
-
-    @property
-    def ci(self) -> tuple[float, float]:
-        """The interval."""
-        return self.lower, self.upper
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.method}: {self.value:.4g} [{self.lower:.4g}, {self.upper:.4g}] at {self.level:.0%}, n = {self.n:,}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +119,7 @@ def pivot(
     statistic = (effect - check_null(null)) / se
     return Estimate(
         effect,
-        -math.inf if side is Alternative.LESS else effect - reach,
-        math.inf if side is Alternative.GREATER else effect + reach,
+        *side.ends(effect - reach, effect + reach),
         p_value(statistic, side, df),
         statistic,
         (treatment.n, control.n),

@@ -95,8 +95,7 @@ def two_proportions_z(
     z = critical(level, side)
     return Estimate(
         effect,
-        -math.inf if side is Alternative.LESS else _score_end(t, c, z),
-        math.inf if side is Alternative.GREATER else -_score_end(c, t, z),
+        *side.ends(_score_end(t, c, z), -_score_end(c, t, z)),
         p_value(statistic, side),
         statistic,
         (t.n, c.n),
@@ -139,8 +138,7 @@ def newcombe(
     upper = effect + math.hypot(a.upper - t.share, c.share - b.lower)
     return Estimate(
         effect,
-        -math.inf if side is Alternative.LESS else lower,
-        math.inf if side is Alternative.GREATER else upper,
+        *side.ends(lower, upper),
         None,
         None,
         (t.n, c.n),

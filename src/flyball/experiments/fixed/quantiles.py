@@ -15,10 +15,10 @@ from scipy import special
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, Scale
-from flyball.experiments.fixed.pivots import ArmValue, Missing, values_of
+from flyball.experiments.fixed.pivots import ArmValue, values_of
 from flyball.experiments.fixed.ratios import on_scale
 from flyball.experiments.fixed.resampling import by_cluster
-from flyball.experiments.stats import Stats
+from flyball.experiments.stats import Missing, Stats
 
 __all__ = ["quantile_effect"]
 _REACH = 1.959963984540054  # standard errors of the share on either side, where the order statistics are taken

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of
-from flyball.experiments.fixed.pivots import Missing, check_null, critical, null_note, p_value, tail_of, values_of
+from flyball.experiments.fixed.pivots import check_null, critical, null_note, p_value, tail_of, values_of
+from flyball.experiments.stats import Missing
 
 __all__ = ["mann_whitney"]
 EXACT_BELOW = 50  # units in each arm, as in R; more, or ties, take the normal approximation

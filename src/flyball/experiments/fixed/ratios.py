@@ -29,11 +29,6 @@ from flyball.experiments.fixed.pivots import (
 from flyball.experiments.stats import Sample, Stats
 
 __all__ = ["ratio_metric", "relative_effect"]
-_TURNED = {
-    Alternative.TWO_SIDED: Alternative.TWO_SIDED,
-    Alternative.GREATER: Alternative.LESS,
-    Alternative.LESS: Alternative.GREATER,
-}
 CLEAR_OF_ZERO = 3.0  # standard errors that a denominator must lie from zero
 
 
@@ -175,8 +170,7 @@ def relative(
     ends = (_fieller if how == "fieller" else _delta)(treatment, control, null, level, side)
     return Estimate(
         (treatment.value - control.value) / control.value,
-        -math.inf if side is Alternative.LESS else ends.lower,
-        math.inf if side is Alternative.GREATER else ends.upper,
+        *side.ends(ends.lower, ends.upper),
         p_value(ends.statistic, side, ends.df),
         ends.statistic,
         (treatment.n, control.n),
@@ -198,7 +192,7 @@ def _of_negatives(
     if null >= 1.0:
         raise InputError(f"null is {null}; relative to a negative control an effect under the null lies below 1")
     found = relative(
-        treatment.times(-1.0), control.times(-1.0), what, how=how, null=-null, level=level, alternative=_TURNED[side]
+        treatment.times(-1.0), control.times(-1.0), what, how=how, null=-null, level=level, alternative=side.swapped
     )
     assert found.statistic is not None
     return replace(

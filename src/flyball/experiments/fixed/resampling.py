@@ -17,7 +17,8 @@ from scipy import stats
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
-from flyball.experiments.fixed.pivots import Missing, check_null, null_note, tail_of, values_of
+from flyball.experiments.fixed.pivots import check_null, null_note, tail_of, values_of
+from flyball.experiments.stats import Missing
 
 __all__ = ["Statistic", "bootstrap", "permutation"]
 
@@ -294,4 +295,4 @@ def _shifts(turns: _Turns, tail: float, least: int, total: int, side: Alternativ
         )
     lower = float(turns[0][out]) if out < len(turns[0]) else math.inf
     upper = float(turns[1][len(turns[1]) - 1 - out]) if out < len(turns[1]) else -math.inf
-    return (-math.inf if side is Alternative.LESS else lower, math.inf if side is Alternative.GREATER else upper)
+    return side.ends(lower, upper)

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from flyball.errors import InputError
-from flyball.experiments.estimate import Alternative, alternative_of
-from flyball.experiments.fixed.pivots import Interval, critical, tail_of
+from flyball.experiments.estimate import Alternative, Interval, alternative_of
+from flyball.experiments.fixed.pivots import critical, tail_of
 from flyball.experiments.stats import Moments, Stats
 
 __all__ = ["Count", "Share", "clopper_pearson", "count_of", "wilson"]

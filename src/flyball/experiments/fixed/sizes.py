@@ -63,8 +63,7 @@ def cohens_d(
     lower, upper = _noncentral(statistic, t.df, per, tail)
     return Estimate(
         statistic * per,
-        -math.inf if side is Alternative.LESS else lower,
-        math.inf if side is Alternative.GREATER else upper,
+        *side.ends(lower, upper),
         p_value(statistic, side, t.df),
         statistic,
         (t.n, c.n),

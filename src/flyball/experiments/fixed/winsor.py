@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flyball.errors import InputError
-from flyball.experiments.fixed.pivots import Missing, values_of
+from flyball.experiments.estimate import finite
+from flyball.experiments.fixed.pivots import values_of
+from flyball.experiments.stats import Missing
 
 __all__ = ["Winsorised", "winsorise"]
 
@@ -38,8 +40,7 @@ class Winsorised:
 
     def to_dict(self) -> dict[str, Any]:
         """Return limits and shares as plain data; an open limit is None."""
-        ends = {k: v if math.isfinite(v) else None for k, v in (("lower", self.lower), ("upper", self.upper))}
-        return ends | {"clipped": dict(self.clipped)}
+        return {"lower": finite(self.lower), "upper": finite(self.upper), "clipped": dict(self.clipped)}
 
     def __str__(self) -> str:
         shares = ", ".join(f"{arm} {share:.2%}" for arm, share in self.clipped.items())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.bayes import Posterior, beta_posterior, expected_loss, mean_posterior, probability_best
+from flyball.experiments.estimate import Direction, direction_of, finite
 from flyball.experiments.sequential.confidence import mean_bounds, rate_lower, rate_upper
 from flyball.experiments.stats import Moments
 
@@ -80,9 +81,8 @@ class Winner:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; an infinite score is None."""
-        score = self.score if math.isfinite(self.score) else None
-        return {"arm": self.arm, "rule": self.rule, "anytime": self.anytime, "score": score, "leader": self.leader,
-                "sentence": self.sentence}  # fmt: skip
+        return {"arm": self.arm, "rule": self.rule, "anytime": self.anytime, "score": finite(self.score),
+                "leader": self.leader, "sentence": self.sentence}  # fmt: skip
 
     def __str__(self) -> str:
         return self.sentence
@@ -148,7 +148,7 @@ def choose(shares: Mapping[str, float], rng: np.random.Generator) -> tuple[str, 
 
 def allocate(
     arms: Mapping[str, Moments], *, rewards: str = "bernoulli", policy: str = "thompson", floor: float = 0.05,
-    epsilon: float = 0.1, scale: float = 1.0, direction: str = "up", burn: int = 0,
+    epsilon: float = 0.1, scale: float = 1.0, direction: Direction | str = Direction.UP, burn: int = 0,
 ) -> Allocation:  # fmt: skip
     """Return the shares of the next stretch.
 
@@ -191,7 +191,7 @@ def allocate(
 
 def won(
     arms: Mapping[str, Moments], *, rewards: str = "bernoulli", rule: str = "confidence", alpha: float = 0.05,
-    threshold: float = 0.95, loss: float = 0.0, min_units: int = 100, direction: str = "up",
+    threshold: float = 0.95, loss: float = 0.0, min_units: int = 100, direction: Direction | str = Direction.UP,
 ) -> Winner:  # fmt: skip
     """Tell whether an arm has won.
 
@@ -275,11 +275,10 @@ def _ends(arm: Moments, kind: Rewards, alpha: float) -> tuple[float, float]:
     return lower, upper
 
 
-def _asked(arms: Mapping[str, Moments], rewards: str, direction: str) -> tuple[Rewards, bool]:
+def _asked(arms: Mapping[str, Moments], rewards: str, direction: Direction | str) -> tuple[Rewards, bool]:
     if rewards not in list(Rewards):
         raise UnknownName.of("rewards", rewards, [str(kind) for kind in Rewards])
-    if direction not in ("up", "down"):
-        raise UnknownName.of("direction", direction, ["up", "down"])
+    good = direction_of(direction)
     if len(arms) < 2:
         raise InputError(f"{len(arms)} arm; a bandit needs two or more")
     for name, arm in arms.items():
@@ -287,7 +286,7 @@ def _asked(arms: Mapping[str, Moments], rewards: str, direction: str) -> tuple[R
             raise InputError(f"arm {name!r} has mean {arm.mean}; leave missing rewards out before you count")
         if rewards == Rewards.BERNOULLI and not -1e-9 <= arm.mean <= 1.0 + 1e-9:
             raise InputError(f"arm {name!r} has mean {arm.mean:g}; say rewards='normal' when they are not 0 or 1")
-    return Rewards(rewards), direction == "up"
+    return Rewards(rewards), good is Direction.UP
 
 
 def _negative(arm: Moments, kind: Rewards) -> Moments:

@@ -159,9 +159,8 @@ class Betting:
         lower, upper = self.bounds(level=level, alternative=alternative)
         mean = self.low + (self.high - self.low) * (self.total / self.n if self.n else 0.5)
         side = alternative_of(alternative)
-        return Estimate(mean - null, -math.inf if side is Alternative.LESS else lower - null,
-                        math.inf if side is Alternative.GREATER else upper - null,
-                        self.p(null, alternative=alternative), None, (self.n, 0), METHOD,
+        p = self.p(null, alternative=alternative)
+        return Estimate(mean - null, *side.ends(lower - null, upper - null), p, None, (self.n, 0), METHOD,
                         self.level if level is None else level, side, treatment=mean, control=null)  # fmt: skip
 
     def merge(self, other: Betting) -> Self:
@@ -245,11 +244,8 @@ def betting_difference(
 
 
 def _apart(one: Betting, other: Betting, limit: float, side: Alternative) -> tuple[float, float]:
-    flipped = {Alternative.GREATER: Alternative.LESS, Alternative.LESS: Alternative.GREATER}.get(side, side)
-    (a, b), (c, d) = one.reach(limit, side), other.reach(limit, flipped)
-    lower = -math.inf if side is Alternative.LESS else a - d
-    upper = math.inf if side is Alternative.GREATER else b - c
-    return lower, upper
+    (a, b), (c, d) = one.reach(limit, side), other.reach(limit, side.swapped)
+    return side.ends(a - d, b - c)
 
 
 def _strongest(one: Betting, other: Betting, side: Alternative) -> float:

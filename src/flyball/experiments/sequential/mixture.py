@@ -66,7 +66,7 @@ def mixture_p(effect: float, spread: float, *, tau2: float, alternative: Alterna
         tau2: Variance of the mixture, > 0.
         alternative: What is looked for.
     """
-    toward = {"greater": effect, "less": -effect}.get(alternative, abs(effect))
+    toward = alternative.toward(effect)
     if toward <= 0.0:
         return 1.0
     log_growth = 0.5 * math.log1p(tau2 / spread)
@@ -172,9 +172,9 @@ def interval(
 ) -> tuple[float, float, float]:
     """Return (lower, upper, p) of an effect whose squared standard error is `spread` > 0."""
     reach = mixture_radius(spread, tau2=tau2, alpha=1.0 - level, alternative=alternative)
-    lower = -math.inf if alternative is Alternative.LESS else effect - reach
-    upper = math.inf if alternative is Alternative.GREATER else effect + reach
-    return lower, upper, mixture_p(effect, spread, tau2=tau2, alternative=alternative)
+    return *alternative.ends(effect - reach, effect + reach), mixture_p(
+        effect, spread, tau2=tau2, alternative=alternative
+    )
 
 
 def _estimate(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from flyball.errors import InputError
-from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
+from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level, finite
 from flyball.experiments.sequential.confidence import BURN
 from flyball.experiments.sequential.mixture import ASYMPTOTIC, EXACT, NO_SPREAD, TOO_FEW, interval, spread_of
 from flyball.experiments.stats import Sample, moments
@@ -99,9 +99,8 @@ class Msprt:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back to an equal test; infinite bounds are None."""
-        bounds = {k: v if math.isfinite(v) else None for k, v in (("lower", self.lower), ("upper", self.upper))}
         return {"tau": self.tau, "level": self.level, "alternative": str(self.alternative), "sigma": self.sigma,
-                "looks": self.looks, "p": self.p, **bounds}  # fmt: skip
+                "looks": self.looks, "p": self.p, "lower": finite(self.lower), "upper": finite(self.upper)}  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

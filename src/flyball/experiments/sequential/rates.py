@@ -67,9 +67,7 @@ def _estimate(
     side: Alternative,
 ) -> Estimate:  # fmt: skip
     rates = [events / n if n else None for events, n in (one, other)]
-    lower = -math.inf if side is Alternative.LESS else lower
-    upper = math.inf if side is Alternative.GREATER else upper
-    return Estimate(effect, lower, upper, p, None, (one[1], other[1]), "beta-mixture sequence", level, side,
+    return Estimate(effect, *side.ends(lower, upper), p, None, (one[1], other[1]), "beta-mixture sequence", level, side,
                     treatment=rates[0], control=rates[1])  # fmt: skip
 
 

@@ -98,7 +98,7 @@ class GroupTrial:
     @property
     def stopped(self) -> bool:
         """Whether the last look reached its boundary."""
-        return bool(self.zs) and self._toward(self.zs[-1]) >= self.boundaries[-1]
+        return bool(self.zs) and self.alternative.toward(self.zs[-1]) >= self.boundaries[-1]
 
     @property
     def finished(self) -> bool:
@@ -126,9 +126,7 @@ class GroupTrial:
             se: Its standard error, > 0.
         """
         reach = self.boundaries[-1] * _positive(se) if self.boundaries else math.inf
-        lower = -math.inf if self.alternative is Alternative.LESS else effect - reach
-        upper = math.inf if self.alternative is Alternative.GREATER else effect + reach
-        return lower, upper
+        return self.alternative.ends(effect - reach, effect + reach)
 
     def estimate(self, effect: float, se: float, *, n: tuple[int, int] = (0, 0)) -> Estimate:
         """Return the answer: median-unbiased effect, stage-wise interval and p value.
@@ -166,9 +164,6 @@ class GroupTrial:
         lists = (tuple(data[name]) for name in ("times", "zs", "boundaries"))
         return cls(data["kind"], check_level(data["level"]), alternative_of(data["alternative"]),
                    tuple(data["planned"]), data["rho"], *lists)  # fmt: skip
-
-    def _toward(self, z: float) -> float:
-        return {Alternative.GREATER: z, Alternative.LESS: -z}.get(self.alternative, abs(z))
 
     def _critical(self, time: float) -> float:
         if self.kind in CLASSICAL:

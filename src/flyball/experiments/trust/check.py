@@ -6,11 +6,12 @@ so, because a check that cannot speak must not stop anybody; only what was seen 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
+
+from flyball.experiments.estimate import finite
 
 __all__ = ["Check", "TrustReport", "Verdict"]
 
@@ -53,7 +54,7 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back; numbers that JSON does not know are None."""
-        numbers = {k: None if v is None or not math.isfinite(v) else v for k, v in self.numbers.items()}
+        numbers = {name: finite(value) for name, value in self.numbers.items()}
         return {"name": self.name, "verdict": str(self.verdict), "sentence": self.sentence, "numbers": numbers}
 
     @classmethod

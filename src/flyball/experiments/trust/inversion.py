@@ -11,12 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from flyball.errors import InputError
-from flyball.experiments.estimate import Alternative, Estimate, Scale, alternative_of
+from flyball.experiments.estimate import Estimate, Scale, alternative_of
 from flyball.experiments.trust.check import Check, Verdict
 
 __all__ = ["inverted"]
-
-_OTHER = {Alternative.GREATER: Alternative.LESS, Alternative.LESS: Alternative.GREATER}
 
 
 def inverted(
@@ -47,8 +45,7 @@ def inverted(
     """
     straight = _run(test, treatment, control, options)
     if "alternative" in options:
-        asked = alternative_of(str(options["alternative"]))
-        options = options | {"alternative": _OTHER.get(asked, asked)}
+        options = options | {"alternative": alternative_of(str(options["alternative"])).swapped}
     turned = _run(test, control, treatment, options)
     wanted = _flip(straight.scale, straight.effect)
     numbers = {"effect": straight.effect, "swapped": turned.effect, "wanted": wanted, "p": straight.p,
