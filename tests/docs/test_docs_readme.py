@@ -29,7 +29,9 @@ def test_the_notebook_block_runs(tmp_path, monkeypatch, capsys):
     assert float(printed.rpartition("[")[2].rstrip("]\n")) == pytest.approx(16, abs=1)
 
 
-@pytest.mark.parametrize(("heading", "said"), [("Releases", "guardrail errors is breached"), ("Experiments", "ship new")])
+@pytest.mark.parametrize(
+    ("heading", "said"), [("Releases", "guardrail errors is breached"), ("Experiments", "ship new")]
+)
 def test_the_block_runs_and_says_what_the_text_promises(heading, said, capsys):
     run_python(under(heading, "python"), README)
     assert said in capsys.readouterr().out
