@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ from scipy import special
 
 from flyball.errors import InputError
 from flyball.experiments.stats import Moments, moments
+from flyball.experiments.tails import Tails
 from flyball.experiments.trust.check import Check, Verdict
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Influence", "influence"]
+__all__ = ["Influence", "influence", "influence_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +101,56 @@ def influence(
         >>> round(result.carries, 3), result.fewest
         (1.003, 1)
     """
-    new, old = np.asarray(treatment, dtype=np.float64), np.asarray(control, dtype=np.float64)
-    a, b = moments(new), moments(old)
+    samples = [np.asarray(values, dtype=np.float64) for values in (treatment, control)]
+    a, b = (moments(values) for values in samples)
+    tails = [_tails(values, most) for values in samples]
+    return influence_of((a, tails[0]), (b, tails[1]), fragile=fragile, alpha=alpha)
+
+
+def influence_of(
+    treatment: tuple[Moments, Tails], control: tuple[Moments, Tails], *, fragile: float = 0.001, alpha: float = 0.05
+) -> Influence:
+    """Find the same from each arm's moments and its extreme values, as a scan of any size keeps them.
+
+    Args:
+        treatment: Moments and ends of the treatment, n >= 3; as many removals are tried as the ends are long.
+        control: The same of the control.
+        fragile: Share of all units; an effect that so few units carry is called fragile.
+        alpha: Level of the p values.
+
+    Raises:
+        InputError: fewer than 3 units in an arm, or no extreme values.
+
+    Example:
+        >>> from flyball.experiments.stats import moments
+        >>> new, old = [*range(20), 4000], [*range(21)]
+        >>> influence_of((moments(new), Tails.of(new)), (moments(old), Tails.of(old))).fewest
+        1
+    """
+    (a, new), (b, old) = treatment, control
     if min(a.n, b.n) < 3:
         raise InputError(f"{a.n} and {b.n} units; leaving one out needs 3 in each arm")
+    if not (new.lowest and old.lowest):
+        raise InputError("an arm has no extreme values; give the ends of its values, as Tails.of does")
     effect = a.mean - b.mean
-    shifts = [(new - a.mean) / (1 - a.n), (old - b.mean) / (b.n - 1)]  # change of the effect without each unit
-    low, high = (effect + float(f([f(s) for s in shifts])) for f in (np.min, np.max))
-    toward = np.min if effect > 0.0 else np.max
-    arm = int(np.argmin([s.min() for s in shifts]) if effect > 0.0 else np.argmax([s.max() for s in shifts]))
-    worst = int(shifts[arm].argmin() if effect > 0.0 else shifts[arm].argmax())
-    change = float(toward(shifts[arm]))
-    pair = (a.remove(float(new[worst])), b) if arm == 0 else (a, b.remove(float(old[worst])))
-    tried, fewest = _fewest(new, old, a, b, effect, most)
+    # change of the effect without each extreme unit: the treatment's falls without its largest, the control's rises
+    falls = ((a.mean - new.highest[0]) / (a.n - 1), (old.lowest[0] - b.mean) / (b.n - 1))
+    rises = ((a.mean - new.lowest[0]) / (a.n - 1), (old.highest[0] - b.mean) / (b.n - 1))
+    toward, least = (falls, min) if effect > 0.0 else (rises, max)
+    change = least(toward)
+    worst = (new.highest[0], old.lowest[0]) if effect > 0.0 else (new.lowest[0], old.highest[0])
+    pair = (a.remove(worst[0]), b) if toward[0] == change else (a, b.remove(worst[1]))
+    tried, fewest = _fewest(a, new, b, old, effect)
     carries = -change / effect if effect else 0.0
-    return Influence(effect, _welch(a, b), low, high, _welch(*pair), carries, fewest, tried, (a.n, b.n), fragile, alpha)
+    return Influence(effect, _welch(a, b), effect + min(falls), effect + max(rises), _welch(*pair), carries, fewest,
+                     tried, (a.n, b.n), fragile, alpha)  # fmt: skip
 
 
-def _fewest(
-    new: NDArray[np.float64], old: NDArray[np.float64], a: Moments, b: Moments, effect: float, most: float
-) -> tuple[int, int | None]:
+def _fewest(a: Moments, new: Tails, b: Moments, old: Tails, effect: float) -> tuple[int, int | None]:
+    ends = (new.highest, old.lowest) if effect >= 0.0 else (new.lowest, old.highest)
     sign = 1.0 if effect >= 0.0 else -1.0
-    upper = _means_without_top(sign * (new - a.mean), most) + sign * (a.mean - b.mean)  # falls with every removal
-    lower = -_means_without_top(-sign * (old - b.mean), most)  # rises
+    upper = _without_ends(sign, a, ends[0]) + sign * effect  # falls with every removal
+    lower = -_without_ends(-sign, b, ends[1])  # rises
     tried = min(len(upper), len(lower)) - 1
     if effect == 0.0:
         return tried, 0
@@ -130,12 +159,20 @@ def _fewest(
     return tried, int(total.min()) if int(total.min()) <= tried else None
 
 
-def _means_without_top(values: NDArray[np.float64], most: float) -> NDArray[np.float64]:
+def _without_ends(sign: float, arm: Moments, ends: Sequence[float]) -> NDArray[np.float64]:
+    """Return sign x (mean of the others - mean of all) after 0, 1, 2, ... of the extreme values were taken away."""
+    gone = sign * (np.asarray(ends[: arm.n - 2]) - arm.mean)
+    return np.concatenate([[0.0], -np.cumsum(gone) / (arm.n - np.arange(1, len(gone) + 1))])
+
+
+def _tails(values: NDArray[np.float64], most: float) -> Tails:
     n = len(values)
-    count = min(n - 2, max(10, math.ceil(most * n)))
-    top = np.sort(np.partition(values, n - count)[n - count :])[::-1]
-    left = values.sum() - np.concatenate([[0.0], np.cumsum(top)])
-    return np.asarray(left / (n - np.arange(count + 1)))
+    kept = max(min(n - 2, max(10, math.ceil(most * n))), 0)
+    if kept == 0:
+        return Tails()
+    lowest = np.sort(np.partition(values, kept - 1)[:kept])
+    highest = np.sort(np.partition(values, n - kept)[n - kept :])[::-1]
+    return Tails(tuple(lowest.tolist()), tuple(highest.tolist()), kept)
 
 
 def _welch(a: Moments, b: Moments) -> float:
