@@ -227,3 +227,37 @@ def test_analyze_takes_files_and_tables(tmp_path: Path) -> None:
     e, f = one.comparisons[0].estimate, other.comparisons[0].estimate
     assert e is not None and f is not None
     assert e.effect == pytest.approx(f.effect, rel=1e-9)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_the_ends_of_a_primary_mean_are_kept_by_every_source(reader: str) -> None:
+    table = _table(offset=1e6)
+    experiment = _experiment(fb.Metric("spend"), fb.Metric("before"), strata=("land",))
+    arms = READERS[reader](table, experiment, {"day": "day"})
+    for arm, data in arms.items():
+        mine = np.sort(np.array(table.column("spend"))[np.array(table.column("arm")) == arm])
+        assert set(data.tails) == {"spend"}
+        np.testing.assert_allclose(data.tails["spend"].lowest, mine[:100], rtol=1e-13)
+        np.testing.assert_allclose(data.tails["spend"].highest, mine[::-1][:100], rtol=1e-13)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_days_that_are_dates_are_of_the_calendar_and_counts_are_not(reader: str) -> None:
+    table = _table(600)
+    dates = pa.array(np.array(table.column("day")).astype("datetime64[D]"))
+    experiment = _experiment(fb.Metric("spend"))
+    arms = READERS[reader](table.append_column("date", dates), experiment, {"day": "date"})
+    assert all(data.calendar and set(data.days) == {0, 1, 2, 3, 4} for data in arms.values())
+    assert not any(data.calendar for data in READERS[reader](table, experiment, {"day": "day"}).values())
+
+
+def test_a_large_file_that_was_appended_twice_by_its_last_rows_is_refused(tmp_path: Path) -> None:
+    n, again = 400_000, 4_000
+    ids = np.r_[np.arange(n), np.arange(n - again, n)]
+    table = pa.table({"user": ids, "arm": np.where(ids % 2, "a", "b"), "spend": ids % 7})
+    pq.write_table(table, tmp_path / "users.parquet")
+    with pytest.raises(InputError, match=r"of one unit in 4.*say rows=\"events\""):
+        arms_of_files(tmp_path / "users.parquet", _experiment(fb.Metric("spend")), unit="user")
+    pq.write_table(table.slice(0, n), tmp_path / "users.parquet")
+    arms = arms_of_files(tmp_path / "users.parquet", _experiment(fb.Metric("spend")), unit="user")
+    assert sum(data.units for data in arms.values()) == n

@@ -18,18 +18,20 @@ import duckdb
 import numpy as np
 
 from flyball.adapters.duckdb_sql import quoted
+from flyball.adapters.duckdb_stats_units import crossed_units, refuse_doubles
 from flyball.errors import InputError, SourceError, first_line
 from flyball.experiments.design.metric import Kind, Missing
 from flyball.experiments.design.types import ArmData, Experiment
 from flyball.experiments.design.wanted import Keys, Tally, Wanted, assemble, day_index, label, wanted
 from flyball.experiments.stats import Stats
+from flyball.experiments.tails import KEPT, Tails
 
 __all__ = ["arms_of_files", "arms_of_query", "files"]
 
 _SAMPLE = 4096  # first rows that tell a column's origin
 _FAR = 100.0  # (mean - origin)^2 in variances from which the plain sums lose digits
-_EXACT = 2_000_000  # rows up to which units are counted exactly; above, doubles are looked for among the first rows
 _FLOATS = ("FLOAT", "DOUBLE")
+_DATES = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 
 
 def arms_of_files(
@@ -92,14 +94,14 @@ def arms_of_query(
     want = wanted(experiment, kinds, needed=[c for c in (arm, unit, day) if c], closed=closed or {})
     scan = _Scan(source, kinds, experiment, tuple(want), arm, unit, day, rows)
     scan.check_kinds()
-    if rows == "units" and unit is not None:
-        _refuse_doubles(connection, scan, unit)
     origins = _origins(connection, scan)
     units, tallies, far = _run(connection, scan, origins, _from_origin)
+    if rows == "units" and unit is not None:
+        refuse_doubles(connection, scan.rows_of_units, unit, rows=sum(units.values()))
     if far:
         units, tallies, _ = _run(connection, scan, origins, _from_means)
-    arms = assemble(experiment, units, tallies)
-    crossed = _crossed(connection, scan) if rows == "events" else {}
+    arms = assemble(experiment, units, tallies, calendar=day is not None and kinds[day] in _DATES)
+    crossed = crossed_units(connection, scan.rows_of_units, unit, arm) if unit and rows == "events" else {}
     return {
         name: replace(_with_values(connection, scan, name, data), crossed=crossed.get(name, 0))
         for name, data in arms.items()
@@ -214,6 +216,7 @@ def _run(
         outer += [f"any_value(c{name})" for name in names[number]] if centred is _from_means else []
         outer += [f"sum({name})" for name in names[number]]
         outer += [f"sum({a} * {b})" for i, a in enumerate(names[number]) for b in names[number][i:]]
+        outer += [f"{end}({names[number][0]}, {KEPT})" for end in ("min", "max")] if want.tailed else []
     source = centred(f"(SELECT {', '.join(inner)} FROM {scan.table})", k, [n for of in names for n in of])
     # GROUP BY the keys by name: GROUP BY ALL would also take a constant 0 as a key
     sql = f"SELECT {', '.join(outer)} FROM {source} GROUP BY {', '.join(outer[:k])}"
@@ -233,8 +236,11 @@ def _run(
                 rest = rest[size:]
             stats, lost = _stats(want, n, start, rest)
             rest = rest[size + size * (size + 1) // 2 :]
-            tally, known = Tally(stats, count - n - pending, pending), tallies[want.metric.name].get(key)
-            tallies[want.metric.name][key] = tally if known is None else _both(known, tally)  # 1 and "1" are one name
+            tails = Tails()
+            if want.tailed:
+                tails, rest = _tails(start[0], rest[:2]), rest[2:]
+            tally, known = Tally(stats, count - n - pending, pending, tails), tallies[want.metric.name].get(key)
+            tallies[want.metric.name][key] = tally if known is None else known.merge(tally)  # 1 and "1" are one name
             far = far or lost
     return units, tallies, far
 
@@ -286,8 +292,9 @@ def _far(delta: float, spread: float, n: int) -> bool:
     return delta * delta * n > _FAR * spread if spread > 0.0 else abs(delta) > 1.0
 
 
-def _both(one: Tally, other: Tally) -> Tally:
-    return Tally(one.stats.merge(other.stats), one.missing + other.missing, one.pending + other.pending)
+def _tails(start: float, ends: Sequence[Sequence[float] | None]) -> Tails:
+    lowest, highest = (tuple(start + value for value in end or ()) for end in ends)
+    return Tails(lowest, highest)
 
 
 def _origins(connection: duckdb.DuckDBPyConnection, scan: _Scan) -> dict[tuple[str, int], float]:
@@ -309,28 +316,6 @@ def _origins(connection: duckdb.DuckDBPyConnection, scan: _Scan) -> dict[tuple[s
 
 def _kinds(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
     return {row[0]: row[1] for row in connection.sql(f"DESCRIBE SELECT * FROM {source}").fetchall()}
-
-
-def _refuse_doubles(connection: duckdb.DuckDBPyConnection, scan: _Scan, unit: str) -> None:
-    arm = quoted(scan.arm)
-    total = connection.sql(f"SELECT count(*) FROM {scan.source}").fetchall()[0][0]
-    some = scan.source if total <= _EXACT else f"(SELECT * FROM {scan.source} LIMIT 20000)"
-    n, distinct = connection.sql(
-        f"SELECT count({quoted(unit)}), count(DISTINCT {quoted(unit)}) FROM {some} WHERE {arm} IS NOT NULL"
-    ).fetchall()[0]
-    if distinct < n:
-        raise InputError(
-            f"column {unit!r} has {distinct:,} units in {n:,} rows; "
-            'say rows="events" to total the rows of each unit first'
-        )
-
-
-def _crossed(connection: duckdb.DuckDBPyConnection, scan: _Scan) -> dict[str, int]:
-    unit, arm = quoted(scan.unit or ""), quoted(scan.arm)
-    sql = (f"SELECT {arm}, count(DISTINCT {unit}) FROM {scan.rows_of_units} WHERE {unit} IN "
-           f"(SELECT {unit} FROM {scan.rows_of_units} GROUP BY {unit} HAVING min({arm}) <> max({arm})) "
-           f"GROUP BY {arm}")  # fmt: skip
-    return {label(name): count for name, count in connection.sql(sql).fetchall()}
 
 
 def _with_values(connection: duckdb.DuckDBPyConnection, scan: _Scan, name: str, data: ArmData) -> ArmData:

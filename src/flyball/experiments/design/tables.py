@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from flyball.experiments.design.metric import Kind, Missing
 from flyball.experiments.design.types import ArmData, Experiment
 from flyball.experiments.design.wanted import Keys, Tally, Wanted, assemble, day_index, label, wanted
 from flyball.experiments.stats import Stats
+from flyball.experiments.tails import KEPT, Tails
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +91,7 @@ def arms_of_table(
             'say rows="events" to total the rows of each unit first'
         )
     units, tallies = _scan(whole, experiment, want, arm, day)
-    arms = assemble(experiment, units, tallies)
+    arms = assemble(experiment, units, tallies, calendar=day is not None and pa.types.is_temporal(whole[day].type))
     quantiles = [w for w in wanted(experiment, raw.column_names, needed=(), closed=closed or {})
                  if w.metric.kind is Kind.QUANTILE]  # fmt: skip
     if quantiles:
@@ -161,7 +163,7 @@ def _scan(
             part, group = table.slice(start, CHUNK), codes[start : start + CHUNK]
             for at, tally in _of_chunk(part, group, each):
                 found[keys[at]].append(tally)
-        tallies[each.metric.name] = {key: _together(parts) for key, parts in found.items()}
+        tallies[each.metric.name] = {key: reduce(Tally.merge, parts) for key, parts in found.items()}
     return units, tallies
 
 
@@ -212,15 +214,16 @@ def _of_chunk(part: pa.Table, group: NDArray[np.int64], want: Wanted) -> Iterato
         used = rows[whole[rows] & ~open_[rows]]
         stats = Stats.of({n: v[used] for n, v in zip(want.metric.columns, values, strict=True)})
         pending = int(open_[rows].sum())
-        yield int(group[rows[0]]), Tally(stats, len(rows) - pending - len(used), pending)
+        tails = _tails(values[0][used]) if want.tailed else Tails()
+        yield int(group[rows[0]]), Tally(stats, len(rows) - pending - len(used), pending, tails)
 
 
-def _together(parts: Sequence[Tally]) -> Tally:
-    total = parts[0]
-    for part in parts[1:]:
-        merged = total.stats.merge(part.stats)
-        total = Tally(merged, total.missing + part.missing, total.pending + part.pending)
-    return total
+def _tails(values: Floats) -> Tails:
+    """Return the ends of a chunk, without a loop over all of it."""
+    if len(values) > 2 * KEPT:
+        parts = np.partition(values, (KEPT - 1, len(values) - KEPT))
+        values = np.concatenate([parts[:KEPT], parts[-KEPT:]])
+    return Tails.of(values.tolist())
 
 
 def _floats(column: pa.ChunkedArray) -> Floats:

@@ -21,6 +21,7 @@ from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.experiments.design.metric import Kind, Metric, Role
 from flyball.experiments.design.plans import Plan, PlanKind
 from flyball.experiments.stats import Stats
+from flyball.experiments.tails import Tails
 
 if TYPE_CHECKING:
     import numpy as np
@@ -254,11 +255,14 @@ class ArmData:
         units: Distinct units exposed to this arm and to no other: what a sample ratio is judged by.
         metrics: Statistics by metric.
         strata: The same by stratum, then metric; they merge to `metrics`.
-        days: The same by days since the first exposure of the unit's cohort (calendar day index), then metric.
+        days: The same by day, since the unit's first exposure or of the calendar, then metric.
         values: All values of each quantile metric, shape (rows,).
         clusters: The unit of each of those values, where units have several; shape (rows,).
         pending: Units whose window is still open, by metric.
         crossed: Units seen in this arm and in another too; left out everywhere.
+        tails: The extreme values of each primary mean or count.
+        calendar: Whether `days` are of the calendar (days since 1970), so that they have weekdays.
+        assigned: Units assigned to this arm, exposed or not; None where only exposed units are known.
     """
 
     units: int
@@ -269,6 +273,9 @@ class ArmData:
     clusters: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     pending: Mapping[str, int] = field(default_factory=dict)
     crossed: int = 0
+    tails: Mapping[str, Tails] = field(default_factory=dict)
+    calendar: bool = False
+    assigned: int | None = None
 
 
 def _with_primary(metrics: Sequence[Metric]) -> tuple[Metric, ...]:

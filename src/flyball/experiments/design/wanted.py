@@ -7,13 +7,15 @@ for it, still counts for the others; so no metric's error hides in another's mis
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
+from typing import Self
 
 from flyball.errors import InputError, UnknownName
-from flyball.experiments.design.metric import Kind, Metric, Missing
+from flyball.experiments.design.metric import Kind, Metric, Missing, Role
 from flyball.experiments.design.types import ArmData, Experiment
 from flyball.experiments.stats import Stats
+from flyball.experiments.tails import Tails
 
 __all__ = ["Keys", "Tally", "Wanted", "assemble", "day_index", "label", "wanted"]
 
@@ -39,6 +41,11 @@ class Wanted:
         """How a unit's rows become its value: whether it ever happened, or the total."""
         return "ever" if self.metric.kind is Kind.PROPORTION else "total"
 
+    @property
+    def tailed(self) -> bool:
+        """Whether single units may carry the verdict, so that the extreme values are kept too."""
+        return self.metric.role is Role.PRIMARY and self.metric.kind in (Kind.MEAN, Kind.COUNT)
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -47,6 +54,12 @@ class Tally:
     stats: Stats
     missing: int = 0
     pending: int = 0
+    tails: Tails = Tails()
+
+    def merge(self, other: Tally) -> Self:
+        """Return what both groups hold together."""
+        return replace(self, stats=self.stats.merge(other.stats), missing=self.missing + other.missing,
+                       pending=self.pending + other.pending, tails=self.tails.merge(other.tails))  # fmt: skip
 
 
 def wanted(
@@ -78,6 +91,8 @@ def assemble(
     experiment: Experiment,
     units: Mapping[Keys, int],
     tallies: Mapping[str, Mapping[Keys, Tally]],
+    *,
+    calendar: bool = False,
 ) -> dict[str, ArmData]:
     """Merge what a scan found into each arm's data.
 
@@ -85,6 +100,7 @@ def assemble(
         experiment: Whose arms.
         units: Units by arm, stratum and day.
         tallies: The same of each metric.
+        calendar: Whether days are of the calendar, counted from 1970.
 
     Raises:
         UnknownName: the table has an arm that the experiment does not.
@@ -104,6 +120,8 @@ def assemble(
             else {},
             days={int(day): found for day, found in _split(experiment, mine, 2).items() if day is not None},
             pending={metric: sum(t.pending for t in found.values()) for metric, found in mine.items()},
+            tails={metric: ends for metric, found in mine.items() if (ends := _ends(found.values())).lowest},
+            calendar=calendar,
         )
     return arms
 
@@ -144,6 +162,13 @@ def _merged(metric: Metric, tallies: Iterable[Tally]) -> Stats:
     )
     for tally in tallies:
         total = total.merge(tally.stats)
+    return total
+
+
+def _ends(tallies: Iterable[Tally]) -> Tails:
+    total = Tails()
+    for tally in tallies:
+        total = total.merge(tally.tails)
     return total
 
 
