@@ -12,8 +12,9 @@ from statsmodels.stats.power import NormalIndPower, TTestIndPower
 from statsmodels.stats.proportion import power_proportions_2indep, proportion_effectsize
 
 from flyball.errors import InputError, Refused, UnknownName
+from flyball.experiments.power.clusters import Clusters
 from flyball.experiments.power.duration import arrived, duration, duration_table
-from flyball.experiments.power.means import Clusters, explained, plan_means
+from flyball.experiments.power.means import explained, plan_means
 from flyball.experiments.power.proportions import exact_power, plan_proportions
 from flyball.experiments.power.ratios import linearised, plan_ratios
 from flyball.experiments.stats import Stats
@@ -267,7 +268,7 @@ def test_huge_tiny_and_negative_effects_have_plans():
         (lambda: duration(10, arrivals=0.0), "arrivals"),
         (lambda: duration(10, arrivals=5.0, share=0.0), "share is 0"),
         (lambda: explained(Stats.of({"y": [1.0, 1.0, 1.0], "x": [1.0, 2.0, 3.0]}), "y", "x"), "tell no"),
-        (lambda: plan_ratios(Stats.of({"x": [1.0, 2.0], "y": [-1.0, 1.1]}), "x", "y", relative=0.1), "errors of 0"),
+        (lambda: plan_ratios(Stats.of({"x": [1.0, 2.0], "y": [-1.0, 1.1]}), "x", "y", relative=0.1), "errors from zero"),
         (lambda: plan_ratios(Stats.of({"x": [1.0, 2.0] * 50, "y": [1.0, 2.0] * 50}), "x", "y", relative=0.1), "no noise"),
     ],
 )  # fmt: skip

@@ -23,7 +23,7 @@ _HOMES = {
     "Bounds": "sequential.confidence",
     "Check": "trust.check",
     "ChiSquare": "fixed.proportions",
-    "Clusters": "power.means",
+    "Clusters": "power.clusters",
     "Comparison": "design.result",
     "Correction": "design.types",
     "Count": "fixed.shares",
@@ -287,10 +287,10 @@ if TYPE_CHECKING:
     from flyball.experiments.policy.ope import reward_table as reward_table
     from flyball.experiments.policy.ope import snips as snips
     from flyball.experiments.policy.ope import switch_dr as switch_dr
+    from flyball.experiments.power.clusters import Clusters as Clusters
     from flyball.experiments.power.duration import Duration as Duration
     from flyball.experiments.power.duration import duration as duration
     from flyball.experiments.power.duration import duration_table as duration_table
-    from flyball.experiments.power.means import Clusters as Clusters
     from flyball.experiments.power.means import explained as explained
     from flyball.experiments.power.means import plan_means as plan_means
     from flyball.experiments.power.plan import PowerPlan as PowerPlan

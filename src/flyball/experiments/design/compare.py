@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.design.metric import Kind, Metric
 from flyball.experiments.design.types import ArmData
-from flyball.experiments.estimate import Estimate, Scale
+from flyball.experiments.estimate import Alternative, Estimate, Scale
 from flyball.experiments.fixed.pivots import critical
+from flyball.experiments.fixed.shares import count_of
 from flyball.experiments.stats import Stats
 
 __all__ = ["Effect", "effect_of", "estimate_of", "log_ratio_of", "refuse_wrong_kind"]
-
-_TWO = "two-sided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def log_ratio_of(metric: Metric, treatment: ArmData, control: ArmData) -> Effect
 def _half(estimate: Estimate, lower: float, upper: float) -> float:
     """Return the standard error behind a symmetric interval."""
     df = estimate.df if estimate.df is not None else math.inf
-    return (upper - lower) / 2.0 / critical(estimate.level, _TWO, df)
+    return (upper - lower) / 2.0 / critical(estimate.level, Alternative.TWO_SIDED, df)
 
 
 def estimate_of(
@@ -134,12 +133,13 @@ def refuse_wrong_kind(metric: Metric, data: ArmData) -> None:
     if metric.kind is not Kind.PROPORTION or data.metrics[metric.name].n == 0:
         return
     moments = data.metrics[metric.name][metric.of]
-    wanted = moments.n * moments.mean * (1.0 - moments.mean)
-    if not -1e-12 <= moments.mean <= 1.0 + 1e-12 or abs(moments.m2 - wanted) > 1e-6 * max(wanted, 1.0):
+    try:
+        count_of(moments)
+    except InputError as error:
         raise InputError(
             f"metric {metric.name!r} is a proportion, but column {metric.of!r} holds more than 0 and 1 "
             f'(mean {moments.mean:.4g}); say kind="mean" or "count"'
-        )
+        ) from error
 
 
 def _common(metric: Metric, treatment: ArmData, control: ArmData) -> tuple[dict[str, Stats], dict[str, Stats]]:

@@ -19,6 +19,7 @@ from flyball.experiments.design.result import Comparison, Finding
 from flyball.experiments.design.rulers import Ruler, Span
 from flyball.experiments.design.types import ArmData, Correction, Experiment
 from flyball.experiments.estimate import Alternative, Estimate
+from flyball.experiments.fixed import multiple
 
 __all__ = ["Key", "Seen", "judged", "measured"]
 
@@ -171,14 +172,8 @@ def _by_plan(effect: Effect, span: Span, level: float, method: str) -> Estimate:
 
 
 def _adjust(correction: Correction, ps: Mapping[Key, float | None]) -> dict[Key, float | None]:
-    from flyball.experiments.fixed import multiple
-
-    ways = {Correction.HOLM: multiple.holm, Correction.BONFERRONI: multiple.bonferroni,
-            Correction.BENJAMINI_HOCHBERG: multiple.benjamini_hochberg}  # fmt: skip
     known = {key: p for key, p in ps.items() if p is not None}
-    if correction is Correction.NONE or not known:
-        return dict(ps)
-    return {**ps, **dict(zip(known, ways[correction](list(known.values())), strict=True))}
+    return {**ps, **dict(zip(known, multiple.adjusted(list(known.values()), correction), strict=True))}
 
 
 def _margin(metric: Metric, effect: Effect) -> float | None:

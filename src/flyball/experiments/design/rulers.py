@@ -80,7 +80,7 @@ class Fixed:
 
     def units(self, effect: Effect, distance: float, *, level: float, power: float) -> float:
         """Return the textbook's size: ((z_alpha/2 + z_power) se / distance)^2 times the units now."""
-        wanted = critical(level, "two-sided") + _quantile(power)
+        wanted = critical(level, Alternative.TWO_SIDED) + _quantile(power)
         return effect.n * (wanted * effect.se / distance) ** 2
 
 

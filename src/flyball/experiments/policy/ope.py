@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special
 
 from flyball.errors import InputError
-from flyball.experiments.estimate import check_level
+from flyball.experiments.estimate import Alternative, check_level
+from flyball.experiments.fixed.pivots import critical
 from flyball.experiments.policy.logs import Diagnostics, PolicyLog
 
 if TYPE_CHECKING:
@@ -259,8 +259,9 @@ def _told(
     if bootstrap is not None:
         lower, upper = _percentiles(top, rows, level, bootstrap)
     else:
-        lower, upper = (value + z * error for z in special.ndtri([(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
-    return PolicyValue(value, float(lower), float(upper), error, level, method,
+        reach = critical(level, Alternative.TWO_SIDED) * error
+        lower, upper = value - reach, value + reach
+    return PolicyValue(value, lower, upper, error, level, method,
                        "normal" if bootstrap is None else "bootstrap", log.diagnostics(limit=limit),
                        tuple(notes))  # fmt: skip
 

@@ -1,8 +1,7 @@
 """Power of tests of means: Welch's t, with covariates that explain a part and units that come in clusters.
 
-The surprise: a covariate with R² = 0.5 halves the units (CUPED: Deng, Xu, Kohavi, Walker 2013), and clusters of 50
-with an intraclass correlation of 0.05 multiply them by 3.45 (Kish 1965; Eldridge, Ashby, Kerry 2006 for sizes that
-vary).
+The surprise: with clusters the degrees of freedom count clusters, so ten schools of a thousand pupils are judged by a t
+with few degrees of freedom, however many pupils there are.
 """
 
 from __future__ import annotations
@@ -16,41 +15,13 @@ from scipy import stats as sp
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative
-from flyball.experiments.power.plan import PowerPlan, solve
+from flyball.experiments.power.clusters import Clusters, check_r2, clusters_note, noise_factor
+from flyball.experiments.power.plan import PowerPlan, absolute, solve
 from flyball.experiments.stats import Stats
 
-__all__ = ["Clusters", "Means", "explained", "plan_means", "z_power"]
+__all__ = ["Means", "explained", "plan_means", "t_power", "z_power"]
 
 _LARGE = 20_000  # degrees of freedom from which t is taken as normal
-
-
-@dataclass(frozen=True, slots=True)
-class Clusters:
-    """Units that come in groups which are randomised whole: stores, sessions of a user, schools.
-
-    Args:
-        size: Mean units of a cluster, >= 1.
-        icc: Correlation of two units of one cluster, in [0, 1].
-        cv: Coefficient of variation of the sizes, >= 0.
-
-    Example:
-        >>> round(Clusters(50, 0.05).design_effect, 2), round(Clusters(50, 0.05, cv=0.6).design_effect, 2)
-        (3.45, 4.35)
-    """
-
-    size: float
-    icc: float
-    cv: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (1.0 <= self.size < math.inf and 0.0 <= self.icc <= 1.0 and 0.0 <= self.cv < math.inf):
-            raise InputError(f"clusters have size {self.size}, icc {self.icc}, cv {self.cv}; the size is >= 1, the "
-                             "correlation in [0, 1], the variation >= 0")  # fmt: skip
-
-    @property
-    def design_effect(self) -> float:
-        """How many times the units of a test without clusters are needed (Eldridge et al. 2006, equation 3)."""
-        return 1.0 + ((self.cv**2 + 1.0) * self.size - 1.0) * self.icc
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +45,7 @@ class Means:
     def __post_init__(self) -> None:
         if not all(0.0 < sd < math.inf for sd in self.sd):
             raise InputError(f"sd is {self.sd}; a unit's deviation is above 0 and finite")
-        if not 0.0 <= self.r2 < 1.0:
-            raise InputError(f"r2 is {self.r2}; it is the share of variance that covariates explain, in [0, 1)")
+        check_r2(self.r2)
 
     @property
     def scale(self) -> float:
@@ -89,7 +59,7 @@ class Means:
 
     def power(self, effect: float, n: tuple[float, float], *, alpha: float, alternative: Alternative) -> float:
         """Return the power of Welch's t; degrees of freedom count clusters where there are some."""
-        inflation = (1.0 - self.r2) * (self.clusters.design_effect if self.clusters else 1.0)
+        inflation = noise_factor(self.r2, self.clusters)
         parts = [sd * sd * inflation / size for sd, size in zip(self.sd, n, strict=True)]
         independent = [max(size / self.clusters.size if self.clusters else size, 2.0) for size in n]
         df = sum(parts) ** 2 / sum(part**2 / (m - 1.0) for part, m in zip(parts, independent, strict=True))
@@ -101,10 +71,8 @@ class Means:
 
     def describe(self) -> dict[str, Any]:
         """Return plain data."""
-        clusters = None if self.clusters is None else {
-            "size": self.clusters.size, "icc": self.clusters.icc, "cv": self.clusters.cv,
-            "design_effect": self.clusters.design_effect}  # fmt: skip
-        return {"sd": list(self.sd), "base": self.base, "r2": self.r2, "clusters": clusters}
+        return {"sd": list(self.sd), "base": self.base, "r2": self.r2,
+                "clusters": self.clusters and self.clusters.to_dict()}  # fmt: skip
 
 
 def plan_means(
@@ -151,9 +119,9 @@ def plan_means(
         (6281, 3141)
     """
     problem = Means(sd if isinstance(sd, tuple) else (sd, sd), base, r2, clusters)
-    notes = () if clusters is None else (f"a design effect of {clusters.design_effect:.2f} is counted in",)
     return solve(problem, effect=absolute(effect, relative, base), n=n, power=power, level=level,
-                 alternative=alternative, ratio=ratio, comparisons=comparisons, notes=notes)  # fmt: skip
+                 alternative=alternative, ratio=ratio, comparisons=comparisons,
+                 notes=clusters_note(clusters))  # fmt: skip
 
 
 def explained(stats: Stats, outcome: str, *covariates: str) -> float:
@@ -180,33 +148,28 @@ def explained(stats: Stats, outcome: str, *covariates: str) -> float:
     return min(max(fitted / stats.variance(outcome), 0.0), 1.0)
 
 
-def absolute(effect: float | None, relative: float | None, base: float | None) -> float | None:
-    """Return the effect in the metric's unit, given in one of two ways."""
-    if relative is None:
-        return effect
-    if effect is not None or base is None or base == 0.0:
-        raise InputError(f"relative = {relative} needs a base other than 0, and no effect beside it; base is {base}, "
-                         f"effect is {effect}")  # fmt: skip
-    return relative * base
-
-
 def t_power(shift: float, df: float, *, alpha: float, alternative: Alternative) -> float:
     """Return the power of a t test whose statistic is shifted by `shift` standard errors."""
     if df >= _LARGE:
         return z_power(shift, alpha=alpha, alternative=alternative)
-    toward = -shift if alternative is Alternative.LESS else shift
     if alternative is not Alternative.TWO_SIDED:
-        return float(sp.nct.sf(sp.t.isf(alpha, df), df, toward))
+        return float(sp.nct.sf(sp.t.isf(alpha, df), df, alternative.toward(shift)))
     critical = sp.t.isf(alpha / 2.0, df)
-    found = float(sp.nct.sf(critical, df, abs(toward)))
-    other = float(sp.nct.cdf(-critical, df, abs(toward)))
+    found = float(sp.nct.sf(critical, df, abs(shift)))
+    other = float(sp.nct.cdf(-critical, df, abs(shift)))
     return found + (other if math.isfinite(other) else 0.0)
 
 
-def z_power(shift: float, *, alpha: float, alternative: Alternative) -> float:
-    """Return the power of a z test whose statistic is shifted by `shift` standard errors."""
+def z_power(shift: float, *, alpha: float, alternative: Alternative, widened: float = 1.0) -> float:
+    """Return the power of a z test whose statistic is shifted by `shift` of its own standard errors.
+
+    Args:
+        shift: Effect over the statistic's standard error.
+        alpha: Error of the test.
+        alternative: What it looks for.
+        widened: The standard error that the test assumes, over the true one.
+    """
     if alternative is Alternative.TWO_SIDED:
-        critical = sp.norm.isf(alpha / 2.0)
+        critical = sp.norm.isf(alpha / 2.0) * widened
         return float(sp.norm.sf(critical - shift) + sp.norm.cdf(-critical - shift))
-    toward = -shift if alternative is Alternative.LESS else shift
-    return float(sp.norm.sf(sp.norm.isf(alpha) - toward))
+    return float(sp.norm.sf(sp.norm.isf(alpha) * widened - alternative.toward(shift)))

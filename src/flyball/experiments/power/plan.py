@@ -8,7 +8,7 @@ by the deviation of *units* (d = effect / sd), never by that of days, sessions o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from scipy.optimize import brentq
@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, alternative_of, check_level
 
-__all__ = ["LARGEST", "PowerPlan", "Problem", "solve"]
+__all__ = ["LARGEST", "PowerPlan", "Problem", "absolute", "solve"]
 
 LARGEST = 10**13  # units of an arm beyond which an effect counts as none
 _MOST = 1e6  # largest effect tried, in the problem's own scale
@@ -102,9 +102,7 @@ class PowerPlan:
         if min(n) < 2:
             raise InputError(f"{total} units give an arm fewer than 2; take more units")
         effect = _smallest(self.problem, n, self.power, self.alpha, self.alternative, sign=self.effect)
-        return PowerPlan(
-            self.problem, effect, n, self.power, self.level, self.alternative, self.comparisons, self.notes
-        )
+        return replace(self, effect=effect, n=n)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -118,6 +116,16 @@ class PowerPlan:
         text = f"{arms} ({self.total:,} in all): {self.effect:+.4g} ({self.standardised:+.3f} sd) is found with"
         text = f"{text} {self.power:.1%} at {self.level:.0%}, {self.alternative}"
         return text + "".join(f"\n  {note}" for note in self.notes)
+
+
+def absolute(effect: float | None, relative: float | None, base: float | None) -> float | None:
+    """Return the effect in the metric's unit, given in one of two ways."""
+    if relative is None:
+        return effect
+    if effect is not None or base is None or base == 0.0:
+        raise InputError(f"relative = {relative} needs a base other than 0, and no effect beside it; base is {base}, "
+                         f"effect is {effect}")  # fmt: skip
+    return relative * base
 
 
 def solve(

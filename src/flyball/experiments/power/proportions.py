@@ -9,7 +9,7 @@ Fleiss, Levin, Paik (2003), section 4.1; Cohen (1988) for h and the arcsine form
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,9 @@ from scipy import stats as sp
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, alternative_of, check_level
-from flyball.experiments.power.means import Clusters, absolute, z_power
-from flyball.experiments.power.plan import PowerPlan, solve
+from flyball.experiments.power.clusters import Clusters, check_r2, clusters_note, noise_factor
+from flyball.experiments.power.means import z_power
+from flyball.experiments.power.plan import PowerPlan, absolute, solve
 
 __all__ = ["Proportions", "exact_power", "plan_proportions"]
 
@@ -50,8 +51,7 @@ class Proportions:
             raise InputError(f"base is {self.base}; the control's proportion lies between 0 and 1, such as 0.1")
         if self.test not in _TESTS:
             raise UnknownName.of("test of proportions", self.test, _TESTS)
-        if not 0.0 <= self.r2 < 1.0:
-            raise InputError(f"r2 is {self.r2}; it is the share of variance that covariates explain, in [0, 1)")
+        check_r2(self.r2)
 
     @property
     def scale(self) -> float:
@@ -66,7 +66,7 @@ class Proportions:
     def power(self, effect: float, n: tuple[float, float], *, alpha: float, alternative: Alternative) -> float:
         """Return the power of the z test; an effect beyond [0, 1] counts as its end."""
         p, q = min(max(self.base + effect, 0.0), 1.0), self.base
-        inflation = (1.0 - self.r2) * (self.clusters.design_effect if self.clusters else 1.0)
+        inflation = noise_factor(self.r2, self.clusters)
         m, k = n[0] / inflation, n[1] / inflation
         if self.test == "arcsine":
             shift = _h(p, q) / math.sqrt(1.0 / m + 1.0 / k)
@@ -76,7 +76,7 @@ class Proportions:
             return z_power((p - q) / own, alpha=alpha, alternative=alternative)
         pooled = (p * m + q * k) / (m + k)
         null = math.sqrt(pooled * (1.0 - pooled) * (1.0 / m + 1.0 / k))
-        return _scaled_power((p - q) / own, null / own, alpha, alternative)
+        return z_power((p - q) / own, alpha=alpha, alternative=alternative, widened=null / own)
 
     def standardised(self, effect: float) -> float:
         """Return Cohen's h."""
@@ -84,10 +84,8 @@ class Proportions:
 
     def describe(self) -> dict[str, Any]:
         """Return plain data."""
-        clusters = None if self.clusters is None else {
-            "size": self.clusters.size, "icc": self.clusters.icc, "cv": self.clusters.cv,
-            "design_effect": self.clusters.design_effect}  # fmt: skip
-        return {"base": self.base, "test": self.test, "r2": self.r2, "clusters": clusters}
+        return {"base": self.base, "test": self.test, "r2": self.r2,
+                "clusters": self.clusters and self.clusters.to_dict()}  # fmt: skip
 
 
 def plan_proportions(
@@ -137,18 +135,14 @@ def plan_proportions(
     if shift is not None and not 0.0 <= base + shift <= 1.0:
         raise InputError(f"base {base} with an effect of {shift} is {base + shift}, no proportion; plan for less")
     problem = Proportions(base, test, r2, clusters)
-    notes = () if clusters is None else (f"a design effect of {clusters.design_effect:.2f} is counted in",)
     plan = solve(problem, effect=shift, n=n, power=power, level=level, alternative=alternative, ratio=ratio,
-                 comparisons=comparisons, notes=notes)  # fmt: skip
+                 comparisons=comparisons, notes=clusters_note(clusters))  # fmt: skip
     if not 0.0 <= base + plan.effect <= 1.0:
         raise InputError(f"{plan.n} units find no effect with a power of {plan.power}; take more units")
     if max(plan.n) > _SMALL or clusters is not None or r2 > 0.0:
         return plan
     exact = exact_power(base + plan.effect, base, plan.n, level=1.0 - plan.alpha, alternative=alternative)
-    note = f"exactly, the pooled z test finds it with {exact:.1%}"
-    return PowerPlan(
-        problem, plan.effect, plan.n, plan.power, plan.level, plan.alternative, comparisons, (*notes, note)
-    )
+    return replace(plan, notes=(f"exactly, the pooled z test finds it with {exact:.1%}",))
 
 
 def exact_power(
@@ -189,12 +183,3 @@ def exact_power(
 
 def _h(p: float, q: float) -> float:
     return 2.0 * math.asin(math.sqrt(p)) - 2.0 * math.asin(math.sqrt(q))
-
-
-def _scaled_power(shift: float, widened: float, alpha: float, alternative: Alternative) -> float:
-    """Return the power when the critical value is `widened` times the statistic's own deviation."""
-    if alternative is Alternative.TWO_SIDED:
-        critical = sp.norm.isf(alpha / 2.0) * widened
-        return float(sp.norm.sf(critical - shift) + sp.norm.cdf(-critical - shift))
-    toward = -shift if alternative is Alternative.LESS else shift
-    return float(sp.norm.sf(sp.norm.isf(alpha) * widened - toward))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 
 from flyball.errors import InputError
-from flyball.experiments.power.means import Means, absolute
-from flyball.experiments.power.plan import PowerPlan, solve
+from flyball.experiments.fixed.ratios import ratio_of
+from flyball.experiments.power.means import Means
+from flyball.experiments.power.plan import PowerPlan, absolute, solve
 from flyball.experiments.stats import Stats
 
 __all__ = ["linearised", "plan_ratios"]
+_CONSTANT = 1e-7  # what rounding leaves of the deviation of a ratio that is the same in every unit
 
 
 def plan_ratios(
@@ -64,16 +66,10 @@ def plan_ratios(
 
 def linearised(stats: Stats, numerator: str, denominator: str) -> tuple[float, float]:
     """Return (ratio of the means, deviation of one unit's linearised value)."""
-    below = stats.mean(denominator)
-    if stats.n < 2:
-        raise InputError(f"{stats.n} units tell nothing of a ratio's noise; give 2 at least")
-    if abs(below) <= 4.0 * math.sqrt(stats.variance(denominator) / stats.n):
-        raise InputError(f"the mean of {denominator!r} is {below:.4g}, within four standard errors of 0: a ratio over "
-                         "it has no usable noise; take more units or another denominator")  # fmt: skip
-    ratio = stats.mean(numerator) / below
-    sd = math.sqrt(stats.combine({numerator: 1.0, denominator: -ratio}).variance) / abs(below)
-    if sd == 0.0:
+    past = ratio_of(stats, numerator, denominator, "the past units")
+    sd = math.sqrt(past.variance * past.n)
+    if sd <= _CONSTANT * abs(past.value):
         raise InputError(
-            f"{numerator!r} is {ratio:.4g} times {denominator!r} in every unit: there is no noise to plan for"
+            f"{numerator!r} is {past.value:.4g} times {denominator!r} in every unit: there is no noise to plan for"
         )
-    return ratio, sd
+    return past.value, sd

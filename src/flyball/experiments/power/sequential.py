@@ -19,8 +19,8 @@ from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative
 from flyball.experiments.power.means import z_power
 from flyball.experiments.power.plan import PowerPlan
-from flyball.experiments.sequential.group import GroupDesign
-from flyball.experiments.sequential.mixture import mixture_tau2
+from flyball.experiments.sequential.group import GroupDesign, mirrored
+from flyball.experiments.sequential.mixture import mixture_radius, mixture_tau2
 from flyball.experiments.sequential.odds import OddsProcess, odds
 from flyball.experiments.sequential.recursion import crossings
 
@@ -143,7 +143,7 @@ def plan_group(plan: PowerPlan, design: GroupDesign) -> SequentialPlan:
                          f"{1.0 - plan.alpha} for each comparison; make them agree")  # fmt: skip
     drift = design.drift(power=plan.power)
     full = design.inflation(power=plan.power)
-    lower = design.futility or _lower(design.alternative, design.boundaries)
+    lower = design.futility or mirrored(design.boundaries, design.alternative)
     sizes = [full * time for time in design.times]
     name = f"{design.kind}, {len(sizes)} looks"
     return _cost(name, plan, sizes, lower, design.boundaries, drift / math.sqrt(full))
@@ -187,16 +187,13 @@ def plan_mixture(
         grown = (tau / plan.effect * drift) ** 2  # tau² over the squared standard error at the fixed size
 
     def boundary(size: float) -> float:
-        ratio = grown * size
-        growth = math.sqrt(1.0 + ratio)
-        log = math.log(growth / alpha) if side is Alternative.TWO_SIDED else math.log1p(growth / (2.0 * alpha))
-        return math.sqrt(2.0 * (1.0 + 1.0 / ratio) * log)
+        return mixture_radius(1.0, tau2=grown * size, alpha=alpha, alternative=side)
 
     def cost(full: float) -> SequentialPlan:
         sizes = [full * (i + 1) / looks for i in range(looks)]
         upper = [boundary(size) for size in sizes]
         name = "normal-mixture sequence" if tau is None else "mSPRT"
-        return _cost(name, plan, sizes, _lower(side, upper), upper, drift)
+        return _cost(name, plan, sizes, mirrored(upper, side), upper, drift)
 
     if horizon is not None:
         if horizon < 4:
@@ -295,10 +292,6 @@ def _both(alarms: tuple[tuple[float, ...], tuple[float, ...]], side: Alternative
     return tuple(a + b for a, b in zip(*alarms, strict=True)) if side is Alternative.TWO_SIDED else alarms[1]
 
 
-def _lower(side: Alternative, upper: Sequence[float]) -> tuple[float, ...]:
-    return tuple(-c for c in upper) if side is Alternative.TWO_SIDED else (-math.inf,) * len(upper)
-
-
 def _drift(plan: PowerPlan) -> float:
     """Return the expectation of Z with the fixed plan's units, from its power."""
 
@@ -317,7 +310,7 @@ def _horizon(plan: PowerPlan, boundary: Any, drift: float, looks: int) -> float:
     def lacking(full: float) -> float:
         sizes = [full * (i + 1) / looks for i in range(looks)]
         upper = [boundary(size) for size in sizes]
-        return math.fsum(crossings(sizes, _lower(plan.alternative, upper), upper, drift=drift)[1]) - plan.power
+        return math.fsum(crossings(sizes, mirrored(upper, plan.alternative), upper, drift=drift)[1]) - plan.power
 
     high = 1.5
     while lacking(high) < 0.0:

@@ -19,6 +19,9 @@ from scipy import special
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
+from flyball.experiments.fixed.pivots import critical, p_value
+from flyball.experiments.fixed.shares import Count, clopper_pearson
+from flyball.experiments.sequential.beta import log_mixture, rate_bound
 from flyball.experiments.stats import moments
 
 if TYPE_CHECKING:
@@ -93,7 +96,8 @@ class PreferenceProcess:
     @property
     def log_e(self) -> float:
         """The natural logarithm of the e-value now: B(a + wins, a + losses) / B(a, a) * 2**(wins + losses)."""
-        return _log_mixture(self.a, self.wins, self.losses) + (self.wins + self.losses) * math.log(2.0)
+        decided = self.wins + self.losses
+        return log_mixture(self.wins, decided, prior=(self.a, self.a)) + decided * math.log(2.0)
 
     @property
     def p(self) -> float:
@@ -104,7 +108,8 @@ class PreferenceProcess:
         """Return the lead among decided votes with an interval that holds at every look."""
         alpha, decided = 1.0 - check_level(level), self.wins + self.losses
         share = self.wins / decided if decided else 0.5
-        lower, upper = (self._end(share, outside, alpha) for outside in (0.0, 1.0))
+        lower, upper = (rate_bound(self.wins, decided, prior=(self.a, self.a), alpha=alpha, outside=end)
+                        for end in (0.0, 1.0))  # fmt: skip
         votes = decided + self.ties
         notes = ("holds at every look", f"{self.ties:,} of {votes:,} votes are ties and left out")
         return Estimate(2.0 * share - 1.0, 2.0 * lower - 1.0, 2.0 * upper - 1.0, self.p, self.log_e,
@@ -119,15 +124,6 @@ class PreferenceProcess:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
         return cls(**data)
-
-    def _end(self, inside: float, outside: float, alpha: float) -> float:
-        mixture, limit = _log_mixture(self.a, self.wins, self.losses), -math.log(alpha)
-        for _ in range(60):
-            share = (inside + outside) / 2.0
-            likelihood = float(special.xlogy(self.wins, share) + special.xlog1py(self.losses, -share))
-            rejected = mixture - likelihood >= limit
-            inside, outside = (inside, share) if rejected else (share, outside)
-        return outside
 
 
 def _votes(credits: ArrayLike, units: ArrayLike | None) -> NDArray[np.float64]:
@@ -147,31 +143,21 @@ def _sign(votes: NDArray[np.float64], level: float, side: Alternative, n: tuple[
     decided = wins + losses
     if decided == 0:
         raise InputError(f"none of {len(votes):,} votes is for either ranking; the sign test needs one that is")
-    share, alpha = wins / decided, 1.0 - level
+    share = clopper_pearson(Count(wins, decided), level=level, alternative=side)
     above, below = float(special.bdtrc(wins - 1, decided, 0.5)), float(special.bdtr(wins, decided, 0.5))
     p = {Alternative.GREATER: above, Alternative.LESS: below}.get(side, min(1.0, 2.0 * min(above, below)))
-    tail = alpha / 2.0 if side is Alternative.TWO_SIDED else alpha
-    lower = 0.0 if side is Alternative.LESS or not wins else float(special.betaincinv(wins, losses + 1, tail))
-    upper = 1.0 if side is Alternative.GREATER or not losses else float(special.betainccinv(wins + 1, losses, tail))
     note = f"{len(votes) - decided:,} of {len(votes):,} votes are ties and left out"
-    return Estimate(2.0 * share - 1.0, 2.0 * lower - 1.0, 2.0 * upper - 1.0, p, float(wins), n, "sign test",
-                    level=level, alternative=side, treatment=share, control=1.0 - share, notes=(note,))  # fmt: skip
+    lead, lower, upper = (2.0 * value - 1.0 for value in (share.value, *share.ci))
+    return Estimate(lead, lower, upper, p, float(wins), n, "sign test", level=level, alternative=side,
+                    treatment=share.value, control=1.0 - share.value, notes=(note,))  # fmt: skip
 
 
 def _t(votes: NDArray[np.float64], level: float, side: Alternative, n: tuple[int, int]) -> Estimate:
     seen = moments(votes)
     if seen.n < 2 or seen.m2 <= 0.0:
         raise InputError(f"{seen.n} votes with variance {seen.variance:g}; Student's test needs two that differ")
-    error, df = math.sqrt(seen.variance / seen.n), seen.n - 1
-    t = seen.mean / error
-    tails = {Alternative.GREATER: special.stdtr(df, -t), Alternative.LESS: special.stdtr(df, t)}
-    p = float(tails.get(side, 2.0 * special.stdtr(df, -abs(t))))
-    reach = error * -float(special.stdtrit(df, (1.0 - level) / (2.0 if side is Alternative.TWO_SIDED else 1.0)))
-    lower = -math.inf if side is Alternative.LESS else seen.mean - reach
-    upper = math.inf if side is Alternative.GREATER else seen.mean + reach
-    return Estimate(seen.mean, lower, upper, p, t, n, "mean vote, Student's t", level=level, alternative=side,
-                    df=float(df), notes=(f"{seen.n:,} votes",))  # fmt: skip
-
-
-def _log_mixture(a: float, wins: int, losses: int) -> float:
-    return float(special.betaln(a + wins, a + losses) - special.betaln(a, a))
+    error, df = math.sqrt(seen.variance / seen.n), seen.n - 1.0
+    t, reach = seen.mean / error, critical(level, side, df) * error
+    ends = side.ends(seen.mean - reach, seen.mean + reach)
+    return Estimate(seen.mean, *ends, p_value(t, side, df), t, n, "mean vote, Student's t", level=level,
+                    alternative=side, df=df, notes=(f"{seen.n:,} votes",))  # fmt: skip

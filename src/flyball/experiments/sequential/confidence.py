@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flyball.experiments.sequential.beta import rate_bound
 from flyball.experiments.stats import Moments
 
 __all__ = ["BURN", "Bounds", "difference", "mean_bounds", "radius", "rate_lower", "rate_upper"]
@@ -102,30 +103,9 @@ def rate_upper(events: int, n: int, *, alpha: float) -> float:
         >>> 0.004 < rate_upper(0, 1000, alpha=0.05) < 0.007
         True
     """
-    return 1.0 if n == 0 else _bisect(events, n, alpha, inside=events / n, outside=1.0)
+    return 1.0 if n == 0 else rate_bound(events, n, prior=_PRIOR, alpha=alpha, outside=1.0)
 
 
 def rate_lower(events: int, n: int, *, alpha: float) -> float:
     """Return a lower bound on a rate that holds at every look; 0 when no event was seen."""
-    return 0.0 if events == 0 else _bisect(events, n, alpha, inside=events / n, outside=0.0)
-
-
-def _bisect(events: int, n: int, alpha: float, *, inside: float, outside: float) -> float:
-    a, b = _PRIOR
-    mixture = _log_beta(a + events, b + n - events) - _log_beta(a, b)
-    limit = -math.log(alpha)
-    for _ in range(60):
-        rate = (inside + outside) / 2.0
-        rejected = mixture - _log_likelihood(events, n, rate) >= limit
-        inside, outside = (inside, rate) if rejected else (rate, outside)
-    return outside
-
-
-def _log_likelihood(events: int, n: int, rate: float) -> float:
-    if not 0.0 < rate < 1.0:
-        return 0.0 if (rate <= 0.0 and events == 0) or (rate >= 1.0 and events == n) else -math.inf
-    return events * math.log(rate) + (n - events) * math.log1p(-rate)
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    return 0.0 if events == 0 else rate_bound(events, n, prior=_PRIOR, alpha=alpha, outside=0.0)

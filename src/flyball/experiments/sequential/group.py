@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.optimize import brentq
@@ -21,7 +21,7 @@ from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, alternative_of, check_level
 from flyball.experiments.sequential.recursion import Density, crossings
 
-__all__ = ["KINDS", "GroupDesign", "check_kind", "group_design", "next_boundary", "spent"]
+__all__ = ["KINDS", "GroupDesign", "check_kind", "group_design", "mirrored", "next_boundary", "spent"]
 
 KINDS = ("hwang-shih-decani", "lan-demets-obrien-fleming", "lan-demets-pocock", "obrien-fleming", "pocock", "power")
 CLASSICAL = {"pocock": 0.5, "obrien-fleming": 0.0}  # Wang and Tsiatis' exponent
@@ -100,7 +100,7 @@ class GroupDesign:
 
         drift = float(brentq(gap, 0.5, 15.0, xtol=1e-9))
         lower = (*self._futility(drift, 1.0 - power, rho)[:-1], self.boundaries[-1])
-        return _replace(self, futility=lower)
+        return replace(self, futility=lower)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data; a look without a boundary has None."""
@@ -115,9 +115,7 @@ class GroupDesign:
         return f"{self.kind}, {self.alternative}, {self.level:.0%}\n  look    |Z| >=  error spent\n{rows}"
 
     def _lower(self) -> tuple[float, ...]:
-        if self.alternative is Alternative.TWO_SIDED:
-            return tuple(-c for c in self.boundaries)
-        return (-math.inf,) * len(self.times)
+        return mirrored(self.boundaries, self.alternative)
 
     def _futility(self, drift: float, beta: float, rho: float) -> tuple[float, ...]:
         density, lower, used = Density.start(drift), [], 0.0
@@ -162,8 +160,7 @@ def group_design(
     check_kind(kind, rho)
     alpha = 1.0 - check_level(level)
     boundaries = _classical(kind, times, alpha, side) if kind in CLASSICAL else _spending(kind, times, alpha, side, rho)
-    lower = [-c for c in boundaries] if side is Alternative.TWO_SIDED else [-math.inf] * len(times)
-    down, up = crossings(times, lower, boundaries)
+    down, up = crossings(times, mirrored(boundaries, side), boundaries)
     total, used = 0.0, []
     for a, b in zip(down, up, strict=True):
         total += a + b
@@ -205,6 +202,11 @@ def next_boundary(density: Density, time: float, error: float) -> float:
     return float(brentq(lambda c: density.above(time, c) - error, -_INFINITE, _INFINITE, xtol=1e-11))
 
 
+def mirrored(upper: Sequence[float], alternative: Alternative) -> tuple[float, ...]:
+    """Return the lower boundaries that go with upper ones, shape (k,): their mirror image, or none when one-sided."""
+    return tuple(-c for c in upper) if alternative is Alternative.TWO_SIDED else (-math.inf,) * len(upper)
+
+
 def check_kind(kind: str, rho: float) -> None:
     """Refuse an unknown kind or a parameter that does not fit it."""
     if kind not in KINDS:
@@ -231,8 +233,7 @@ def _classical(kind: str, times: tuple[float, ...], alpha: float, side: Alternat
 
     def excess(constant: float) -> float:
         upper = [constant * s for s in shape]
-        lower = [-c for c in upper] if side is Alternative.TWO_SIDED else [-math.inf] * len(times)
-        down, up = crossings(times, lower, upper)
+        down, up = crossings(times, mirrored(upper, side), upper)
         return math.fsum(down) + math.fsum(up) - alpha
 
     high = 2.0 - float(ndtri(alpha / (2.0 * len(times))))
@@ -260,8 +261,3 @@ def _below(density: Density, time: float, error: float) -> float:
     if density.below(time, _INFINITE) <= error:
         return _INFINITE
     return float(brentq(lambda c: density.below(time, c) - error, -_INFINITE, _INFINITE, xtol=1e-11))
-
-
-def _replace(design: GroupDesign, *, futility: tuple[float, ...]) -> GroupDesign:
-    return GroupDesign(design.kind, design.level, design.alternative, design.times, design.boundaries, design.spent,
-                       design.rho, futility)  # fmt: skip

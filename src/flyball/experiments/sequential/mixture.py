@@ -19,7 +19,8 @@ from flyball.experiments.estimate import Alternative, Estimate, alternative_of, 
 from flyball.experiments.sequential.confidence import BURN
 from flyball.experiments.stats import Moments, Sample, moments
 
-__all__ = ["mean_difference_sequence", "mean_sequence", "mixture_p", "mixture_radius", "mixture_tau2", "spread_of"]
+__all__ = ["check_sigma", "estimate_at", "interval", "mean_difference_sequence", "mean_sequence", "mixture_p",
+           "mixture_radius", "mixture_tau2", "spread_of", "what_holds"]  # fmt: skip
 
 ASYMPTOTIC = f"asymptotic: the level holds for large samples, and nothing is said below {BURN} values an arm"
 EXACT = "exact for normal values of the given deviation, at any size"
@@ -111,8 +112,8 @@ def mean_sequence(
     variance = _known(sigma, stream.variance)
     tuning = _tuning(variance, tuned, level, alternative)
     spread = variance / stream.n if stream.n else 0.0
-    known = _reason(sigma, stream.n, spread)
-    found = _estimate(stream.mean - null, spread, (stream.n, 0), level, alternative, tuning, known)
+    known = what_holds(sigma, stream.n, spread)
+    found = estimate_at(stream.mean - null, spread, (stream.n, 0), level, alternative, tuning, known)
     return _with_values(found, stream.mean, null)
 
 
@@ -153,8 +154,8 @@ def mean_difference_sequence(
     variance = _known(sigma, (one.variance + other.variance) / 2.0)
     tuning = _tuning(4.0 * variance, tuned, level, alternative)  # equal arms of n / 2 have a spread of 4 sigma² / n
     spread = spread_of(one, other, sigma=sigma)
-    known = _reason(sigma, min(one.n, other.n), spread)
-    found = _estimate(one.mean - other.mean, spread, (one.n, other.n), level, alternative, tuning, known)
+    known = what_holds(sigma, min(one.n, other.n), spread)
+    found = estimate_at(one.mean - other.mean, spread, (one.n, other.n), level, alternative, tuning, known)
     return _with_values(found, one.mean, other.mean)
 
 
@@ -177,9 +178,10 @@ def interval(
     )
 
 
-def _estimate(
+def estimate_at(
     effect: float, spread: float, n: tuple[int, int], level: float, alternative: str, tau2: float, note: str
 ) -> Estimate:
+    """Return the sequence at one look; unbounded, with p = 1, when the note (see `what_holds`) allows no bound."""
     lower, upper, p = -math.inf, math.inf, 1.0
     if note in {ASYMPTOTIC, EXACT}:
         lower, upper, p = interval(effect, spread, tau2=tau2, level=level, alternative=Alternative(alternative))
@@ -194,14 +196,25 @@ def _tuning(variance: float, tuned: float, level: float, alternative: str) -> fl
 
 
 def _known(sigma: float | None, estimated: float) -> float:
-    if sigma is None:
-        return estimated
-    if not 0.0 < sigma < math.inf:
+    known = check_sigma(sigma)
+    return estimated if known is None else known * known
+
+
+def check_sigma(sigma: float | None) -> float | None:
+    """Return a known deviation, None where it is estimated; raises InputError."""
+    if sigma is not None and not 0.0 < sigma < math.inf:
         raise InputError(f"sigma is {sigma}; it is a known deviation above 0, or None to estimate it")
-    return sigma * sigma
+    return sigma
 
 
-def _reason(sigma: float | None, smallest: int, spread: float) -> str:
+def what_holds(sigma: float | None, smallest: int, spread: float) -> str:
+    """Return the note that says what a bound is worth at this look, or why there is none yet.
+
+    Args:
+        sigma: Known deviation of a value, None where it is estimated.
+        smallest: Values of the smaller arm.
+        spread: Squared standard error of the effect.
+    """
     if sigma is not None and smallest > 0:
         return EXACT
     if smallest < BURN:

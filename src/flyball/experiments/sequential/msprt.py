@@ -15,8 +15,7 @@ from typing import Any, Self
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level, finite
-from flyball.experiments.sequential.confidence import BURN
-from flyball.experiments.sequential.mixture import ASYMPTOTIC, EXACT, NO_SPREAD, TOO_FEW, interval, spread_of
+from flyball.experiments.sequential.mixture import check_sigma, estimate_at, spread_of, what_holds
 from flyball.experiments.stats import Sample, moments
 
 __all__ = ["Msprt", "msprt"]
@@ -61,8 +60,7 @@ class Msprt:
         check_level(self.level)
         if not 0.0 < self.tau < math.inf:
             raise InputError(f"tau is {self.tau}; it is the deviation of likely effects, in the metric's unit, above 0")
-        if self.sigma is not None and not 0.0 < self.sigma < math.inf:
-            raise InputError(f"sigma is {self.sigma}; it is a known deviation above 0, or None to estimate it")
+        check_sigma(self.sigma)
 
     def look(self, treatment: Sample, control: Sample) -> Self:
         """Return the test after one more look at all values so far."""
@@ -85,17 +83,11 @@ class Msprt:
 
     def _now(self, treatment: Sample, control: Sample) -> Estimate:
         one, other = moments(treatment), moments(control)
-        spread, effect = spread_of(one, other, sigma=self.sigma), one.mean - other.mean
-        smallest = min(one.n, other.n)
-        ready = smallest > 0 if self.sigma is not None else smallest >= BURN
-        lower, upper, p = -math.inf, math.inf, 1.0
-        if ready and spread > 0.0:
-            lower, upper, p = interval(effect, spread, tau2=self.tau**2, level=self.level, alternative=self.alternative)
-        note = (ASYMPTOTIC if self.sigma is None else EXACT) if ready and spread > 0.0 else TOO_FEW
-        note = NO_SPREAD if ready and spread == 0.0 else note
-        statistic = effect / math.sqrt(spread) if spread > 0.0 else None
-        return Estimate(effect, lower, upper, p, statistic, (one.n, other.n), "mSPRT", self.level, self.alternative,
-                        treatment=one.mean, control=other.mean, notes=(note,))  # fmt: skip
+        spread = spread_of(one, other, sigma=self.sigma)
+        note = what_holds(self.sigma, min(one.n, other.n), spread)
+        found = estimate_at(one.mean - other.mean, spread, (one.n, other.n), self.level, self.alternative, self.tau**2,
+                            note)  # fmt: skip
+        return replace(found, method="mSPRT", treatment=one.mean, control=other.mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that `from_dict` reads back to an equal test; infinite bounds are None."""

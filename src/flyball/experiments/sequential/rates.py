@@ -13,6 +13,7 @@ import math
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
+from flyball.experiments.sequential.beta import log_likelihood, log_mixture
 
 __all__ = ["rate_difference_sequence"]
 
@@ -53,7 +54,7 @@ def rate_difference_sequence(
     if 0 in (treatment[1], control[1]):
         return _estimate(0.0, -1.0, 1.0, 1.0, treatment, control, level, side)
     effect = treatment[0] / treatment[1] - control[0] / control[1]
-    evidence = _log_mixture(*treatment) + _log_mixture(*control)
+    evidence = log_mixture(*treatment, prior=_PRIOR) + log_mixture(*control, prior=_PRIOR)
     cut = evidence + math.log(alpha)  # differences whose best likelihood stays below are excluded
     lower = _edge(treatment, control, cut, inside=effect, outside=-1.0)
     upper = _edge(treatment, control, cut, inside=effect, outside=1.0)
@@ -104,8 +105,8 @@ def _profile(one: tuple[int, int], other: tuple[int, int], delta: float) -> tupl
         if abs(following - m) <= 1e-15 * m:
             break
         m = following
-    best = max((low, m, high), key=lambda at: _log_likelihood(*one, at + delta) + _log_likelihood(*other, at))
-    value = _log_likelihood(*one, best + delta) + _log_likelihood(*other, best)
+    best = max((low, m, high), key=lambda at: log_likelihood(*one, at + delta) + log_likelihood(*other, at))
+    value = log_likelihood(*one, best + delta) + log_likelihood(*other, best)
     held = not 1e-12 < best + delta < 1.0 - 1e-12  # the treatment's rate is at its end: the control's moves with delta
     return value, -_slope(*other, best) if held else _slope(*one, best + delta)
 
@@ -118,19 +119,3 @@ def _slope(events: int, n: int, rate: float) -> float:
 def _curve(events: int, n: int, rate: float) -> float:
     rate = min(max(rate, 1e-150), 1.0 - 1e-16)
     return events / rate / rate + (n - events) / (1.0 - rate) / (1.0 - rate)
-
-
-def _log_likelihood(events: int, n: int, rate: float) -> float:
-    rate = min(max(rate, 0.0), 1.0)  # rounding of m + delta
-    failing = events * math.log(rate) if events and rate > 0.0 else (0.0 if events == 0 else -math.inf)
-    rest = n - events
-    return failing + (rest * math.log1p(-rate) if rest and rate < 1.0 else (0.0 if rest == 0 else -math.inf))
-
-
-def _log_mixture(events: int, n: int) -> float:
-    a, b = _PRIOR
-    return _log_beta(a + events, b + n - events) - _log_beta(a, b)
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

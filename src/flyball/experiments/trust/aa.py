@@ -15,6 +15,7 @@ from scipy import stats
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Estimate
+from flyball.experiments.fixed.shares import Count, wilson
 from flyball.experiments.trust.check import Check, Verdict
 
 if TYPE_CHECKING:
@@ -112,10 +113,10 @@ def aa_test(
         raise InputError(f"{runs} runs; false positives need at least 20 to be counted, and 1,000 to be judged")
     values = np.array([_p(run(stream), i) for i, stream in enumerate(rng.spawn(runs))])
     wrong = int((values <= alpha).sum())
-    interval = stats.binomtest(wrong, runs).proportion_ci(level, method="wilson")
+    lower, upper = wilson(Count(wrong, runs), level=level).ci
     ks = stats.kstest(values, "uniform")
     eager = stats.kstest(values, "uniform", alternative="greater")  # the distribution runs above: p values too small
-    return AATest(tuple(values.tolist()), alpha, wrong, float(interval.low), float(interval.high), level,
+    return AATest(tuple(values.tolist()), alpha, wrong, lower, upper, level,
                   float(ks.statistic), float(ks.pvalue), float(eager.pvalue))  # fmt: skip
 
 

@@ -10,9 +10,9 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scipy import special
-
 from flyball.errors import InputError
+from flyball.experiments.fixed.proportions import chi_square
+from flyball.experiments.fixed.shares import Count
 from flyball.experiments.trust.check import Check, Verdict
 
 __all__ = ["Exposure", "exposure", "exposure_of"]
@@ -142,10 +142,5 @@ def exposure_of(
 
 
 def _same_rate(assigned: Mapping[str, int], exposed: Mapping[str, int]) -> float:
-    arms = [(exposed[arm], n) for arm, n in assigned.items() if n]
-    total, seen = sum(n for _, n in arms), sum(k for k, _ in arms)
-    if len(arms) < 2 or seen in (0, total):
-        return 1.0
-    rate = seen / total
-    statistic = sum((k - n * rate) ** 2 / (n * rate * (1.0 - rate)) for k, n in arms)
-    return float(special.chdtrc(len(arms) - 1, statistic))
+    arms = {arm: Count(exposed[arm], n) for arm, n in assigned.items() if n}
+    return chi_square(arms).p if len(arms) > 1 else 1.0

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import special
 
 from flyball.errors import InputError
+from flyball.experiments.estimate import Alternative
+from flyball.experiments.fixed.pivots import mean_of, p_value, satterthwaite
 from flyball.experiments.stats import Moments, moments
 from flyball.experiments.trust.check import Check, Verdict
 from flyball.experiments.trust.heterogeneity import GroupEffect, group_effects
@@ -104,7 +105,7 @@ def novelty(days: Mapping[float, tuple[Moments, Moments]], *, alpha: float = 0.0
     centre, level = np.average(x, weights=weights), np.average(y, weights=weights)
     spread = float(weights @ (x - centre) ** 2)
     slope, error = float(weights @ ((x - centre) * (y - level)) / spread), spread**-0.5
-    p = float(2.0 * special.ndtr(-abs(slope / error)))
+    p = p_value(slope / error, Alternative.TWO_SIDED)
     start, end = (float(level + slope * (at - centre)) for at in (x[0], x[-1]))
     return Novelty(used, effects, slope, error, p, start, end, left_out, alpha)
 
@@ -137,9 +138,9 @@ def novelty_panel(
     a, b = _slopes(new, contrast), _slopes(old, contrast)
     if min(a.n, b.n) < 2 or a.variance + b.variance == 0.0:
         raise InputError(f"{a.n} and {b.n} units whose slopes do not vary; two units per arm that differ are needed")
-    slope, error = a.mean - b.mean, math.sqrt(a.variance / a.n + b.variance / b.n)
-    df = error**4 / ((a.variance / a.n) ** 2 / (a.n - 1) + (b.variance / b.n) ** 2 / (b.n - 1))
-    p = float(2.0 * special.stdtr(df, -abs(slope / error)))
+    arms = mean_of(a, "treatment"), mean_of(b, "control")
+    slope, error = a.mean - b.mean, math.sqrt(arms[0].variance + arms[1].variance)
+    p = p_value(slope / error, Alternative.TWO_SIDED, satterthwaite(*arms))
     level = float(new.mean() - old.mean())
     start, end = (level + slope * float(at - x.mean()) for at in (x[0], x[-1]))
     return Novelty(tuple(x.tolist()), effects, slope, error, p, start, end, left_out, alpha)

@@ -16,6 +16,8 @@ from typing import Any
 from scipy import special
 
 from flyball.errors import InputError
+from flyball.experiments.fixed.proportions import chi_square
+from flyball.experiments.fixed.shares import Count
 from flyball.experiments.stats import Moments
 from flyball.experiments.trust.check import Check, Verdict
 from flyball.experiments.trust.heterogeneity import GroupEffect, group_effects
@@ -116,18 +118,10 @@ def simpson(segments: Mapping[str, tuple[Moments, Moments]], *, alpha: float = 0
     moved = [effect for effect, _ in counted if effect != 0.0]
     turned = len(moved) > 1 and pooled != 0.0 and all(effect * pooled < 0.0 for effect in moved)
     mix = {name: (t.n / treatment.n, c.n / control.n) for name, (t, c) in segments.items()}
-    return Simpson(
-        pooled, stratified, effects, mix, _mix_p(segments, treatment.n, control.n), turned, against, left_out
-    )
+    return Simpson(pooled, stratified, effects, mix, _mix_p(segments), turned, against, left_out)
 
 
-def _mix_p(segments: Mapping[str, tuple[Moments, Moments]], treatment: int, control: int) -> float:
-    total, statistic, df = treatment + control, 0.0, -1
-    for t, c in segments.values():
-        if t.n + c.n == 0:
-            continue
-        df += 1
-        for seen, arm in ((t.n, treatment), (c.n, control)):
-            expected = (t.n + c.n) * arm / total
-            statistic += (seen - expected) ** 2 / expected
-    return float(special.chdtrc(df, statistic)) if df > 0 else 1.0
+def _mix_p(segments: Mapping[str, tuple[Moments, Moments]]) -> float:
+    """Return the p value of "every segment has the same share of its units in the treatment"."""
+    treated = {name: Count(t.n, t.n + c.n) for name, (t, c) in segments.items() if t.n + c.n}
+    return chi_square(treated).p if len(treated) > 1 else 1.0
