@@ -256,7 +256,7 @@ def test_a_large_file_that_was_appended_twice_by_its_last_rows_is_refused(tmp_pa
     ids = np.r_[np.arange(n), np.arange(n - again, n)]
     table = pa.table({"user": ids, "arm": np.where(ids % 2, "a", "b"), "spend": ids % 7})
     pq.write_table(table, tmp_path / "users.parquet")
-    with pytest.raises(InputError, match=r"of one unit in 4.*say rows=\"events\""):
+    with pytest.raises(InputError, match=r"of one unit in 8.*say rows=\"events\""):
         arms_of_files(tmp_path / "users.parquet", _experiment(fb.Metric("spend")), unit="user")
     pq.write_table(table.slice(0, n), tmp_path / "users.parquet")
     arms = arms_of_files(tmp_path / "users.parquet", _experiment(fb.Metric("spend")), unit="user")

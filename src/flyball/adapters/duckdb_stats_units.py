@@ -15,14 +15,14 @@ from flyball.experiments.design.wanted import label
 
 __all__ = ["crossed_units", "refuse_doubles"]
 
-_LOOKED_AT = 1 << 17  # rows whose units are held to be counted; of d doubled units all are missed with (1 - share)^d
+_LOOKED_AT = 1 << 16  # rows whose units are held to be counted; of d doubled units all are missed with (1 - share)^d
 
 
 def refuse_doubles(connection: duckdb.DuckDBPyConnection, source: str, unit: str, *, rows: int) -> None:
     """Raise InputError where units have several rows.
 
-    Up to 131,072 rows every unit is counted. Above, every unit in 2, 4, 8, ... is, with all its rows: of 10M rows one
-    unit in 128, which finds 600 doubled units with a chance of 99 %, and 2,000 with all but certainty.
+    Up to 65,536 rows every unit is counted. Above, every unit in 2, 4, 8, ... is, with all its rows: of 10M rows one
+    unit in 256, which finds 1,200 doubled units with a chance of 99 %, and 5,000 with all but certainty.
 
     Args:
         connection: Where the rows are.
