@@ -130,21 +130,21 @@ def _plain(route: ModelRoute) -> Router:
 def _whole(route: ModelRoute) -> Router:
     """Everything a route may say."""
     salt, testers, top = route.salt, route.testers, BUCKETS - route.holdout
-    draw = "" if route.draw == salt else route.draw
     arms = _arms(route)
     wishes = {name: replace(arm, why="header", drawn=False) for name, arm in arms.items()}
     points, drawn = _ranges(route, arms)
     rules = [_rule(segment, arms) for segment in route.segments if segment.to in arms]
     compared = compile_where(route.within) if route.within else None
+    choose = _chooser("" if route.draw == salt else route.draw, compared, points, drawn)
 
     def assign(unit: str, attributes: Mapping[str, Any] | None, wish: str, off: Set[str], kill: bool) -> Assignment:
         if testers and wish:
             found = wishes.get(wish) or wishes["champion"]
         else:
             cell = _hash((salt + unit).encode()) % BUCKETS
-            given, above = attributes or _NOTHING, None
             if cell >= top:
-                return HOLDOUT if compared is None or compared(given) else OUTSIDE
+                return HOLDOUT if compared is None or compared(attributes or _NOTHING) else OUTSIDE
+            given, above = attributes or _NOTHING, None
             for holds, cut, here, beyond in rules:
                 if holds(given):
                     if cell < cut:
@@ -152,11 +152,7 @@ def _whole(route: ModelRoute) -> Router:
                         break
                     above = above or beyond
             else:
-                if draw:  # an experiment's own salt: independent of the holdout and of all experiments before
-                    cell = _hash((draw + unit).encode()) % BUCKETS
-                found = drawn[bisect_right(points, cell)]
-                if compared is not None and found.arm in _COMPARED and not compared(given):
-                    found = OUTSIDE
+                found = drawn[bisect_right(points, cell)] if choose is None else choose(unit, given, cell)
                 if above is not None:
                     found = above[found.arm]
         if found.rival and (kill or (off and found.arm in off)):
@@ -164,6 +160,23 @@ def _whole(route: ModelRoute) -> Router:
         return found
 
     return assign
+
+
+def _chooser(
+    draw: str, compared: Test | None, points: list[int], drawn: list[Assignment]
+) -> Callable[[str, Mapping[str, Any], int], Assignment] | None:
+    """Return what draws an arm while an experiment or a segment's step runs; None without, so that neither costs."""
+    if compared is None and not draw:
+        return None
+
+    def choose(unit: str, given: Mapping[str, Any], cell: int) -> Assignment:
+        if draw:  # an experiment's own salt: independent of the holdout and of all experiments before
+            cell = _hash((draw + unit).encode()) % BUCKETS
+        found = drawn[bisect_right(points, cell)]
+        left_out = compared is not None and found.arm in _COMPARED and not compared(given)
+        return OUTSIDE if left_out else found
+
+    return choose
 
 
 def _arms(route: ModelRoute) -> dict[str, Assignment]:
