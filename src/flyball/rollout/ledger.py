@@ -28,6 +28,7 @@ from flyball.rollout.bins import columns_of, delays_of
 from flyball.rollout.closed import CANDIDATE, CONTROL, SCORES, Allocation, Bin, Compared, Counts, Failure
 from flyball.rollout.guards import OUTSIDE_KINDS
 from flyball.rollout.routing import cut
+from flyball.rollout.silence import WEEKEND, Silence, allowed
 from flyball.rollout.types import (
     SAFE_ALPHA,
     ArmCounts,
@@ -92,6 +93,7 @@ class Ledger:
         }  # fmt: skip
         self._incidents = {rail: _Incident() for rail in (_ERRORS, *_common(spec))}
         self._newest = 0
+        self._silence = Silence()
         self._veto = ""
         self._compared = Compared()
         self.bins = 0
@@ -130,6 +132,8 @@ class Ledger:
         self.bins += 1
         self._newest = max(self._newest, closed.newest)
         minute = closed.second * 1_000_000 // _MINUTE
+        if any(sum(counts.requests) for counts in closed.counts.values()):
+            self._silence.heard(closed.second)
         for index, counts in sorted(closed.counts.items()):
             self._stretches[index].add(counts)
             self._errors = [a + b for a, b in zip(self._errors, counts.errors, strict=True)]
@@ -186,8 +190,12 @@ class Ledger:
                     bad[failure.arm] += 1
             incident.add(minute, counts.timed if rail in self._timed else counts.requests, bad, calm=calm)
 
-    def evidence(self, phase: Phase, share: float, now: datetime, *, outside: Outside = NOTHING) -> Evidence:
-        """Return what is known now about a rollout in `phase` with `share` of the traffic."""
+    def evidence(
+        self, phase: Phase, share: float, now: datetime, *, outside: Outside = NOTHING,
+        since: datetime | None = None, step: int = -1,
+    ) -> Evidence:  # fmt: skip
+        """Return what is known now about a rollout in `phase` with `share` of the traffic, in it `since` then."""
+        since = now if since is None else since
         kind = "shadow" if phase is Phase.SHADOW else "step"
         pairs = list(zip(self._allocations, self._stretches, strict=True))
         within = self._allocations[-1].within if self._allocations else ""
@@ -214,6 +222,8 @@ class Ledger:
             incident=self._incident(),
             mismatch=worst >= 1.0 / _MISMATCH_ALPHA,
             shadow=_shadow(self._compared),
+            silent=self._silence.lost(since, now, allowed(self._spec, phase, step)),
+            silent_weeks=self._silence.lost(since, now, WEEKEND),
         )
 
     def _evidence(

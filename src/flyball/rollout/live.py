@@ -128,7 +128,8 @@ class Live:
     def evidence(self, status: RolloutStatus, now: datetime, *, outside: Outside = NOTHING) -> Evidence:
         """Return the evidence for the phase (or the paused phase) that a rollout is in."""
         phase = (status.resume or Phase.PENDING) if status.phase is Phase.PAUSED else status.phase
-        return self.ledger.evidence(phase, status.share, now, outside=outside)
+        since = status.began or status.entered or status.created
+        return self.ledger.evidence(phase, status.share, now, outside=outside, since=since, step=status.step)
 
     def decided(self, status: RolloutStatus, decision: Decision, now: datetime, outside: Outside) -> None:
         """Record a decision before it is acted on, and wait for the disk."""

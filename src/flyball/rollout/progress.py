@@ -76,6 +76,7 @@ def held(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, now: date
         or _time_left(spec, status, step, now)
         or _too_little(spec, status, step, evidence)
         or _stale(spec, step, evidence, now)
+        or _unseen(spec, status, step, evidence, now)
         or _unsafe(spec, status, evidence)
     )
 
@@ -113,13 +114,30 @@ def _time_left(spec: RolloutSpec, status: RolloutStatus, step: Step | None, now:
     return f"{left} of {'shadow' if step is None else 'bake'} time left"
 
 
+def _unseen(spec: RolloutSpec, status: RolloutStatus, step: Step | None, evidence: Evidence, now: datetime) -> str:
+    """Return what is missing because time passed without requests; a clock that jumped ahead looks the same."""
+    begun = status.began or status.entered or status.created
+    bake = spec.shadow if step is None else _bake(spec, step)
+    for least, silent in ((bake, evidence.silent), (_weeks(spec, begun, step), evidence.silent_weeks)):
+        left = least - (now - begun - silent)
+        if left > timedelta(0):
+            return f"{spoken(left)} left to be watched: {spoken(silent)} in which no request came do not count"
+    return ""
+
+
+def _weeks(spec: RolloutSpec, begun: datetime, step: Step | None) -> timedelta:
+    """Return how long a step's whole weeks last; none without."""
+    if step is None or not step.weeks:
+        return timedelta(0)
+    return weeks_later(begun, step.weeks, spec.calendar.timezone) - begun
+
+
 def _hold(spec: RolloutSpec, status: RolloutStatus, step: Step | None) -> timedelta:
     """Return how long the present phase or step lasts at least."""
     if step is None:
         return spec.shadow
     begun = status.began or status.entered or status.created
-    weeks = weeks_later(begun, step.weeks, spec.calendar.timezone) - begun if step.weeks else timedelta(0)
-    return max(_bake(spec, step), weeks)
+    return max(_bake(spec, step), _weeks(spec, begun, step))
 
 
 def _bake(spec: RolloutSpec, step: Step | None) -> timedelta:

@@ -243,6 +243,8 @@ class Evidence:
     primary: GuardrailEvidence | None = None
     units_in_phase: int = 0  # distinct units of the candidate since the phase or step began
     control_in_phase: int | None = None  # requests of the control beside `in_phase`; None: not counted
+    silent: timedelta = timedelta(0)  # time since the phase began that nobody saw: no request for longer than a lull
+    silent_weeks: timedelta = timedelta(0)  # the same, where a weekend may be silent
 
 
 @dataclass(frozen=True, slots=True)
