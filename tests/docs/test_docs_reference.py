@@ -64,6 +64,12 @@ def test_every_name_of_a_namespace_is_on_the_page(namespace):
     assert [m for m in members if f"`fb.{namespace}.{m}(" not in text] == []
 
 
+def test_every_name_of_the_experiments_library_is_on_the_page():
+    rows = [row for row in page("python.md").splitlines() if row.startswith("| `fb.experiments")]
+    named = {name for row in rows for code in re.findall(r"`([^`]+)`", row) for name in re.findall(r"\w+", code)}
+    assert sorted(set(fb.experiments.__all__) - named) == []
+
+
 def test_every_path_of_the_gateway_is_on_the_page():
     text = page("http.md")
     paths = set(re.findall(r'^ +\(?"(/[a-z0-9_/]+)"', (ROOT / "src/flyball/api/app.py").read_text(), re.MULTILINE))

@@ -14,7 +14,7 @@ from statsmodels.stats.proportion import power_proportions_2indep, proportion_ef
 from flyball.errors import InputError, Refused, UnknownName
 from flyball.experiments.power.clusters import Clusters
 from flyball.experiments.power.duration import arrived, duration, duration_table
-from flyball.experiments.power.means import explained, plan_means
+from flyball.experiments.power.means import plan_means, r_squared
 from flyball.experiments.power.proportions import exact_power, plan_proportions
 from flyball.experiments.power.ratios import linearised, plan_ratios
 from flyball.experiments.stats import Stats
@@ -92,12 +92,12 @@ def test_a_covariate_saves_its_share_of_the_units():
     rng = np.random.default_rng(2)
     x = rng.normal(size=20_000)
     y = 0.8 * x + 0.6 * rng.normal(size=20_000)
-    r2 = explained(Stats.of({"y": y, "x": x}), "y", "x")
+    r2 = r_squared(Stats.of({"y": y, "x": x}), "y", "x")
     assert r2 == pytest.approx(np.corrcoef(x, y)[0, 1] ** 2)
     with_it, without = plan_means(sd=1.0, effect=0.05, r2=r2), plan_means(sd=1.0, effect=0.05)
     assert with_it.total == pytest.approx((1 - r2) * without.total, rel=1e-3)
     z = rng.normal(size=20_000)
-    two = explained(Stats.of({"y": y, "x": x, "z": z}), "y", "x", "z")
+    two = r_squared(Stats.of({"y": y, "x": x, "z": z}), "y", "x", "z")
     assert two == pytest.approx(
         1
         - (y - np.c_[np.ones_like(x), x, z] @ np.linalg.lstsq(np.c_[np.ones_like(x), x, z], y, rcond=None)[0]).var()
@@ -267,7 +267,7 @@ def test_huge_tiny_and_negative_effects_have_plans():
         (lambda: Clusters(0.5, 0.1), "clusters have size"),
         (lambda: duration(10, arrivals=0.0), "arrivals"),
         (lambda: duration(10, arrivals=5.0, share=0.0), "share is 0"),
-        (lambda: explained(Stats.of({"y": [1.0, 1.0, 1.0], "x": [1.0, 2.0, 3.0]}), "y", "x"), "tell no"),
+        (lambda: r_squared(Stats.of({"y": [1.0, 1.0, 1.0], "x": [1.0, 2.0, 3.0]}), "y", "x"), "tell no"),
         (lambda: plan_ratios(Stats.of({"x": [1.0, 2.0], "y": [-1.0, 1.1]}), "x", "y", relative=0.1), "errors from zero"),
         (lambda: plan_ratios(Stats.of({"x": [1.0, 2.0] * 50, "y": [1.0, 2.0] * 50}), "x", "y", relative=0.1), "no noise"),
     ],

@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flyball.errors import InputError, UnknownName
-from flyball.experiments.ranking.interleaving import Interleaving, Team, balanced, credit, probabilistic, team_draft
+from flyball.experiments.ranking.interleaving import (
+    Interleaving,
+    Team,
+    balanced_interleaving,
+    credit,
+    probabilistic_interleaving,
+    team_draft,
+)
 from flyball.experiments.ranking.preference import PreferenceProcess, preference
 from flyball.experiments.ranking.sensitivity import Sensitivity, interleaving_sensitivity
 
-DRAWS = [team_draft, balanced, probabilistic]
+DRAWS = [team_draft, balanced_interleaving, probabilistic_interleaving]
 rankings = st.lists(st.integers(0, 9), unique=True, max_size=7)
 
 
@@ -33,12 +40,12 @@ def test_every_item_comes_once_and_the_list_has_its_length(one, other, seed, k):
 
 @given(rankings, st.integers(0, 1000))
 def test_equal_rankings_are_shown_as_they_are_and_nobody_is_preferred_by_expected_credit(one, seed):
-    for draw in (team_draft, balanced):
+    for draw in (team_draft, balanced_interleaving):
         shown = draw(one, one, rng=np.random.default_rng(seed))
         assert list(shown.items) == one
     drafted = team_draft(one, one, rng=np.random.default_rng(seed))
     assert credit(drafted, range(len(one)), rule="expected") == 0.0
-    assert credit(balanced(one, one, rng=np.random.default_rng(seed)), range(len(one))) == 0.0
+    assert credit(balanced_interleaving(one, one, rng=np.random.default_rng(seed)), range(len(one))) == 0.0
 
 
 def test_team_draft_is_radlinskis_table():
@@ -62,9 +69,9 @@ def test_a_click_at_the_head_of_team_draft_is_worth_nothing_on_average_between_e
 
 def test_probabilistic_lists_come_as_often_as_the_softmax_says():
     rng, runs = np.random.default_rng(2), 6000
-    first = [probabilistic("ab", "ba", rng=rng, tau=3).items[0] for _ in range(runs)]
+    first = [probabilistic_interleaving("ab", "ba", rng=rng, tau=3).items[0] for _ in range(runs)]
     assert abs(first.count("a") / runs - 0.5) < 4 * 0.5 / math.sqrt(runs)
-    shown = probabilistic("ab", "ba", rng=rng, tau=3)
+    shown = probabilistic_interleaving("ab", "ba", rng=rng, tau=3)
     share = 1 / (1 + 2**-3)  # of a ranking's own first item
     assert shown.chances[0] == pytest.approx(share if shown.items[0] == "a" else 1 - share)
     assert shown.chances[1] == 0.5  # one item is left to both
@@ -73,7 +80,7 @@ def test_probabilistic_lists_come_as_often_as_the_softmax_says():
 def test_chances_are_how_often_the_coin_named_the_treatment():
     rng, seen = np.random.default_rng(3), {}
     for _ in range(8_000):
-        shown = probabilistic("abc", "cab", rng=rng)
+        shown = probabilistic_interleaving("abc", "cab", rng=rng)
         if shown.items == ("a", "c", "b"):
             seen.setdefault(shown.chances, []).append([team is Team.TREATMENT for team in shown.teams])
     ((chances, teams),) = seen.items()
@@ -125,7 +132,7 @@ def test_the_better_ranking_wins_and_swapping_the_arms_turns_the_sign(draw):
     assert flipped.p == pytest.approx(there.p)
 
 
-@pytest.mark.parametrize("draw", [team_draft, probabilistic])
+@pytest.mark.parametrize("draw", [team_draft, probabilistic_interleaving])
 def test_random_clicks_prefer_nobody(draw):
     rng, runs, n = np.random.default_rng(6), 200, 30
     wrong = 0
@@ -271,4 +278,4 @@ def test_unknown_rules_and_clicks_beyond_the_list_are_refused():
     with pytest.raises(UnknownName):
         preference([1.0], test="z")
     with pytest.raises(InputError):
-        probabilistic("a", "b", rng=np.random.default_rng(1), tau=0.0)
+        probabilistic_interleaving("a", "b", rng=np.random.default_rng(1), tau=0.0)

@@ -1,7 +1,13 @@
-"""Pure statistics: fixed and sequential tests, power, trust, policies, rankings, and whole experiments.
+"""Pure statistics: fixed and sequential tests, power, trust, Bayes, policies, rankings, and whole experiments.
 
-`fb.experiments.welch(...)` and its neighbours are functions of arrays or `Stats`. Names load on first use: most tests
-need scipy, and a worker needs none of them.
+`fb.experiments.welch_t(treatment, control)` and its neighbours are functions of arrays or of what sums them up, and
+answer treatment less control. Names load on first use: most tests need scipy, and a worker needs none of them.
+
+Rooms: `fixed` looks once, `sequential` at every look, `power` before the first; `trust` judges the instrument;
+`policy` allocates and judges policies; `ranking` compares rankings; `design` holds a whole experiment. One word for one
+thing in all of them: `level` is the confidence of an interval or a plan, `alpha` the error of a check or a rule;
+`alternative` is what a test looks for, `direction` which way is good; `rng` is where draws come from, `runs` counts
+simulated experiments and `resamples` draws from one sample.
 """
 
 from __future__ import annotations
@@ -84,7 +90,7 @@ _HOMES = {
     "analyze_table": "design.tables",
     "arms_of_table": "design.tables",
     "average_precision": "ranking.metrics",
-    "balanced": "ranking.interleaving",
+    "balanced_interleaving": "ranking.interleaving",
     "benjamini_hochberg": "fixed.multiple",
     "beta_posterior": "bayes",
     "betting_difference": "sequential.betting",
@@ -112,7 +118,6 @@ _HOMES = {
     "evaluate_policy": "policy.ope",
     "exact_power": "power.proportions",
     "expected_loss": "bayes",
-    "explained": "power.means",
     "exposure": "trust.exposure",
     "exposure_of": "trust.exposure",
     "fisher_exact": "fixed.exact",
@@ -150,10 +155,11 @@ _HOMES = {
     "post_stratified": "fixed.covariates",
     "precision_at": "ranking.metrics",
     "preference": "ranking.preference",
-    "probabilistic": "ranking.interleaving",
+    "probabilistic_interleaving": "ranking.interleaving",
     "probability_best": "bayes",
     "product_log_e": "sequential.always_valid",
     "quantile_effect": "fixed.quantiles",
+    "r_squared": "power.means",
     "rate_difference_sequence": "sequential.rates",
     "rate_lower": "sequential.confidence",
     "rate_upper": "sequential.confidence",
@@ -291,8 +297,8 @@ if TYPE_CHECKING:
     from flyball.experiments.power.duration import Duration as Duration
     from flyball.experiments.power.duration import duration as duration
     from flyball.experiments.power.duration import duration_table as duration_table
-    from flyball.experiments.power.means import explained as explained
     from flyball.experiments.power.means import plan_means as plan_means
+    from flyball.experiments.power.means import r_squared as r_squared
     from flyball.experiments.power.plan import PowerPlan as PowerPlan
     from flyball.experiments.power.proportions import exact_power as exact_power
     from flyball.experiments.power.proportions import plan_proportions as plan_proportions
@@ -304,9 +310,9 @@ if TYPE_CHECKING:
     from flyball.experiments.power.sequential import simulate_odds as simulate_odds
     from flyball.experiments.ranking.interleaving import Interleaving as Interleaving
     from flyball.experiments.ranking.interleaving import Team as Team
-    from flyball.experiments.ranking.interleaving import balanced as balanced
+    from flyball.experiments.ranking.interleaving import balanced_interleaving as balanced_interleaving
     from flyball.experiments.ranking.interleaving import credit as credit
-    from flyball.experiments.ranking.interleaving import probabilistic as probabilistic
+    from flyball.experiments.ranking.interleaving import probabilistic_interleaving as probabilistic_interleaving
     from flyball.experiments.ranking.interleaving import team_draft as team_draft
     from flyball.experiments.ranking.metrics import QueryScores as QueryScores
     from flyball.experiments.ranking.metrics import Rankings as Rankings

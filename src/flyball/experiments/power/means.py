@@ -19,7 +19,7 @@ from flyball.experiments.power.clusters import Clusters, check_r2, clusters_note
 from flyball.experiments.power.plan import PowerPlan, absolute, solve
 from flyball.experiments.stats import Stats
 
-__all__ = ["Means", "explained", "plan_means", "t_power", "z_power"]
+__all__ = ["Means", "r_squared", "plan_means", "t_power", "z_power"]
 
 _LARGE = 20_000  # degrees of freedom from which t is taken as normal
 
@@ -103,7 +103,7 @@ def plan_means(
         alternative: "two-sided", "greater" or "less".
         ratio: Units of a treatment for each of the control.
         comparisons: Treatments compared with the control, each tested at alpha / comparisons.
-        r2: Share of the variance that covariates explain (CUPED); see `explained`.
+        r2: Share of the variance that covariates explain (CUPED); see `r_squared`.
         clusters: How units are clustered.
 
     Returns:
@@ -124,7 +124,7 @@ def plan_means(
                  notes=clusters_note(clusters))  # fmt: skip
 
 
-def explained(stats: Stats, outcome: str, *covariates: str) -> float:
+def r_squared(stats: Stats, outcome: str, *covariates: str) -> float:
     """Return R², the share of the outcome's variance that covariates explain; what CUPED takes away.
 
     Args:
@@ -136,7 +136,7 @@ def explained(stats: Stats, outcome: str, *covariates: str) -> float:
         InputError: below len(covariates) + 2 units, or an outcome that does not vary.
 
     Example:
-        >>> round(explained(Stats.of({"y": [1.0, 2.0, 3.0, 5.0], "x": [1.0, 2.0, 3.0, 4.0]}), "y", "x"), 3)
+        >>> round(r_squared(Stats.of({"y": [1.0, 2.0, 3.0, 5.0], "x": [1.0, 2.0, 3.0, 4.0]}), "y", "x"), 3)
         0.966
     """
     if stats.n < len(covariates) + 2 or stats.variance(outcome) == 0.0:

@@ -1,8 +1,8 @@
 """Merge two rankings in one list, so that the same user's clicks vote between them.
 
 Every rule here draws the list and keeps who put which item there. The surprise: where both rankings agree, the list
-tells nothing, whoever drew it; so the items that both have at the top are credited to nobody by `balanced` and by
-`expected` credit, and evenly on average by team draft.
+tells nothing, whoever drew it; so the items that both have at the top are credited to nobody in a balanced list and by
+"expected" credit, and evenly on average by team draft.
 
 References: Joachims (2002), balanced; Radlinski, Kurup and Joachims (2008), team draft; Hofmann, Whiteson and de Rijke
 (2011), probabilistic.
@@ -23,7 +23,7 @@ from flyball.errors import InputError, UnknownName
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Interleaving", "Team", "balanced", "credit", "probabilistic", "team_draft"]
+__all__ = ["Interleaving", "Team", "balanced_interleaving", "credit", "probabilistic_interleaving", "team_draft"]
 
 
 class Team(StrEnum):
@@ -93,7 +93,7 @@ def team_draft(
     return _shown(picked, treatment, control, "team draft")
 
 
-def balanced(
+def balanced_interleaving(
     treatment: Sequence[Hashable], control: Sequence[Hashable], *, rng: np.random.Generator, k: int | None = None
 ) -> Interleaving:
     """Merge by taking turns; one coin says who begins, and items that are there already are skipped over.
@@ -119,7 +119,7 @@ def balanced(
     return _shown(picked, treatment, control, "balanced")
 
 
-def probabilistic(
+def probabilistic_interleaving(
     treatment: Sequence[Hashable], control: Sequence[Hashable], *, rng: np.random.Generator, k: int | None = None,
     tau: float = 3.0,
 ) -> Interleaving:  # fmt: skip
@@ -165,7 +165,7 @@ def credit(shown: Interleaving, clicks: Sequence[int], *, rule: str = "clicks") 
         clicks: Places that were clicked, from 0; twice is twice for the rules that count clicks.
         rule: "clicks", each click one vote; "binary", one vote per impression for whoever has more clicks;
             "discounted", a click at place i counts 1 / log2(i + 2); "expected", each click counts by the chance of
-            either ranking to have put it there. Lists by `balanced` have their own rule under "clicks" and "binary".
+            either ranking to have put it there. A balanced list has its own rule under "clicks" and "binary".
 
     Raises:
         InputError: a click beyond the list, or a rule that a balanced list cannot follow.
