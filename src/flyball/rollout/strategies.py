@@ -9,23 +9,38 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import TypedDict, Unpack
 
 from flyball import units
 from flyball.errors import DefinitionError
 from flyball.rollout.definitions import Rollout, as_step, checked, step
 from flyball.rollout.types import Calendar, GuardrailSpec, RolloutSpec, Step, Strategy
+from flyball.units import spoken
 
-__all__ = ["strategy"]
+__all__ = ["Common", "strategy"]
 
 _Share = str | float | Step
 _Span = str | timedelta
+_CONTEST_WAITS = "28d"  # a verdict takes longer than a step
+
+
+class Common(TypedDict, total=False):
+    """What every way but `all_at_once` takes; what is left out is what `Rollout` says."""
+
+    guardrails: Sequence[GuardrailSpec]  # what must not get worse
+    min_requests: int  # least candidate requests (of a shadow: answers) of each step or allocation
+    max_wait: str | timedelta  # after this long without a decision it pauses; 28 days in `ab` and `bandit`
+    alpha: float  # chance that the guardrails roll a harmless candidate back
+    calendar: Calendar | None  # when shares may rise
+    approve_promotion: bool  # whether a person approves before the candidate becomes champion
 
 
 class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
     """Name how a candidate comes to all traffic.
 
     All but `all_at_once` take `guardrails`, `min_requests`, `max_wait`, `alpha`, `calendar` and `approve_promotion`,
-    with the meaning they have in `Rollout`.
+    with the meaning they have in `Rollout` (a challenger waits for ever and is promoted by a person, so it has neither
+    `max_wait` nor `approve_promotion`).
     """
 
     step = staticmethod(step)
@@ -48,13 +63,8 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         *,
         shadow: _Span,
         bake: _Span = "1h",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "7d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
         approve_switch: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Copy traffic to the candidate, then switch all of it at once, and keep the champion warm to switch back.
 
@@ -65,21 +75,12 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         Args:
             shadow: Time for which traffic is copied, above 0.
             bake: Time after the switch before the candidate becomes champion.
-            guardrails: What must not get worse.
-            min_requests: Least answers of the shadow, and least requests after the switch.
-            max_wait: After this long without a decision it pauses.
-            alpha: Chance of rolling back a harmless candidate.
-            calendar: When the switch and the promotion may happen.
-            approve_promotion: Whether a person approves before the candidate becomes champion.
             approve_switch: Whether a person approves before the switch.
         """
         if units.duration(shadow) <= timedelta(0):
             raise DefinitionError("blue_green has no shadow, so the switch would be blind; write shadow='6h'")
-        spec = Rollout(
-            steps=[Step(1.0, approval=approve_switch, name="switch")], bake=bake, shadow=shadow, guardrails=guardrails,
-            min_requests=min_requests, max_wait=max_wait, alpha=alpha, calendar=calendar,
-            approve_promotion=approve_promotion,
-        )  # fmt: skip
+        switch = Step(1.0, approval=approve_switch, name="switch")
+        spec = Rollout(steps=[switch], bake=bake, shadow=shadow, **common)
         return replace(spec, strategy=Strategy.BLUE_GREEN)
 
     @staticmethod
@@ -88,12 +89,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         *,
         bake: _Span = "12h",
         shadow: _Span = "0s",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "7d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Give the candidate rising shares of the units; what `Rollout(...)` does.
 
@@ -102,34 +98,20 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
             >>> [step.approval for step in spec.steps]
             [False, True]
         """
-        return Rollout(
-            steps=_without_all(steps), bake=bake, shadow=shadow, guardrails=guardrails, min_requests=min_requests,
-            max_wait=max_wait, alpha=alpha, calendar=calendar, approve_promotion=approve_promotion,
-        )  # fmt: skip
+        return Rollout(steps=_without_all(steps), bake=bake, shadow=shadow, **common)
 
     @staticmethod
     def gradual(
         steps: Mapping[str | float, _Span],
         *,
         shadow: _Span = "0s",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "7d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Give the candidate rising shares, each for a time of its own.
 
         Args:
             steps: Share -> least time, such as {"1%": "24h", "10%": "48h", "50%": "72h"}; 100 % is the promotion.
             shadow: Time for which traffic is only copied to the candidate first.
-            guardrails: What must not get worse.
-            min_requests: Candidate requests that each step must see.
-            max_wait: After this long at one step without a decision it pauses; not below the longest step.
-            alpha: Chance of rolling back a harmless candidate.
-            calendar: When shares may rise.
-            approve_promotion: Whether a person approves before the candidate becomes champion.
 
         Example:
             >>> [step.bake.days for step in strategy.gradual({"1%": "24h", "10%": "48h", "50%": "72h"}).steps]
@@ -137,12 +119,12 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         """
         own = _without_all([step(share, bake=span) for share, span in steps.items()])
         longest = max((one.bake or timedelta(0) for one in map(as_step, own)), default=timedelta(0))
-        if longest > units.duration(max_wait):
-            raise DefinitionError(f"a step lasts {longest}, longer than max_wait ({max_wait}); write a longer max_wait")
-        return Rollout(
-            steps=own, bake=longest, shadow=shadow, guardrails=guardrails, min_requests=min_requests,
-            max_wait=max_wait, alpha=alpha, calendar=calendar, approve_promotion=approve_promotion,
-        )  # fmt: skip
+        spec = Rollout(steps=own, bake=longest, shadow=shadow, **common)
+        if longest > spec.max_wait:
+            raise DefinitionError(
+                f"a step lasts {spoken(longest)}, longer than max_wait ({spoken(spec.max_wait)}); write a longer one"
+            )
+        return spec
 
     @staticmethod
     def segment_first(
@@ -153,12 +135,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         name: str = "",
         bake: _Span = "12h",
         shadow: _Span = "0s",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "7d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Release to the requests of one segment first, compared within it, and then to everybody.
 
@@ -170,12 +147,6 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
             name: What the segment is called in explanations.
             bake: Least time at each step.
             shadow: Time for which traffic is only copied to the candidate first.
-            guardrails: What must not get worse.
-            min_requests: Candidate requests that each step must see.
-            max_wait: After this long without a decision it pauses.
-            alpha: Chance of rolling back a harmless candidate.
-            calendar: When shares may rise.
-            approve_promotion: Whether a person approves before the candidate becomes champion.
 
         Example:
             >>> spec = strategy.segment_first(where={"country": "NL"}, then=["10%", "50%"])
@@ -188,10 +159,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         shares = [after[0].share] if share is None else [share] if isinstance(share, str | float | int) else [*share]
         label = name or ", ".join(f"{attribute} {wanted}" for attribute, wanted in where.items())
         first = [step(one, where=where, name=label) for one in shares]
-        return Rollout(
-            steps=[*first, *after], bake=bake, shadow=shadow, guardrails=guardrails, min_requests=min_requests,
-            max_wait=max_wait, alpha=alpha, calendar=calendar, approve_promotion=approve_promotion,
-        )  # fmt: skip
+        return Rollout(steps=[*first, *after], bake=bake, shadow=shadow, **common)
 
     @staticmethod
     def shadow_first(
@@ -199,12 +167,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         steps: Sequence[_Share] = ("1%", "10%", "50%"),
         *,
         bake: _Span = "12h",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "7d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Copy traffic to the candidate, throwing its answers away, and then give it rising shares.
 
@@ -213,10 +176,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         """
         if units.duration(shadow) <= timedelta(0):
             raise DefinitionError("shadow_first has no shadow; write a time such as '6h', or use canary")
-        return strategy.canary(
-            steps, bake=bake, shadow=shadow, guardrails=guardrails, min_requests=min_requests, max_wait=max_wait,
-            alpha=alpha, calendar=calendar, approve_promotion=approve_promotion,
-        )  # fmt: skip
+        return strategy.canary(steps, bake=bake, shadow=shadow, **common)
 
     @staticmethod
     def ab(
@@ -227,12 +187,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         weeks: int = 0,
         min_units: int = 0,
         shadow: _Span = "0s",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "28d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Keep one share until the primary metric has a verdict.
 
@@ -246,17 +201,8 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
             weeks: Least whole weeks, so that every weekday counts alike.
             min_units: Least distinct units of the candidate.
             shadow: Time for which traffic is only copied to the candidate first.
-            guardrails: What must not get worse.
-            min_requests: Least candidate requests.
-            max_wait: After this long without a verdict it pauses.
-            alpha: Chance that the guardrails roll a harmless candidate back.
-            calendar: When the share may rise.
-            approve_promotion: Whether a person approves before the candidate becomes champion.
         """
-        spec = _contest(
-            step(share, weeks=weeks, min_units=min_units), bake, shadow, guardrails, min_requests, max_wait, alpha,
-            calendar, approve_promotion=approve_promotion,
-        )  # fmt: skip
+        spec = _contest(step(share, weeks=weeks, min_units=min_units), bake, shadow, common)
         return _with_primary(replace(spec, strategy=Strategy.AB), primary)
 
     @staticmethod
@@ -269,12 +215,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
         bake: _Span = "1d",
         min_units: int = 0,
         shadow: _Span = "0s",
-        guardrails: Sequence[GuardrailSpec] = (),
-        min_requests: int = 200,
-        max_wait: _Span = "28d",
-        alpha: float = 0.01,
-        calendar: Calendar | None = None,
-        approve_promotion: bool = False,
+        **common: Unpack[Common],
     ) -> RolloutSpec:
         """Let the shares follow the primary metric until one arm has won.
 
@@ -289,12 +230,6 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
             bake: Least time before shares move and a winner is taken.
             min_units: Least distinct units of the candidate.
             shadow: Time for which traffic is only copied to the candidate first.
-            guardrails: What must not get worse.
-            min_requests: Least candidate requests under each allocation.
-            max_wait: After this long without a winner it pauses.
-            alpha: Chance that the guardrails roll a harmless candidate back.
-            calendar: When the candidate's share may rise.
-            approve_promotion: Whether a person approves before the candidate becomes champion.
         """
         least, begun, every = units.share(floor), units.share(share), units.duration(pace)
         if not 0.0 < least < 0.5 or not least <= begun <= 1.0 - least:
@@ -304,10 +239,7 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
             )
         if every <= timedelta(0):
             raise DefinitionError("a bandit has pace=0; write the least time between two allocations, such as 1h")
-        spec = _contest(
-            step(begun, min_units=min_units), bake, shadow, guardrails, min_requests, max_wait, alpha, calendar,
-            approve_promotion=approve_promotion,
-        )  # fmt: skip
+        spec = _contest(step(begun, min_units=min_units), bake, shadow, common)
         return _with_primary(replace(spec, strategy=Strategy.BANDIT, floor=least, pace=every), primary)
 
     @staticmethod
@@ -337,9 +269,10 @@ class strategy:  # noqa: N801 read as a namespace: fb.strategy.canary(...)
             alpha: Chance that the guardrails roll a harmless challenger back.
             calendar: When its share may rise.
         """
-        spec = _contest(
-            step(share), bake, shadow, guardrails, min_requests, "28d", alpha, calendar, approve_promotion=False
-        )
+        common: Common = {
+            "guardrails": guardrails, "min_requests": min_requests, "alpha": alpha, "calendar": calendar,
+        }  # fmt: skip
+        spec = _contest(step(share), bake, shadow, common)
         return _with_primary(replace(spec, strategy=Strategy.CHALLENGER), primary)
 
 
@@ -351,16 +284,11 @@ def _without_all(steps: Sequence[_Share]) -> list[_Share]:
     return given[:-1] if plain and len(given) > 1 else given
 
 
-def _contest(
-    only: Step, bake: _Span, shadow: _Span, guardrails: Sequence[GuardrailSpec], min_requests: int, max_wait: _Span,
-    alpha: float, calendar: Calendar | None, *, approve_promotion: bool,
-) -> RolloutSpec:  # fmt: skip
+def _contest(only: Step, bake: _Span, shadow: _Span, common: Common) -> RolloutSpec:
     if only.share >= 1.0:
         raise DefinitionError("a contest gives the candidate all traffic, which leaves no champion to compare with")
-    return Rollout(
-        steps=[only], bake=bake, shadow=shadow, guardrails=guardrails, min_requests=min_requests, max_wait=max_wait,
-        alpha=alpha, calendar=calendar, approve_promotion=approve_promotion,
-    )  # fmt: skip
+    patient: Common = {"max_wait": _CONTEST_WAITS, **common}
+    return Rollout(steps=[only], bake=bake, shadow=shadow, **patient)
 
 
 def _with_primary(spec: RolloutSpec, primary: GuardrailSpec) -> RolloutSpec:
