@@ -64,8 +64,12 @@ class ShippedFiles:
 
     def read(self, path: str) -> pa.Table:
         """Return a file's table."""
+        return pq.read_table(io.BytesIO(self.content(path)), partitioning=None)
+
+    def content(self, path: str) -> bytes:
+        """Return a file's bytes."""
         with self._named():
-            return pq.read_table(io.BytesIO(self._fs.cat_file(f"{self._root}/{path}")), partitioning=None)
+            return bytes(self._fs.cat_file(f"{self._root}/{path}"))
 
     def delete(self, path: str) -> None:
         """Take a file away; one that is gone already is fine."""

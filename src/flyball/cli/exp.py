@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flyball.cli.output import note, print_table, verb
+from flyball.cli.output import note, print_table, verb, write_page
 
 if TYPE_CHECKING:
     from flyball.project import Project
@@ -50,23 +50,34 @@ def _print_record(status: dict[str, Any]) -> None:
 
 @click.option("--archived", is_flag=True, help="Those that were archived too.")
 def _list(project: Project, *, archived: bool, show: Callable[..., None]) -> None:
-    """List experiments: defined, scheduled, running, stopped."""
-    show(project.experiments.list(archived=archived), _print_list)
+    """List experiments: state, units seen against planned, sample ratio, days left."""
+    show(project.experiments.list(archived=archived, seen=True), _print_list)
 
 
 def _print_list(found: list[dict[str, Any]]) -> None:
-    rows = [
-        (e["name"], e["state"], e["model"] or e["flag"] or "any table", e["arms"], (e["started"] or "-")[:16],
-         (e["ended"] or e["ends"] or "-")[:16])
-        for e in found
-    ]  # fmt: skip
-    print_table(("experiment", "state", "on", "arms", "started", "ends"), rows, empty="no experiments yet")
+    headings = ("experiment", "state", "on", "arms", "units", "ratio", "started", "ends", "days left")
+    print_table(headings, [_row(e) for e in found], empty="no experiments yet")
+
+
+def _row(e: dict[str, Any]) -> tuple[str, ...]:
+    on = f"model {e['model']}" if e["model"] else f"flag {e['flag']}" if e["flag"] else "any table"
+    arms = ", ".join(f"{arm} {share:.3g}" for arm, share in e["arms"].items())
+    seen, planned = e.get("units"), e["planned_units"]
+    units = "-" if seen is None and planned is None else "-" if seen is None else f"{seen:,}"
+    left = e.get("days_left")
+    return (e["name"], e["state"], on, arms, units if planned is None else f"{units} of {planned:,}",
+            e.get("ratio", "-"), (e["started"] or "-")[:16], (e["ended"] or e["ends"] or "-")[:16],
+            "-" if left is None else f"{left:.1f}")  # fmt: skip
 
 
 @_name
-def _show(project: Project, name: str, *, show: Callable[..., None]) -> int:
+@click.option("--html", type=click.Path(path_type=Path), help="Write one page on the result so far to this file too.")
+def _show(project: Project, name: str, *, html: Path | None, show: Callable[..., None]) -> int:
     """Show who was exposed, against the plan, and the verdict so far; exit code 1 for a sample ratio mismatch."""
-    document = project.experiments[name].status()
+    handle = project.experiments[name]
+    document = handle.status()
+    if html is not None:
+        write_page(html, handle.report(peek=True))
     show(document, _print_status)
     return 1 if document.get("ratio", {}).get("verdict") == "failed" else 0
 
@@ -89,6 +100,11 @@ def _print_status(status: dict[str, Any]) -> None:
     for metric, share in status["coverage"].items():
         if share is not None and share < 1.0:
             click.echo(f"{metric}: the window of {share:.0%} of the units has closed")
+    for metric, units in status["silent"].items():
+        if units:
+            click.echo(f"{metric}: {units:,} units have no outcome and count as 0")
+    if status["left_out"]:
+        click.echo("left out: " + ", ".join(f"{n:,} rows by {why}" for why, n in status["left_out"].items()))
     click.echo(f"sample ratio: {status['ratio']['verdict']}; {status['ratio']['sentence']}")
     click.echo(status["verdict"]["sentence"])
 

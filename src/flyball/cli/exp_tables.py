@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flyball.cli.output import emit, print_table
+from flyball.cli.output import emit, print_table, write_page
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,33 +78,40 @@ def power(
 @click.option("--rows", type=click.Choice(["units", "events"]), default="units", show_default=True,
               help="Whether a row is a unit, or one of its events.")  # fmt: skip
 @click.option("--ended", is_flag=True, help="No more data will come.")
-@click.option("--peek", is_flag=True, help="Look at a fixed plan before its size; that is no verdict.")
+@click.option("--peek", is_flag=True, help="Look before the plan allows it; that is no verdict.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write one self-contained page to this file too.")
 @_project
 @_env
 @_json
 def analyze(
     *, name: str | None, table: Path | None, path: Path | None, metrics: tuple[str, ...], control: str | None, arm: str,
-    unit: str | None, rows: str, ended: bool, peek: bool, project: str, env: str | None, as_json: bool,
+    unit: str | None, rows: str, ended: bool, peek: bool, html: Path | None, project: str, env: str | None,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Judge an experiment by its log, or by a --table; exit code 1 for harm, and where nothing can be trusted."""
+    from flyball.experiments import render_experiment
+
     if table is None:
         if name is None:
             raise click.UsageError("name an experiment, or give a --table")
-        result = _of_log(project, env, name, peek)
+        design, result = _of_log(project, env, name, peek)
     else:
         design = _design(table, name, path, metrics, control, arm, project, env)
         result = _of_table(table, design, arm=arm, unit=unit, rows=rows, ended=ended or peek)
+    if html is not None:
+        write_page(html, render_experiment(design, result))
     document = result.to_dict() | {"peek": peek}
     warned = "\nthis is a peek, and no verdict" if peek else ""
     emit(document, lambda _: click.echo(f"{result}{warned}"), as_json=as_json)
     return 1 if result.harmful and not peek else 0
 
 
-def _of_log(project: str, env: str | None, name: str, peek: bool) -> Result:
+def _of_log(project: str, env: str | None, name: str, peek: bool) -> tuple[Experiment, Result]:
     from flyball.project import Project
 
     with Project.open(project, environment=env) as opened:
-        return opened.experiments[name].result(peek=peek)
+        handle = opened.experiments[name]
+        return handle.design, handle.result(peek=peek)
 
 
 def _of_table(table: Path, design: Experiment, *, arm: str, unit: str | None, rows: Any, ended: bool) -> Result:
@@ -194,18 +201,29 @@ def _ratio_of_log(project: str, env: str | None, name: str) -> Any:
 @click.option("--credit", default="credit", show_default=True,
               help="Column of the vote: above 0 for the treatment's ranking, below for the control's.")  # fmt: skip
 @click.option("--unit", help="Column of the unit; its votes are added first.")
-@click.option("--test", "how", type=click.Choice(["sign", "t"]), default="sign", show_default=True)
+@click.option("--test", "how", type=click.Choice(["sequential", "sign", "t"]), default="sequential", show_default=True,
+              help="sequential may be looked at as often as wanted; sign and t are judged once.")  # fmt: skip
 @click.option("--level", type=float, default=0.95, show_default=True, help="Confidence level.")
 @_json
 def interleave(*, table: Path, credit: str, unit: str | None, how: str, level: float, as_json: bool) -> int:
     """Say which of two interleaved rankings the clicks of a table prefer; exit code 1 for the control's."""
-    from flyball.experiments import preference
+    from flyball.experiments import PreferenceProcess, preference
 
     rows = _read(table, credit, *([unit] if unit else []))
-    units = None if unit is None else rows[unit].to_numpy()
-    found = preference(rows[credit].to_numpy(), units=units, test=how, level=level)
+    votes, units = rows[credit].to_numpy(), None if unit is None else rows[unit].to_numpy()
+    if how == "sequential":
+        found = PreferenceProcess().add(votes if units is None else _added(votes, units)).estimate(level=level)
+    else:
+        found = preference(votes, units=units, test=how, level=level)
     emit(found.to_dict(), lambda _: click.echo(str(found)), as_json=as_json)
     return 1 if found.upper < 0 else 0
+
+
+def _added(votes: Any, units: Any) -> Any:
+    """Return each unit's votes together, so that nobody counts twice."""
+    import numpy as np
+
+    return np.bincount(np.unique(units, return_inverse=True)[1], weights=votes)
 
 
 @click.command()

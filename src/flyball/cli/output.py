@@ -8,11 +8,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["emit", "note", "options", "plain", "print_table", "pace_bar", "progress_bar", "verb"]
+from flyball.errors import InputError
+
+__all__ = ["emit", "note", "options", "plain", "print_table", "pace_bar", "progress_bar", "verb", "write_page"]
 
 
 def options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,6 +61,15 @@ def plain(value: Any) -> Any:
 def note(text: str) -> None:
     """Tell people something that is not data."""
     click.echo(text, err=True)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write an HTML page for people, and tell where."""
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}; name a file in a folder that exists") from error
+    note(f"wrote {path}")
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "nothing yet") -> None:

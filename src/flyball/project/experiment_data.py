@@ -7,46 +7,55 @@ nobody. Chance did not choose there, or the unit never saw what chance chose; su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flyball.adapters.duckdb_sql import quoted
-from flyball.errors import DefinitionError, UnknownName
 from flyball.experiments.design.metric import Kind, Metric, Missing
 from flyball.experiments.design.types import ArmData, Experiment
+from flyball.project.experiment_events import (
+    OF_PREDICTIONS,
+    check_columns,
+    columns_of_events,
+    events,
+    input_of,
+    look_back,
+    strata_of_events,
+)
+from flyball.project.experiment_log import LogScan
 from flyball.units import to_micros
 
 if TYPE_CHECKING:
     from flyball.experiments.lifecycle import ExperimentStatus
-    from flyball.project.log import Kind as RecordKind
     from flyball.project.root import Project
 
-__all__ = ["Gathered", "check_columns", "gather"]
+__all__ = ["Gathered", "check_columns", "exposed_units", "gather"]
 
-OF_PREDICTIONS = ("outcome", "prediction", "latency", "error")
-_BEFORE = timedelta(days=14)  # that a covariate looks back where its metric has no window
 _DAY = 86_400_000_000
-_EXPOSED = pa.schema([("unit", pa.string()), ("arm", pa.string()), ("began", pa.int64())])
-_DRAWN = pa.schema([
-    ("id", pa.string()), ("unit", pa.string()), ("arm", pa.string()), ("began", pa.int64()), ("value", pa.float64()),
-    ("total", pa.int64()), ("failed", pa.bool_()), ("fallback", pa.bool_()),
-])  # fmt: skip
-_OUTCOMES = pa.schema([("id", pa.string()), ("value", pa.float64()), ("revision", pa.int64())])
+_CHANCE = "why IN ('variant', 'control')"
+_PREDICTED = ("id", "unit", "arm", "began", "why", "routed", "value", "total", "failed", "fallback")
+_UNKNOWN = "unknown"  # the stratum of units that have none
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Each arm's data, and what was left out of it, in records by why."""
+    """Each arm's data, and what was left out of it.
+
+    Args:
+        arms: By arm.
+        left_out: Records by why.
+        silent: Units without a row for a metric whose column is `outcome`, by metric; they count as 0 there.
+    """
 
     arms: dict[str, ArmData]
     left_out: dict[str, int]
+    silent: dict[str, int] = field(default_factory=dict)
 
     @property
     def exposed(self) -> dict[str, int]:
@@ -54,51 +63,30 @@ class Gathered:
         return {arm: data.units for arm, data in self.arms.items()}
 
 
-def check_columns(project: Project, experiment: Experiment) -> None:
-    """Raise unless every column that the metrics read can be read of the log or of a source.
+def gather(project: Project, experiment: Experiment, status: ExperimentStatus, now: datetime) -> Gathered:
+    """Read the log once and return each arm's data as of `now`.
 
     Raises:
-        DefinitionError: the experiment has strata, which the log does not know, or its units are no key of a source.
-        UnknownName: there is no such source or column.
+        Unavailable: the shipped part of the log, or a source, cannot be reached.
     """
-    if experiment.strata:
-        raise DefinitionError(
-            f"experiment {experiment.name!r} has strata {list(experiment.strata)}, which the log does not know; leave "
-            "them out, or analyse a table that has them: flyball exp analyze FILE"
-        )
-    for metric in experiment.metrics:
-        for column in metric.columns:
-            if "." in column:
-                _event_columns(project, experiment, column)
-            elif not experiment.model or column not in OF_PREDICTIONS:
-                known = [*(OF_PREDICTIONS if experiment.model else ()), *(f"{s}.*" for s in project.applied.sources)]
-                raise UnknownName.of(f"column of metric {metric.name!r}", column, known)
-            elif column in metric.covariate:
-                raise DefinitionError(
-                    f"metric {metric.name!r} has covariate {column!r}, which is known after exposure only; "
-                    "name a source's column, SOURCE.COLUMN, whose rows before the exposure are taken"
-                )
-
-
-def gather(project: Project, experiment: Experiment, status: ExperimentStatus, now: datetime) -> Gathered:
-    """Read the log once and return each arm's data as of `now`."""
     from flyball.adapters.duckdb_stats import arms_of_query
 
-    left_out: dict[str, int] = {}
+    log = LogScan(project, status.created)
     with duckdb.connect(config={"threads": 2}) as db:
         if experiment.model:
-            drawn = _drawn(project, experiment, status, left_out)
-            db.register("drawn", drawn)
-            db.register("outcomes", _outcomes(project, experiment, status))
-            db.execute("CREATE VIEW exposed AS SELECT unit, arm, began FROM drawn WHERE NOT fallback")
+            left_out = _drawn(db, log, experiment, status)
+            _calls(db, log, experiment, left_out)
         else:
-            db.register("exposed", _exposures(project, experiment, status, left_out))
+            left_out = _exposures(db, log, experiment, status)
         _first(db)
-        for column in _columns_of_events(experiment):
-            db.register(f"events {column}", _events(project, experiment, column, status))
-        counted = _counted(experiment)
+        for column in columns_of_events(experiment):
+            db.register(f"events {column}", events(project, experiment, column, status))
+        for name in experiment.strata:
+            if "." in name:
+                db.register(f"stratum {name}", strata_of_events(project, experiment, name, status))
+        db.execute(f"CREATE TEMP TABLE units AS {_units(project, experiment, now)}")
         arms = arms_of_query(
-            db, _units(project, experiment, now), counted, unit="unit", day="day",
+            db, "units", _counted(experiment), unit="unit", day="day",
             closed={metric.name: f"{metric.name}:closed" for metric in experiment.metrics},
         )  # fmt: skip
         crossed = dict(db.sql("SELECT arm, count(DISTINCT unit) FROM exposed SEMI JOIN twice USING (unit) "
@@ -107,65 +95,59 @@ def gather(project: Project, experiment: Experiment, status: ExperimentStatus, n
             arm: _with_values(db, project, experiment, arm, replace(data, crossed=crossed.get(arm, 0)), now)
             for arm, data in arms.items()
         }
-    named = {arm: _renamed(experiment, data) for arm, data in arms.items()}
-    return Gathered(named, left_out)
+        silent = _silent(db, experiment)
+    return Gathered({arm: _renamed(experiment, data) for arm, data in arms.items()}, left_out, silent)
+
+
+def exposed_units(project: Project, experiment: Experiment, status: ExperimentStatus) -> dict[str, int]:
+    """Return distinct units by arm, without what became of them: a fraction of the work of `gather`."""
+    log, plain = LogScan(project, status.created), replace(experiment, strata=())
+    with duckdb.connect(config={"threads": 2}) as db:
+        (_drawn if experiment.model else _exposures)(db, log, plain, status)
+        _first(db)
+        found = dict(db.sql("SELECT arm, count(*) FROM first GROUP BY arm").fetchall())
+    return {arm: found.get(arm, 0) for arm in experiment.shares}
 
 
 # -- who was exposed --------------------------------------------------------------------------------------------------
 
 
-def _drawn(project: Project, experiment: Experiment, status: ExperimentStatus, left_out: dict[str, int]) -> pa.Table:
-    """Return the predictions for which chance chose an arm of the experiment."""
-    arms = {served: arm for arm, served in status.served.items()}
+def _arms(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> None:
+    """Make `arms`, what the log calls each arm."""
+    table = pa.table({"served": pa.array(list(names), pa.string()), "name": pa.array(names.values(), pa.string())})
+    db.register("arms", table)
+
+
+def _drawn(
+    db: duckdb.DuckDBPyConnection, log: LogScan, experiment: Experiment, status: ExperimentStatus
+) -> dict[str, int]:
+    """Make `drawn`, the predictions for which chance chose an arm, and `exposed`; return the others by why."""
+    _arms(db, {served: arm for arm, served in status.served.items()})
     first, last = status.tables
-    found = [_DRAWN.empty_table()]
-    for part in _parts(project, "predictions", experiment.model, status):
-        table = part["table"]
-        ours = pc.greater_equal(table, first)
-        if last:
-            ours = pc.and_(ours, pc.less(table, last))
-        rows = part.filter(ours)
-        why, arm = rows["why"].cast(pa.string()), rows["arm"].cast(pa.string())
-        chance = pc.and_(pc.is_in(why, pa.array(["variant", "control"])), pc.is_in(arm, pa.array(list(arms))))
-        _count(left_out, why.filter(pc.invert(chance)).to_pylist())
-        rows = rows.filter(chance)
-        _count(left_out, ["fallback"] * (pc.sum(rows["fallback"]).as_py() or 0))
-        names = pa.array([arms[a] for a in rows["arm"].cast(pa.string()).to_pylist()], pa.string())
-        found.append(pa.table({
-            "id": rows["id"], "unit": rows["unit"], "arm": names, "began": rows["at"].cast(pa.int64()),
-            "value": rows["value"], "total": rows["total"], "failed": pc.is_valid(rows["error"]),
-            "fallback": rows["fallback"],
-        }).cast(_DRAWN))  # fmt: skip
-    return pa.concat_tables(found)
+    strata = [name for name in experiment.strata if "." not in name]
+    source = log.source(db, "predictions", experiment.model, [*_PREDICTED, *(["inputs"] if strata else [])])
+    groups = "".join(f", {input_of(name)} AS {quoted(name)}" for name in strata)
+    ours = f"routed >= {int(first)}" + (f" AND routed < {int(last)}" if last else "")
+    db.execute(f"CREATE TEMP TABLE ours AS SELECT p.* REPLACE (arms.name AS arm){groups} FROM {source} p "
+               f"LEFT JOIN arms ON arms.served = p.arm WHERE {ours}")  # fmt: skip
+    db.execute(f"CREATE VIEW drawn AS SELECT * FROM ours WHERE {_CHANCE} AND arm IS NOT NULL")
+    db.execute("CREATE VIEW exposed AS SELECT * FROM drawn WHERE NOT fallback")
+    why = f"CASE WHEN {_CHANCE} AND arm IS NOT NULL THEN 'fallback' ELSE why END"
+    return dict(db.sql(f"SELECT {why}, count(*) FROM ours WHERE fallback OR NOT ({_CHANCE}) OR arm IS NULL "
+                       "GROUP BY ALL ORDER BY ALL").fetchall())  # fmt: skip
 
 
 def _exposures(
-    project: Project, experiment: Experiment, status: ExperimentStatus, left_out: dict[str, int]
-) -> pa.Table:
-    arms = {served: arm for arm, served in status.served.items()} | {arm: arm for arm in experiment.shares}
-    found = [_EXPOSED.empty_table()]
-    for part in _parts(project, "exposures", None, status):
-        rows = part.filter(pc.equal(part["experiment"].cast(pa.string()), experiment.name))
-        known = pc.is_in(rows["arm"].cast(pa.string()), pa.array(list(arms)))
-        _count(left_out, ["unknown arm"] * (len(rows) - (pc.sum(known).as_py() or 0)))
-        rows = rows.filter(known)
-        names = pa.array([arms[a] for a in rows["arm"].cast(pa.string()).to_pylist()], pa.string())
-        found.append(
-            pa.table({"unit": rows["unit"], "arm": names, "began": rows["at"].cast(pa.int64())}).cast(_EXPOSED)
-        )
-    return pa.concat_tables(found)
-
-
-def _outcomes(project: Project, experiment: Experiment, status: ExperimentStatus) -> pa.Table:
-    if not any("outcome" in metric.columns for metric in experiment.metrics):
-        return _OUTCOMES.empty_table()
-    parts = _parts(project, "outcomes", None, status)
-    return pa.concat_tables([_OUTCOMES.empty_table(), *(p.select(_OUTCOMES.names).cast(_OUTCOMES) for p in parts)])
-
-
-def _parts(project: Project, kind: RecordKind, model: str | None, status: ExperimentStatus) -> Iterator[pa.Table]:
-    for part in project.log.parts(kind, model, status.created):
-        yield part if model is None else part.filter(pc.equal(part["model"].cast(pa.string()), model))
+    db: duckdb.DuckDBPyConnection, log: LogScan, experiment: Experiment, status: ExperimentStatus
+) -> dict[str, int]:
+    """Make `exposed` of a flag's exposures, or of those that were sent; return how many name no arm."""
+    _arms(db, {served: arm for arm, served in status.served.items()} | {arm: arm for arm in experiment.shares})
+    source = log.source(db, "exposures", experiment.name, ["unit", "arm", "began"])
+    db.execute(f"CREATE TEMP TABLE ours AS SELECT e.unit, arms.name AS arm, e.began FROM {source} e "
+               "LEFT JOIN arms ON arms.served = e.arm")  # fmt: skip
+    db.execute("CREATE VIEW exposed AS SELECT * FROM ours WHERE arm IS NOT NULL")
+    unknown = db.sql("SELECT count(*) FROM ours WHERE arm IS NULL").fetchall()[0][0]
+    return {"unknown arm": unknown} if unknown else {}
 
 
 def _first(db: duckdb.DuckDBPyConnection) -> None:
@@ -176,46 +158,94 @@ def _first(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("CREATE VIEW twice AS SELECT unit FROM seen WHERE arm <> other")
 
 
-def _count(left_out: dict[str, int], whys: Sequence[str]) -> None:
-    for why in whys:
-        left_out[why] = left_out.get(why, 0) + 1
-
-
 # -- what became of them ----------------------------------------------------------------------------------------------
 
 
+def _calls(db: duckdb.DuckDBPyConnection, log: LogScan, experiment: Experiment, left_out: dict[str, int]) -> None:
+    """Make `calls`, what each prediction of a drawn unit was worth, with the newest outcome of each.
+
+    What a fallback answered says nothing about the arm, what it cost and that it failed does.
+    """
+    listed = ["unit", "began AS t", "CASE WHEN NOT fallback THEN value END AS prediction",
+              "total / 1e6 AS latency", "failed::DOUBLE AS error"]  # fmt: skip
+    if not any("outcome" in metric.columns for metric in experiment.metrics):
+        db.execute(f"CREATE VIEW calls AS SELECT {', '.join(listed)} FROM drawn")
+        return
+    source = log.source(db, "outcomes", "", ["id", "value", "revision"])
+    listed.append("CASE WHEN NOT fallback AND isfinite(truth) THEN truth END AS outcome")
+    db.execute(f"CREATE TEMP TABLE joined AS SELECT d.id, {', '.join(listed)}, truth, revision FROM drawn d "
+               f"LEFT JOIN (SELECT id, value AS truth, revision FROM {source}) o ON o.id = d.id")  # fmt: skip
+    db.execute(f"CREATE VIEW calls AS SELECT * FROM {_newest(db)}")
+    if broken := db.sql("SELECT count(*) FROM calls WHERE NOT isfinite(truth)").fetchall()[0][0]:
+        left_out["outcome is no number"] = broken
+
+
+def _newest(db: duckdb.DuckDBPyConnection) -> str:
+    """Return the joined rows with one outcome each; where no outcome came twice, that is known without a sort."""
+    drawn, joined = db.sql("SELECT (SELECT count(*) FROM drawn), (SELECT count(*) FROM joined)").fetchall()[0]
+    if drawn == joined:
+        return "joined"
+    doubled = "SELECT id FROM joined GROUP BY id HAVING count(*) > 1"
+    return (f"(SELECT * FROM joined WHERE id NOT IN ({doubled}) UNION ALL SELECT * FROM joined WHERE id IN ({doubled}) "
+            "QUALIFY row_number() OVER (PARTITION BY id ORDER BY revision DESC, truth) = 1)")  # fmt: skip
+
+
 def _units(project: Project, experiment: Experiment, now: datetime) -> str:
-    """Return the query of one row per unit."""
+    """Return the query of one row per unit; each relation is joined once, however many metrics read it."""
     columns = ["f.unit AS unit", "f.arm AS arm", f"(f.began // {_DAY}) AS day"]
-    joins = []
+    totals: dict[str, list[str]] = {}
     for number, metric in enumerate(experiment.metrics):
         columns.append(f"{_closed(project, experiment, metric, now)} AS {quoted(f'{metric.name}:closed')}")
         for at, column in enumerate(metric.columns):
+            relation, value = _rows(column)
             name = f"m{number}_{at}"
-            value = f"{name}.v" if metric.missing is Missing.DROP else f"coalesce({name}.v, 0.0)"
-            columns.append(f"{value} AS {quoted(_unique(metric, column))}")
-            window = _window(metric, column)
-            joins.append(f"LEFT JOIN (SELECT f.unit AS unit, {_total(metric)} AS v FROM first f "
-                         f"JOIN {_rows(column)} r ON r.unit = f.unit WHERE {window} GROUP BY f.unit) {name} "
-                         f"ON {name}.unit = f.unit")  # fmt: skip
-    return f"(SELECT {', '.join(columns)} FROM first f {' '.join(joins)})"
+            totals.setdefault(relation, []).append(
+                f"{_total(metric, value)} FILTER (WHERE {_window(metric, column)}) AS {name}"
+            )
+            kept = name if metric.missing is Missing.DROP else f"coalesce({name}, 0.0)"
+            columns.append(f"{kept} AS {quoted(_unique(metric, column))}")
+            if column == "outcome":
+                columns.append(f"{name} IS NULL AS {quoted(f'{metric.name}:silent')}")
+    joins = [
+        f"LEFT JOIN (SELECT f.unit AS unit, {', '.join(asked)} FROM first f JOIN {relation} r ON r.unit = f.unit "
+        f"GROUP BY f.unit) j{number} ON j{number}.unit = f.unit"
+        for number, (relation, asked) in enumerate(totals.items())
+    ]
+    columns += [f"coalesce({quoted(name)}, '{_UNKNOWN}') AS {quoted(name)}" for name in experiment.strata]
+    joins += _strata(experiment)
+    return f"SELECT {', '.join(columns)} FROM first f {' '.join(joins)}"
 
 
-def _total(metric: Metric) -> str:
+def _strata(experiment: Experiment) -> list[str]:
+    """Return joins that give each unit its strata: of its first request, and of the newest rows before that."""
+    joins = []
+    if plain := [name for name in experiment.strata if "." not in name]:
+        firsts = ", ".join(f"arg_min({quoted(name)}, began) AS {quoted(name)}" for name in plain)
+        joins.append(f"LEFT JOIN (SELECT unit, {firsts} FROM exposed GROUP BY unit) s ON s.unit = f.unit")
+    for number, name in enumerate(n for n in experiment.strata if "." in n):
+        joins.append(
+            f"LEFT JOIN (SELECT f.unit AS unit, arg_max(r.v, r.t) AS {quoted(name)} FROM first f "
+            f"JOIN {quoted(f'stratum {name}')} r ON r.unit = f.unit AND r.t < f.began GROUP BY f.unit) s{number} "
+            f"ON s{number}.unit = f.unit"
+        )
+    return joins
+
+
+def _total(metric: Metric, value: str) -> str:
+    """Return how a unit's rows become its number; NULL where it has none."""
     match metric.kind:
         case Kind.PROPORTION:
-            return "max((r.v <> 0)::DOUBLE)"
+            return f"max(({value} <> 0)::DOUBLE)"
         case Kind.COUNT:
-            return "count_if(r.v <> 0)::DOUBLE"
+            return f"sum(({value} <> 0)::DOUBLE)"
         case _:
-            return "sum(r.v)"
+            return f"sum({value})"
 
 
 def _window(metric: Metric, column: str) -> str:
     """Return the condition under which a row counts: in the window after exposure, or of a covariate before it."""
     if column in metric.covariate:
-        span = to_span((metric.window or metric.starts + _BEFORE) - metric.starts)
-        return f"r.t >= f.began - {span} AND r.t < f.at"
+        return f"r.t >= f.began - {to_span(look_back(metric))} AND r.t < f.began"
     begun = f"r.t >= f.began + {to_span(metric.starts)}"
     return begun if metric.window is None else f"{begun} AND r.t < f.began + {to_span(metric.window)}"
 
@@ -230,26 +260,24 @@ def _closed(project: Project, experiment: Experiment, metric: Metric, now: datet
     return f"(f.began + {to_span(metric.window + late)} <= {to_micros(now)})"
 
 
-def _rows(column: str) -> str:
-    """Return the relation (unit, t, v) of a column."""
-    if "." in column:
-        return quoted(f"events {column}")
-    match column:
-        case "outcome":
-            newest = "SELECT id, arg_max(value, revision) AS value FROM outcomes GROUP BY id"
-            return (f"(SELECT d.unit AS unit, d.began AS t, o.value AS v FROM drawn d JOIN ({newest}) o ON o.id = d.id "
-                    "WHERE NOT d.fallback)")  # fmt: skip
-        case "prediction":
-            return "(SELECT unit, began AS t, value AS v FROM drawn WHERE NOT fallback)"
-        case "latency":
-            return "(SELECT unit, began AS t, total / 1e6 AS v FROM drawn)"
-        case _:
-            return "(SELECT unit, began AS t, failed::DOUBLE AS v FROM drawn)"
+def _rows(column: str) -> tuple[str, str]:
+    """Return the relation that holds a column, and its name there."""
+    return (quoted(f"events {column}"), "r.v") if column not in OF_PREDICTIONS else ("calls", f"r.{column}")
 
 
 def to_span(span: timedelta) -> int:
     """Return µs."""
     return span // timedelta(microseconds=1)
+
+
+def _silent(db: duckdb.DuckDBPyConnection, experiment: Experiment) -> dict[str, int]:
+    """Return how many units whose window has closed have no outcome, by metric that counts those as 0."""
+    found = {}
+    for metric in experiment.metrics:
+        if metric.of == "outcome" and metric.kind is Kind.MEAN and metric.missing is not Missing.DROP:
+            closed, silent = (quoted(f"{metric.name}:{what}") for what in ("closed", "silent"))
+            found[metric.name] = int(db.sql(f"SELECT count(*) FROM units WHERE {closed} AND {silent}").fetchall()[0][0])
+    return found
 
 
 def _with_values(
@@ -262,9 +290,10 @@ def _with_values(
         if metric.kind is not Kind.QUANTILE:
             continue
         where = f"{_window(metric, metric.of)} AND {_closed(project, experiment, metric, now)} AND f.arm = ?"
-        query = (f"SELECT f.unit AS unit, r.v AS v FROM first f JOIN {_rows(metric.of)} r ON r.unit = f.unit "
-                 f"WHERE {where} AND isfinite(r.v) ORDER BY f.unit, r.t, r.v")  # fmt: skip
-        found: pa.Table = db.execute(query, [arm]).to_arrow_table()
+        relation, value = _rows(metric.of)
+        query = (f"SELECT f.unit AS unit, {value} AS v FROM first f JOIN {relation} r ON r.unit = f.unit "
+                 f"WHERE {where} AND isfinite({value}) ORDER BY f.unit, r.t, v")  # fmt: skip
+        found: pa.Table = db.sql(query, params=[arm]).to_arrow_table()
         values[metric.name] = found["v"].to_numpy()
         codes = found["unit"].combine_chunks().dictionary_encode().indices
         clusters[metric.name] = codes.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -293,62 +322,5 @@ def _renamed(experiment: Experiment, data: ArmData) -> ArmData:
         return {name: replace(stats, names=experiment.metric(name).columns) for name, stats in found.items()}
 
     days = {day: plain(found) for day, found in data.days.items()}
-    return replace(data, metrics=plain(data.metrics), days=days)
-
-
-# -- events of sources ------------------------------------------------------------------------------------------------
-
-
-def _columns_of_events(experiment: Experiment) -> list[str]:
-    return sorted({column for metric in experiment.metrics for column in metric.columns if "." in column})
-
-
-def _event_columns(project: Project, experiment: Experiment, name: str) -> tuple[str, str, str | None]:
-    """Return (source, the column of its units, the column of values or None for its rows themselves)."""
-    source, _, column = name.partition(".")
-    definitions = project.applied
-    types = project.engine.types(definitions.source(source))
-    keys = [
-        key.name
-        for view in definitions.view_specs
-        if view.source.name == source and view.entity.name == experiment.unit and len(view.entity.keys) == 1
-        for key in view.entity.keys
-    ]
-    key = next((k for k in [*keys, experiment.unit] if k in types), None)
-    if key is None:
-        raise DefinitionError(
-            f"source {source} has no column {experiment.unit!r}, which the units of experiment {experiment.name!r} "
-            f"are, and no view of it has an entity of that name with one key; it has {', '.join(sorted(types))}"
-        )
-    if column != "*" and column not in types:
-        raise UnknownName.of(f"column of source {source}", column, [*types, "*"])
-    return source, key, None if column == "*" else column
-
-
-def _events(project: Project, experiment: Experiment, name: str, status: ExperimentStatus) -> pa.Table:
-    """Return (unit, t, v) of a source's rows from the longest look back of a covariate on."""
-    source, key, column = _event_columns(project, experiment, name)
-    back = max((m.window or _BEFORE for m in experiment.metrics if name in m.covariate), default=timedelta(0))
-    wanted = [key, *([column] if column else [])]
-    rows = project.engine.scan(project.applied.source(source), columns=wanted, start=status.created - back)
-    values = pa.array(np.ones(len(rows))) if column is None else rows[column].cast(pa.float64())
-    units = _as_logged(project, experiment, rows[key].cast(pa.string()))
-    return pa.table({"unit": units, "t": rows["__event"].cast(pa.int64()), "v": values})
-
-
-def _as_logged(project: Project, experiment: Experiment, units: pa.ChunkedArray) -> pa.Array:
-    """Return units as the log names them, where it keeps them hashed or encrypted."""
-    from flyball.serving.routing.exposures import is_personal
-
-    plain = units.combine_chunks().dictionary_encode() if isinstance(units, pa.ChunkedArray) else units
-    table = project.database.routing.current()
-    if experiment.model and experiment.model in table.models:
-        kind = table.models[experiment.model].serving.personal.get("unit")
-    else:
-        kind = "hash" if is_personal(table, experiment.flag) else None
-    names = plain.dictionary.to_pylist()
-    if kind is not None:
-        keys = project.personal_keys()
-        names = [None if n is None else keys.encrypted("unit", n) if kind == "encrypt" else keys.hashed(n)
-                 for n in names]  # fmt: skip
-    return pa.DictionaryArray.from_arrays(plain.indices, pa.array(names, pa.string())).cast(pa.string())
+    strata = {name: plain(found) for name, found in data.strata.items()}
+    return replace(data, metrics=plain(data.metrics), days=days, strata=strata)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flyball.experiments.trust.check import Check
     from flyball.project.experiment_data import Gathered
 
-__all__ = ["ratio_of", "status_of"]
+__all__ = ["days_left", "ratio_of", "status_of"]
 
 
 def ratio_of(experiment: Experiment, exposed: Mapping[str, int]) -> Check:
@@ -45,8 +45,10 @@ def status_of(
         "ship": status.ship, "tables": list(status.tables), "exposed": exposed,
         "crossed": _crossed(gathered), "left_out": dict(gathered.left_out) if gathered is not None else {},
         "units": seen, "planned_units": planned, "progress": None if not planned else seen / planned,
-        "ends": experiment.ends, "days_left": _days_left(experiment, status, seen, now),
-        "coverage": _coverage(experiment, gathered), "ratio": ratio_of(experiment, exposed).to_dict(),
+        "ends": experiment.ends, "days_left": days_left(experiment, status, seen, now),
+        "coverage": _coverage(experiment, gathered),
+        "silent": dict(gathered.silent) if gathered is not None else {},
+        "ratio": ratio_of(experiment, exposed).to_dict(),
         "verdict": _verdict(experiment, status, gathered, looks),
     }  # fmt: skip
 
@@ -65,7 +67,7 @@ def _coverage(experiment: Experiment, gathered: Gathered | None) -> dict[str, fl
     return found
 
 
-def _days_left(experiment: Experiment, status: ExperimentStatus, seen: int, now: datetime) -> float | None:
+def days_left(experiment: Experiment, status: ExperimentStatus, seen: int, now: datetime) -> float | None:
     """Return days until the end, or until the planned units came at the pace so far, whichever is sooner."""
     if status.state is not State.RUNNING:
         return None

@@ -44,12 +44,29 @@ class ExperimentHandles:
         stored = [experiment.name for experiment, _ in self._project.database.experiments.list()]
         return iter(dict.fromkeys([*stored, *self._project.applied.experiments]))
 
-    def list(self, *, archived: bool = False) -> list[dict[str, Any]]:
-        """Return name, state, arms and times of all experiments, those that were archived when asked."""
+    def list(self, *, archived: bool = False, seen: bool = False) -> list[dict[str, Any]]:
+        """Return name, state, arms, times and planned units of all experiments.
+
+        Args:
+            archived: Those that were archived too.
+            seen: Read the log too: units, days left and sample ratio of those that run.
+        """
         stored = self._project.database.experiments.list()
-        found = [_line(e, s) for e, s in stored if archived or not s.archived]
+        found = [self._told(e, s, seen) for e, s in stored if archived or not s.archived]
         known = {experiment.name for experiment, _ in stored}
         return found + [_line(e, None) for n, e in sorted(self._project.applied.experiments.items()) if n not in known]
+
+    def _told(self, experiment: Experiment, status: ExperimentStatus, seen: bool) -> dict[str, Any]:
+        from flyball.project.experiment_data import exposed_units
+        from flyball.project.experiment_status import days_left, ratio_of
+
+        line, now = _line(experiment, status), self._project.clock.now()
+        if not seen or status.state is not State.RUNNING:
+            return line
+        exposed = exposed_units(self._project, experiment, status)
+        units = sum(exposed.values())
+        return line | {"units": units, "days_left": days_left(experiment, status, units, now),
+                       "ratio": str(ratio_of(experiment, exposed).verdict)}  # fmt: skip
 
     def check(self, experiment: Experiment) -> dict[str, Any]:
         """Return what would be stored, after every look that a start takes; nothing is changed.
@@ -147,10 +164,21 @@ class ExperimentHandle:
         gathered, ended = self.gather(), not status.active
         if not peek and not ended:
             _require_size(experiment, sum(gathered.exposed.values()))
-        result = analyze(experiment, gathered.arms, earlier=self._looks(), ended=ended)
-        if experiment.plan.kind is PlanKind.GROUP and not peek:
+        looks = self._looks()
+        result = analyze(experiment, gathered.arms, earlier=looks, ended=ended)
+        if experiment.plan.kind is not PlanKind.GROUP or ended:
+            return result
+        if peek:
+            return _no_look(result, len(looks), experiment.plan.looks)
+        if not looks or result.look.time > looks[-1].time:  # nobody came since: it is the same look
             self._looked(status, result)
         return result
+
+    def report(self, *, peek: bool = False) -> str:
+        """Return one self-contained HTML page on the result; arguments and errors are those of `result`."""
+        from flyball.experiments.design.report import render_experiment
+
+        return render_experiment(self.design, self.result(peek=peek))
 
     def _looks(self) -> list[Look]:
         """Return the looks of a group plan that were taken before."""
@@ -308,6 +336,16 @@ def _return(project: Project, experiment: Experiment, status: ExperimentStatus, 
     return project.database.experiments.save(done, expected=status.revision, events=events)
 
 
+def _no_look(result: Result, taken: int, planned: int) -> Result:
+    """Return a group plan's result between two looks: its numbers, and no verdict."""
+    from flyball.experiments.design.result import Outcome
+
+    if result.outcome is Outcome.UNTRUSTED:
+        return result
+    sentence = f"a group plan is judged at its looks, and {taken} of {planned} are taken; this is none of them"
+    return replace(result, outcome=Outcome.WAIT, winner="", final=False, sentence=sentence)
+
+
 def _require_size(experiment: Experiment, units: int) -> None:
     planned = experiment.planned_units or 0
     if experiment.plan.kind is PlanKind.FIXED and units < planned:
@@ -323,6 +361,7 @@ def _line(experiment: Experiment, status: ExperimentStatus | None) -> dict[str, 
         "model": experiment.model, "flag": experiment.flag, "arms": experiment.shares,
         "hypothesis": experiment.hypothesis, "digest": experiment.digest if status is None else status.digest,
         "started": None if status is None else status.started, "ended": None if status is None else status.ended,
-        "ends": experiment.ends, "reason": "" if status is None else status.reason,
+        "ends": experiment.ends, "planned_units": experiment.planned_units,
+        "reason": "" if status is None else status.reason,
         "ship": "" if status is None else status.ship, "archived": False if status is None else status.archived,
     }  # fmt: skip

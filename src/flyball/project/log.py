@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flyball.records.shipping import Part
     from flyball.records.types import Record
 
-__all__ = ["LogHandle", "needed_since"]
+__all__ = ["LogHandle", "needed_since", "wanted"]
 
 Kind = Literal["predictions", "shadows", "outcomes", "exposures"]
 _KINDS = ("predictions", "shadows", "outcomes", "exposures")
@@ -121,7 +121,7 @@ class LogHandle:
         root = self._project.layout.log
         shipped, files = read_shipped(root), self.files  # the journal first: what is shipped from here on is read live
         for parts in shipped.segments.values():
-            yield from (files.read(part.path) for part in parts if _wanted(part, kind, model, since))
+            yield from (files.read(part.path) for part in parts if wanted(part, kind, model, since))
         for segment in segments_of(root):
             if segment.name not in shipped.segments:
                 found = tables_of(placed(root, segment.name)).get(kind)
@@ -144,7 +144,8 @@ def needed_since(project: Project, now: datetime) -> int:
     return to_micros(min(starts, default=now))
 
 
-def _wanted(part: Part, kind: str, model: str | None, since: datetime | None) -> bool:
+def wanted(part: Part, kind: str, model: str | None, since: datetime | None) -> bool:
+    """Say whether a shipped file may hold records of this kind and model from `since` on."""
     from flyball.records.shipping import model_of
 
     if not part.path.startswith(f"{kind}/") or (since is not None and part.until < to_micros(since)):
