@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from flyball.experiments.sequential.beta import rate_bound
 from flyball.experiments.stats import Moments
 
-__all__ = ["BURN", "Bounds", "difference", "mean_bounds", "radius", "rate_lower", "rate_upper"]
+__all__ = ["BURN", "Bounds", "difference", "mean_bounds", "radius", "rate_lower", "rate_upper", "spread_apart"]
 
 BURN = 50
 _TUNED_FOR = 500.0  # the number of values at which the sequence is tightest
@@ -56,14 +56,14 @@ def mean_bounds(moments: Moments, *, lower: float, upper: float) -> Bounds:
         upper: Error level of the upper bound.
 
     Returns:
-        Bounds, infinite below `BURN` values.
+        Bounds, infinite below `BURN` values, and while all values are equal: 50 times 0 tell nothing of a rate of 1 %.
 
     Example:
         >>> bounds = mean_bounds(Moments(400, 1.0, 400.0), lower=0.01, upper=0.05)
         >>> round(bounds.lower, 3), round(bounds.upper, 3)
         (0.832, 1.139)
     """
-    if moments.n < BURN:
+    if moments.n < BURN or moments.m2 <= 0.0:
         return Bounds(moments.mean, -math.inf, math.inf, moments.n)
     below = radius(moments.n, moments.variance, alpha=lower)
     above = radius(moments.n, moments.variance, alpha=upper)
@@ -75,7 +75,8 @@ def difference(strata: Sequence[tuple[Moments, Moments]], *, lower: float, upper
     """Return bounds on mean(candidate) - mean(control), unpaired, weighted by the candidate's count per stratum.
 
     A stratum is a stretch of constant allocation: pooling them would compare a candidate's Tuesday with a control's
-    Monday. The variance is that of the influence function of Waudby-Smith et al. (2024), section 3, with known shares.
+    Monday. The variance is that of the influence function of Waudby-Smith et al. (2024), section 3, with known shares;
+    where we differ, a small arm does not judge itself (see `spread_apart`), and arms without spread have no bounds.
 
     Args:
         strata: (candidate, control) moments of each stretch.
@@ -90,10 +91,28 @@ def difference(strata: Sequence[tuple[Moments, Moments]], *, lower: float, upper
     estimate = math.fsum(w * (c.mean - b.mean) for w, (c, b) in zip(shares, usable, strict=True))
     if total < BURN or sum(b.n for _, b in usable) < BURN:
         return Bounds(estimate, -math.inf, math.inf, total)
-    spread = math.fsum(w * w * (c.variance / c.n + b.variance / b.n) for w, (c, b) in zip(shares, usable, strict=True))
+    spread = math.fsum(w * w * spread_apart(c, b) for w, (c, b) in zip(shares, usable, strict=True))
+    if spread <= 0.0:
+        return Bounds(estimate, -math.inf, math.inf, total)
     n = total + sum(b.n for _, b in usable)
     below, above = radius(n, n * spread, alpha=lower), radius(n, n * spread, alpha=upper)
     return Bounds(estimate, estimate - below, estimate + above, total, math.sqrt(spread))
+
+
+def spread_apart(one: Moments, other: Moments) -> float:
+    """Return the squared standard error of the difference of two means: each arm's own, or the pooled if larger.
+
+    A small arm of skewed values that missed the rare large ones has a low mean *and* a low variance, so it would call
+    itself surely lower: at 50 of 5,000 units with a rate of 2 %, in a third of all A/A runs. The other knows better.
+    Of equal arms the two are the same.
+
+    Args:
+        one: An arm of one value or more, two in both together being needed to tell anything.
+        other: Likewise.
+    """
+    own = one.variance / one.n + other.variance / other.n
+    pooled = (one.m2 + other.m2) / max(one.n + other.n - 2, 1)
+    return max(own, pooled * (1.0 / one.n + 1.0 / other.n))
 
 
 def rate_upper(events: int, n: int, *, alpha: float) -> float:

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
-from flyball.experiments.sequential.confidence import BURN
+from flyball.experiments.sequential.confidence import BURN, spread_apart
 from flyball.experiments.stats import Moments, Sample, moments
 
 __all__ = ["check_sigma", "estimate_at", "interval", "mean_difference_sequence", "mean_sequence", "mixture_p",
@@ -160,12 +160,12 @@ def mean_difference_sequence(
 
 
 def spread_of(treatment: Moments, control: Moments, *, sigma: float | None = None) -> float:
-    """Return the squared standard error of the difference of two means; 0 when an arm is empty."""
+    """Return the squared standard error of the difference of two means (`spread_apart`); 0 when an arm is empty."""
     if 0 in (treatment.n, control.n):
         return 0.0
     if sigma is not None:
         return sigma * sigma * (1.0 / treatment.n + 1.0 / control.n)
-    return treatment.variance / treatment.n + control.variance / control.n
+    return spread_apart(treatment, control)
 
 
 def interval(

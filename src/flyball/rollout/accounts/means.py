@@ -115,13 +115,16 @@ class MeanAccount:
     def _bounds(self) -> tuple[Bounds, float]:
         """Return the harm and the control's running mean, both with more for worse."""
         if self._paired:
-            harm = mean_bounds(_settled(self._harm.moments), lower=self._alpha, upper=self._safe)
+            pairs = _settled(self._harm.moments)
+            harm = mean_bounds(pairs, lower=self._alpha, upper=self._safe)
+            if pairs.n >= BURN and pairs.m2 == 0.0:  # the arms differ by one number in every row, such as 0
+                harm = Bounds(pairs.mean, pairs.mean, pairs.mean, pairs.n, 0.0)
             return harm, self._control.moments.mean
-        pairs = self._adjusted()
+        strata = self._adjusted()
         base = Moments()
-        for _, control in pairs:
+        for _, control in strata:
             base = base.merge(control)
-        return difference(pairs, lower=self._alpha, upper=self._safe), base.mean
+        return difference(strata, lower=self._alpha, upper=self._safe), base.mean
 
     def _adjusted(self) -> list[tuple[Moments, Moments]]:
         """Return each stratum's arms; with a covariate, less what it explains (CUPED, Deng et al. 2013).
