@@ -279,9 +279,9 @@ def test_values_that_are_no_proportion_are_refused_and_a_missing_arm_is_named() 
 
 
 def test_sequential_verdicts_are_seldom_wrong_under_continuous_looks() -> None:
-    """200 A/A experiments, 20 looks each: at most 5 % may ever ship or keep; 3 binomial errors allowed."""
+    """120 A/A experiments, 20 looks each: at most 5 % may ever ship or keep; 3 binomial errors allowed."""
     rng = np.random.default_rng(11)
-    runs, looks, step = 200, 20, 600
+    runs, looks, step = 120, 20, 600
     design = _design(fb.Metric("y"), plan=fb.plan.sequential(), planned_units=6000)
     fixed = _design(fb.Metric("y"), plan=fb.plan.fixed(units=2))
     wrong = peeked = 0
@@ -320,7 +320,7 @@ def test_results_print_and_turn_into_json_with_stable_keys() -> None:
     result = analyze(_design(), _arms(old=(2000, 20_000), new=(2200, 20_000)))
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert set(data) == {"experiment", "digest", "outcome", "winner", "sentence", "final", "units", "planned",
-                         "comparisons", "trust", "impacts", "look", "notes"}  # fmt: skip
+                         "comparisons", "trust", "impacts", "look", "notes", "beliefs"}  # fmt: skip
     assert data["outcome"] == "ship"
     text = str(result)
     assert text.startswith("e: ship\n")

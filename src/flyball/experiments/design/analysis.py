@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from flyball.errors import UnknownName
 from flyball.experiments.design import words
-from flyball.experiments.design.instrument import instrument
+from flyball.experiments.design.belief import beliefs_of
+from flyball.experiments.design.instrument import instrument, sample_ratio
 from flyball.experiments.design.judge import judged, measured
 from flyball.experiments.design.metric import Kind, Role
 from flyball.experiments.design.plans import PlanKind
@@ -31,7 +32,8 @@ def analyze(
     Args:
         experiment: The design.
         arms: What each arm has shown.
-        earlier: Of a group plan, the looks before (`Result.look`), oldest first.
+        earlier: The looks before (`Result.look`), oldest first: a group plan goes on from them, and a sample ratio
+            that was wrong at any of them stays wrong.
         ended: Whether no more data will come; a fixed plan then has its verdict, however small it stayed.
 
     Returns:
@@ -57,7 +59,8 @@ def analyze(
     arms = {arm: arms[arm] for arm, _ in experiment.arms}
     seen = measured(experiment, arms)
     comparisons = judged(experiment, ruler_of(experiment, total, earlier=earlier), seen, total)
-    trust = instrument(experiment, arms, comparisons)
+    ratio = sample_ratio(experiment, units, earlier)
+    trust = instrument(experiment, arms, comparisons, ratio)
     final = experiment.plan.kind is not PlanKind.FIXED or ended or total >= (experiment.planned_units or 0)
     full = ended or total >= (experiment.planned_units or math.inf)
     outcome, winner, deciding = _decide(experiment, comparisons, full=full)
@@ -74,8 +77,8 @@ def analyze(
     time = min(total / experiment.planned_units, 1.0) if experiment.planned_units else 0.0
     return Result(
         experiment.name, experiment.digest, outcome, winner, sentence, comparisons, trust,
-        _impacts(experiment, arms, comparisons), units, experiment.planned_units, final, Look(time, z),
-        _notes(experiment, arms, comparisons),
+        _impacts(experiment, arms, comparisons), units, experiment.planned_units, final,
+        Look(time, z, ratio.peak), _notes(experiment, arms, comparisons), beliefs_of(experiment, arms),
     )  # fmt: skip
 
 
@@ -145,7 +148,7 @@ def _notes(experiment: Experiment, arms: Mapping[str, ArmData], comparisons: Seq
         notes.append("intervals hold at every look; they are asymptotic, and unbounded below 50 units an arm")
     families = [sum(c.role is role for c in comparisons) for role in (Role.PRIMARY, Role.SECONDARY)]
     if experiment.correction is not Correction.NONE and max(families) > 1:
-        split = experiment.plan.kind is PlanKind.GROUP
+        split = experiment.plan.kind is PlanKind.GROUP or experiment.correction is Correction.DUNNETT
         notes.append(
             f"p values are corrected ({experiment.correction}) over arms and metrics of a role, and decide; "
             + ("the level of intervals is split likewise" if split else "each interval stands for itself")

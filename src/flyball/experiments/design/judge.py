@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from flyball.errors import InputError
 from flyball.experiments.design import words
 from flyball.experiments.design.compare import Effect, effect_of, log_ratio_of, refuse_wrong_kind
+from flyball.experiments.design.manytoone import Key, Seen, many_to_one
 from flyball.experiments.design.metric import Metric, Role
 from flyball.experiments.design.plans import PlanKind
 from flyball.experiments.design.result import Comparison, Finding
@@ -22,17 +23,6 @@ from flyball.experiments.estimate import Alternative, Estimate
 from flyball.experiments.fixed import multiple
 
 __all__ = ["Key", "Seen", "judged", "measured"]
-
-Key = tuple[str, str]  # metric, arm
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What one comparison shows at this look: an effect, the logarithm of the arms' ratio, or why there is none."""
-
-    effect: Effect | None
-    ratio: Effect | None = None
-    why: str = ""
 
 
 def measured(experiment: Experiment, arms: Mapping[str, ArmData]) -> dict[Key, Seen]:
@@ -48,6 +38,8 @@ def measured(experiment: Experiment, arms: Mapping[str, ArmData]) -> dict[Key, S
             refuse_wrong_kind(metric, data)
         for arm in experiment.treatments:
             found[metric.name, arm] = _seen(metric, arms[arm], control)
+        if experiment.correction is Correction.DUNNETT and metric.role is not Role.GUARDRAIL:
+            found |= many_to_one(experiment, metric, found, arms)
     return found
 
 
@@ -83,14 +75,12 @@ def _seen(metric: Metric, treatment: ArmData, control: ArmData) -> Seen:
 
 def _family(experiment: Experiment, ruler: Ruler, seen: Mapping[Key, Seen], units: int) -> dict[Key, Comparison]:
     """Judge the comparisons of one role: intervals at the plan's level, p values corrected together."""
-    plan = experiment.plan
-    size = len(seen) if experiment.correction is not Correction.NONE else 1
-    split = plan.kind is PlanKind.GROUP and size > 1  # boundaries are drawn before: each test has its part of alpha
-    level = 1.0 - plan.alpha / (size if split else 1)
+    parts = _parts(experiment, seen)
+    level = 1.0 - experiment.plan.alpha / parts
     spans = {k: _span(ruler, k, s.effect, level) for k, s in seen.items() if s.effect is not None}
-    ps = {key: span.p for key, span in spans.items()}
-    if split:
-        adjusted = {key: None if p is None else min(p * size, 1.0) for key, p in ps.items()}
+    ps = {key: span.p if seen[key].p is None else seen[key].p for key, span in spans.items()}
+    if parts > 1:
+        adjusted = {key: None if p is None else min(p * parts, 1.0) for key, p in ps.items()}
     else:
         adjusted = _adjust(experiment.correction, ps)
     return {
@@ -99,6 +89,14 @@ def _family(experiment: Experiment, ruler: Ruler, seen: Mapping[Key, Seen], unit
         else _comparison(experiment, ruler, key, s, s.effect, spans[key], adjusted[key], level, units)
         for key, s in seen.items()
     }
+
+
+def _parts(experiment: Experiment, seen: Mapping[Key, Seen]) -> int:
+    """Return into how many parts alpha is split where intervals are drawn before the p values are known."""
+    if experiment.correction is Correction.DUNNETT:  # it covers the arms of a metric
+        return max(len({metric for metric, _ in seen}), 1)
+    split = experiment.plan.kind is PlanKind.GROUP and experiment.correction is not Correction.NONE
+    return max(len(seen), 1) if split else 1
 
 
 def _comparison(

@@ -37,6 +37,7 @@ class Plan:
         power: Chance wanted of seeing an effect of the metric's margin.
         looks: Number of looks of a group plan.
         spending: How a group plan spends its alpha.
+        posterior: Whether the result also tells what to believe of each arm; that decides nothing.
     """
 
     kind: PlanKind = PlanKind.SEQUENTIAL
@@ -45,6 +46,7 @@ class Plan:
     power: float = 0.8
     looks: int = 1
     spending: str = "obrien-fleming"
+    posterior: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 0.5:
@@ -72,19 +74,23 @@ class plan:  # noqa: N801 read as a namespace: fb.plan.sequential(...)
     """Say when an experiment may be judged."""
 
     @staticmethod
-    def fixed(*, units: int | None = None, alpha: float = 0.05, power: float = 0.8) -> Plan:
+    def fixed(*, units: int | None = None, alpha: float = 0.05, power: float = 0.8, posterior: bool = False) -> Plan:
         """Judge once, when `units` were exposed: the most power for a given size.
+
+        With `posterior` the result also tells each arm's probability to be best, which decides nothing.
 
         Example:
             >>> plan.fixed(units=20_000).kind
             <PlanKind.FIXED: 'fixed'>
         """
-        return Plan(PlanKind.FIXED, alpha, units, power)
+        return Plan(PlanKind.FIXED, alpha, units, power, posterior=posterior)
 
     @staticmethod
-    def sequential(*, alpha: float = 0.05, units: int | None = None, power: float = 0.8) -> Plan:
+    def sequential(
+        *, alpha: float = 0.05, units: int | None = None, power: float = 0.8, posterior: bool = False
+    ) -> Plan:
         """Judge at every look, as often as wanted; `units` is where the intervals are made tightest."""
-        return Plan(PlanKind.SEQUENTIAL, alpha, units, power)
+        return Plan(PlanKind.SEQUENTIAL, alpha, units, power, posterior=posterior)
 
     @staticmethod
     def group(
@@ -94,6 +100,7 @@ class plan:  # noqa: N801 read as a namespace: fb.plan.sequential(...)
         units: int | None = None,
         alpha: float = 0.05,
         power: float = 0.8,
+        posterior: bool = False,
     ) -> Plan:
         """Judge at a few looks, spread evenly over `units`; little more data than a fixed plan."""
-        return Plan(PlanKind.GROUP, alpha, units, power, looks, spending)
+        return Plan(PlanKind.GROUP, alpha, units, power, looks, spending, posterior)

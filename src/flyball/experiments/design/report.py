@@ -44,6 +44,7 @@ def render_experiment(experiment: Experiment, result: Result) -> str:
             numbers={3, 4, 5, 6, 7},
         ),
         *_impacts(result),
+        *_beliefs(result),
         "<h2>Design</h2>",
         _table(("what", "as decided before the first exposure"), _design(experiment, result)),
         *(f'<p class="soft">{escape(_upper(note))}.</p>' for note in result.notes),
@@ -111,6 +112,17 @@ def _impacts(result: Result) -> Iterable[str]:
         for i in result.impacts
     ]
     yield _table(("metric", "arm", "units", "value per unit", "amount", "interval"), rows, numbers={2, 3, 4, 5})
+
+
+def _beliefs(result: Result) -> Iterable[str]:
+    if not result.beliefs:
+        return
+    yield "<h2>What to believe of each arm</h2>"
+    rows = [
+        (b.metric, b.arm, f"{b.mean:.4g}", f"{b.lower:.4g} to {b.upper:.4g}", f"{b.best:.1%}", f"{b.loss:.3g}")
+        for b in result.beliefs
+    ]
+    yield _table(("metric", "arm", "value", "interval", "best with", "expected loss"), rows, numbers={2, 3, 4, 5})
 
 
 def _design(experiment: Experiment, result: Result) -> list[tuple[str, str]]:

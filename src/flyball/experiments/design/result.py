@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from flyball.experiments.design.belief import Belief
 from flyball.experiments.design.metric import Role
 from flyball.experiments.design.rulers import Look
 from flyball.experiments.estimate import Estimate, finite
@@ -122,6 +123,7 @@ class Result:
         final: Whether the plan allows a verdict at this look.
         look: What a group plan's next look needs to know of this one.
         notes: What the reader must know.
+        beliefs: What to believe of each arm, where the plan asks for it.
     """
 
     experiment: str
@@ -137,6 +139,7 @@ class Result:
     final: bool = True
     look: Look = Look(0.0)
     notes: tuple[str, ...] = ()
+    beliefs: tuple[Belief, ...] = ()
 
     @property
     def harmful(self) -> bool:
@@ -159,7 +162,8 @@ class Result:
             "winner": self.winner or None, "sentence": self.sentence, "final": self.final, "units": dict(self.units),
             "planned": self.planned, "comparisons": [c.to_dict() for c in self.comparisons],
             "trust": self.trust.to_dict(), "impacts": [i.to_dict() for i in self.impacts],
-            "look": {"time": self.look.time, "z": dict(self.look.z)}, "notes": list(self.notes),
+            "look": {"time": self.look.time, "z": dict(self.look.z), "ratio": self.look.ratio},
+            "beliefs": [b.to_dict() for b in self.beliefs], "notes": list(self.notes),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -171,7 +175,7 @@ class Result:
         of = "" if self.planned is None else f" of {self.planned:,} planned"
         parts = [f"{self.experiment}: {self.outcome}", self.sentence, "", *lines, "",
                  f"units: {exposed} ({sum(self.units.values()):,}{of})", *map(str, self.trust.checks),
-                 *map(str, self.impacts), *self.notes]  # fmt: skip
+                 *map(str, self.impacts), *map(str, self.beliefs), *self.notes]  # fmt: skip
         return "\n".join(parts)
 
 

@@ -30,10 +30,17 @@ _TUNED = 1000.0  # units at which a sequential plan without planned units is tig
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look of a group plan, kept for the next: the share of the planned units, and Z by "metric/arm"."""
+    """One look, kept for the next.
+
+    Args:
+        time: Share of the planned units.
+        z: Effect over its standard error, by "metric/arm"; what a group plan goes on from.
+        ratio: Largest log e-value against the designed sample ratio, at this look or any before.
+    """
 
     time: float
     z: Mapping[str, float] = field(default_factory=dict)
+    ratio: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

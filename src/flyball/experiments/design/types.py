@@ -39,6 +39,7 @@ class Correction(StrEnum):
     BONFERRONI = "bonferroni"
     HOLM = "holm"
     BENJAMINI_HOCHBERG = "benjamini-hochberg"
+    DUNNETT = "dunnett"  # over arms, of means under a fixed plan; Bonferroni over metrics
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -55,7 +56,8 @@ class Experiment:
         model: Whose versions the arms are; or
         flag: whose values the arms are; neither: the arms come from any table.
         plan: When it may be judged, from `fb.plan`; sequential by default.
-        correction: "holm", "bonferroni", "benjamini-hochberg" or "none": over arms and metrics of one role.
+        correction: "holm", "bonferroni", "benjamini-hochberg" or "none": over arms and metrics of one role; "dunnett":
+            intervals and p values that hold over all arms, of means under a fixed plan.
         strata: Columns known before exposure within which arms are compared, then weighted together.
         starts: When it begins; ISO text or aware time.
         ends: When it ends at the latest.
@@ -99,7 +101,7 @@ class Experiment:
         model: str = "",
         flag: str = "",
         plan: Plan | None = None,
-        correction: Correction | Literal["holm", "bonferroni", "benjamini-hochberg", "none"] = "holm",
+        correction: Correction | Literal["holm", "bonferroni", "benjamini-hochberg", "dunnett", "none"] = "holm",
         strata: Sequence[str] = (),
         starts: str | datetime | None = None,
         ends: str | datetime | None = None,
@@ -227,6 +229,22 @@ class Experiment:
                 f"{who} has a quantile as primary metric and a {self.plan.kind} plan; quantiles are judged once: "
                 "use plan.fixed(), or compare the share beyond a limit (kind='proportion')"
             )
+
+        if self.correction is Correction.DUNNETT:
+            self._check_dunnett(who)
+
+    def _check_dunnett(self, who: str) -> None:
+        if self.plan.kind is not PlanKind.FIXED:
+            raise DefinitionError(
+                f'{who} has correction="dunnett" and a {self.plan.kind} plan; say "holm" or a fixed one'
+            )
+        means = (Kind.MEAN, Kind.COUNT, Kind.PROPORTION)
+        for metric in (*self.primary, *self.of(Role.SECONDARY)):
+            if metric.kind not in means or metric.covariate or self.strata:
+                raise DefinitionError(
+                    f'{who} has correction="dunnett", which compares plain means, and metric {metric.name!r} is '
+                    f'{"adjusted" if metric.kind in means else f"a {metric.kind}"}; say correction="holm"'
+                )
 
     def _check_arms(self, who: str) -> None:
         arms = [arm for arm, _ in self.arms]
