@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from experiments_kit import HILLSTROM, needs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,10 +145,7 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(module).failed == 0
 
 
-HILLSTROM = Path(__file__).parents[3] / "shared" / "data" / "hillstrom-email" / "hillstrom_email.parquet"
-
-
-@pytest.mark.skipif(not HILLSTROM.exists(), reason="the data of Hillstrom's e-mail test are not on this machine")
+@needs(HILLSTROM)
 def test_both_mails_of_hillstrom_bring_visits_and_agree_over_methods() -> None:
     import pandas as pd
 

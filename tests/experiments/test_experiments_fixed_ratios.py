@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from experiments_kit import moments_of
 from scipy import optimize, stats
 
 from flyball.errors import InputError, UnknownName
@@ -83,13 +84,9 @@ def test_relative_intervals_cover_with_a_noisy_control(method: str) -> None:
     rng = np.random.default_rng(21)
     runs, n, hits = 2_500, 60, 0
     for x, y in zip(rng.exponential(1.3, (runs, n)), rng.exponential(1.0, (runs, n)), strict=True):
-        found = relative_effect(_moments(x), _moments(y), method=method)
+        found = relative_effect(moments_of(x), moments_of(y), method=method)
         hits += found.lower <= 0.3 <= found.upper
     assert stats.binom.ppf(0.001, runs, 0.94) <= hits <= stats.binom.ppf(0.999, runs, 0.96)
-
-
-def _moments(x: np.ndarray) -> Moments:
-    return Moments(len(x), float(x.mean()), float(((x - x.mean()) ** 2).sum()))
 
 
 def users(rng: np.random.Generator, n: int, rate: float) -> Stats:

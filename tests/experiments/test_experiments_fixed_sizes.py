@@ -6,16 +6,13 @@ import math
 
 import numpy as np
 import pytest
+from experiments_kit import moments_of
 from scipy import stats
 
 from flyball.errors import InputError
 from flyball.experiments.fixed.shares import Count
 from flyball.experiments.fixed.sizes import _noncentral, cohens_d, cohens_h, hedges_g, unbias
 from flyball.experiments.stats import Moments
-
-
-def moments_of(x: np.ndarray) -> Moments:
-    return Moments(len(x), float(x.mean()), float(((x - x.mean()) ** 2).sum()))
 
 
 @pytest.mark.parametrize(("m", "j"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (5, 0.8408), (10, 0.9228), (20, 0.9619)])

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from experiments_kit import rate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,10 +13,6 @@ from flyball.errors import InputError, UnknownName
 from flyball.experiments.bayes import beta_posterior, mean_posterior, probability_best
 from flyball.experiments.policy.bandits import allocate, choose, epsilon_greedy, floored, thompson, ucb1, won
 from flyball.experiments.stats import Moments, moments
-
-
-def rate(hits: int, n: int) -> Moments:
-    return Moments(n, hits / n, hits * (n - hits) / n) if n else Moments()
 
 
 def test_thompsons_shares_are_how_often_a_draw_is_largest():
@@ -148,7 +145,7 @@ def bandit(rng, rates, *, rule, looks, per_look, normal=False):
 
 @pytest.mark.parametrize("normal", [False, True])
 def test_under_adaptive_shares_and_continuous_looks_confidence_keeps_its_error(normal):
-    rng, runs = np.random.default_rng(4), 100
+    rng, runs = np.random.default_rng(4), 50
     rates = [0.3, 0.3] if not normal else [1.0, 1.0]
     wrong = sum(
         bandit(rng, rates, rule="confidence", looks=12, per_look=130, normal=normal) is not None for _ in range(runs)
@@ -157,7 +154,7 @@ def test_under_adaptive_shares_and_continuous_looks_confidence_keeps_its_error(n
 
 
 def test_under_continuous_looks_the_probability_rule_errs_more_often_as_it_says():
-    rng, runs = np.random.default_rng(5), 60
+    rng, runs = np.random.default_rng(5), 30
     wrong = sum(bandit(rng, [0.3, 0.3], rule="probability", looks=12, per_look=130) is not None for _ in range(runs))
     assert wrong / runs > 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
 

@@ -2,10 +2,10 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments_kit import OPEN_BANDIT, needs
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -24,8 +24,7 @@ from flyball.experiments.policy.ope import (
     switch_dr,
 )
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "open-bandit"
-open_bandit = pytest.mark.skipif(not DATA.exists(), reason="open-bandit lies in no shared folder beside the project")
+open_bandit = needs(OPEN_BANDIT)
 
 # Four rows by hand: weights 1.5, 0.5, 1.5, 0.5
 HAND = {"actions": [0, 1, 0, 1], "rewards": [1.0, 0.0, 0.0, 1.0], "propensities": [0.5] * 4, "policy": [0.75, 0.25]}
@@ -212,7 +211,7 @@ def test_a_result_reads_and_becomes_json():
 def read(policy: str, campaign: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(DATA / f"obd_{policy}_{campaign}.parquet")
+    table = pq.read_table(OPEN_BANDIT / f"obd_{policy}_{campaign}.parquet")
     names = ("item_id", "position", "click", "propensity_score")
     item, place, click, p = (table[name].to_numpy() for name in names)
     return item.astype(int), place.astype(int) - 1, click.astype(float), p

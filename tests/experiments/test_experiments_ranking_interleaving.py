@@ -79,7 +79,7 @@ def test_probabilistic_lists_come_as_often_as_the_softmax_says():
 
 def test_chances_are_how_often_the_coin_named_the_treatment():
     rng, seen = np.random.default_rng(3), {}
-    for _ in range(8_000):
+    for _ in range(4_000):
         shown = probabilistic_interleaving("abc", "cab", rng=rng)
         if shown.items == ("a", "c", "b"):
             seen.setdefault(shown.chances, []).append([team is Team.TREATMENT for team in shown.teams])

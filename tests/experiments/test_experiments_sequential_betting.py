@@ -131,7 +131,7 @@ def test_nothing_one_none_and_all_have_bounds_that_hold_the_mean(values):
 
 
 def test_a_difference_of_two_arms_holds_whatever_their_sizes():
-    rng, runs, missed = np.random.default_rng(9), 200, 0
+    rng, runs, missed = np.random.default_rng(9), 120, 0
     for _ in range(runs):
         one = Betting.of(0.0, 1.0, level=0.95, points=100).update(rng.random(300) < 0.1)
         other = Betting.of(0.0, 1.0, level=0.95, points=100).update(rng.random(900) < 0.1)

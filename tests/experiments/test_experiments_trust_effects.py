@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from experiments_kit import rate
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -20,10 +21,6 @@ from flyball.experiments.trust.heterogeneity import heterogeneity, weekday_effec
 from flyball.experiments.trust.novelty import novelty, novelty_panel
 from flyball.experiments.trust.outliers import influence
 from flyball.experiments.trust.simpson import simpson
-
-
-def rate(hits: int, n: int) -> Moments:
-    return Moments(n, hits / n, hits * (n - hits) / n)
 
 
 def drawn(rng, effects, n=400):
