@@ -123,8 +123,8 @@ class ControlPass:
         definitions = self._project.applied
         collector = self._collector_of(_watched(definitions))
         batches = follow(self._project.layout.log, self._cursor)
+        collector.fold(batches)  # first: these batches are given once, and the reconciler reads again what it missed
         did = [f"{e.kind} {e.rollout}: {e.reason}" for e in self._reconciler.step(batches, now, fence)]
-        collector.fold(batches)
         self._say_needed(now)
         for window in collector.close(now):
             if window.level != "none":

@@ -11,11 +11,16 @@ from typing import Any
 
 import msgspec
 
-from flyball.records.segment import SegmentWriter, read_frames
+from flyball.errors import IntegrityError
+from flyball.records.segment import SegmentWriter, salvage_frames
 from flyball.rollout.bins import Allocation, Bin
 from flyball.rollout.types import Measured
 
-__all__ = ["Decided", "EvidenceLog", "Folded", "Frame", "Split", "load"]
+__all__ = ["Decided", "EvidenceGone", "EvidenceLog", "Folded", "Frame", "Split", "gaps", "load"]
+
+
+class EvidenceGone(IntegrityError):
+    """The file that is written to was removed: what was folded is in memory only, and no later controller has it."""
 
 
 class Split(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -60,9 +65,16 @@ class EvidenceLog:
         self._writer: SegmentWriter | None = None
 
     def append(self, frame: Frame) -> None:
-        """Write one frame."""
+        """Write one frame.
+
+        Raises:
+            OSError: the disk is full or gone.
+            EvidenceGone: somebody removed the file.
+        """
         if self._writer is None:
             self._writer = SegmentWriter(self._folder)
+        if self._writer.path is not None and not self._writer.path.exists():
+            raise EvidenceGone(f"the evidence log of rollout {self._folder.name} was removed while it was written to")
         self._writer.append(msgspec.msgpack.encode(frame))
 
     def sync(self) -> None:
@@ -79,7 +91,7 @@ class EvidenceLog:
 
 def load(folder: Path) -> list[Frame]:
     """Return a rollout's frames in force, in order of their number."""
-    frames = [_decoder.decode(f.payload) for path in sorted(folder.glob("*.seg")) for f in read_frames(path)]
+    frames = [_decoder.decode(f.payload) for path in sorted(folder.glob("*.seg")) for f in salvage_frames(path)]
     best: dict[int, Frame] = {}
     for frame in frames:
         if frame.n not in best or frame.fence > best[frame.n].fence:
@@ -92,3 +104,8 @@ def load(folder: Path) -> list[Frame]:
         fence = best[number].fence
         kept.append(best[number])
     return kept
+
+
+def gaps(frames: list[Frame]) -> int:
+    """Return how many frames are missing before the last one: lost, or damaged on the disk."""
+    return frames[-1].n + 1 - len(frames) if frames else 0

@@ -15,7 +15,7 @@ import msgspec
 
 from flyball.records.log import Batch, follow, read_range
 from flyball.rollout.bins import Allocation, Bin, Binner
-from flyball.rollout.evidence_log import Decided, EvidenceLog, Folded, Frame, Split, load
+from flyball.rollout.evidence_log import Decided, EvidenceLog, Folded, Frame, Split, gaps, load
 from flyball.rollout.ledger import Ledger
 from flyball.rollout.routing import BUCKETS, ModelRoute
 from flyball.rollout.types import Decision, Evidence, Outside, Phase, RolloutSpec, RolloutStatus
@@ -40,17 +40,27 @@ class Live:
         self._log = EvidenceLog(folder)
         self._n = 0
         self.rebuilt = False
+        self.lost = ""  # what of the evidence is gone, in words
 
     @classmethod
     def open(cls, spec: RolloutSpec, status: RolloutStatus, *, log_root: Path, folder: Path, fence: int) -> Live:
-        """Return the state as the evidence log left it; a rollout without one begins at the present end of the log."""
+        """Return the state as the evidence log left it; a rollout without one begins at the present end of the log.
+
+        One whose evidence log is gone begins where the status says that it was folded up to.
+        """
         sweep(folder)
         live = cls(spec, status, log_root=log_root, folder=folder, fence=fence)
         frames = load(folder)
         for frame in frames:
             live.redo(frame)
+        missing = gaps(frames)
+        if missing:
+            live.lost = f"{missing} of {frames[-1].n + 1} frames of the evidence log are lost or damaged"
         if frames:
             live.rebuilt = True
+        elif status.bins:
+            live.lost = f"the evidence log is gone; what its {status.bins} bins told counts no longer"
+            live.cursor, live.rebuilt = dict(status.cursor), True
         else:
             live.cursor = {p.relative_to(log_root).as_posix(): p.stat().st_size for p in log_root.glob("*/*.seg")}
         return live

@@ -6,10 +6,11 @@ the status. The next pass recognises that table and adopts it (`adopt`) instead 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from flyball.errors import FenceLost, Refused, RevisionConflict
 from flyball.records.log import Batch
 from flyball.rollout.accounts.primary import verdict
 from flyball.rollout.decide import apply, decide
+from flyball.rollout.evidence_log import EvidenceGone
 from flyball.rollout.ledger import snapshot
 from flyball.rollout.live import Live
 from flyball.rollout.orders import order, start
@@ -51,6 +53,7 @@ _CAUSES: dict[str, Literal["promote", "rollout", "rollback"]] = {
     "promote": "promote", "roll_back": "rollback", "finish_rollback": "rollback",
 }  # fmt: skip
 _ACTS_PER_PASS = 4  # begin, roll back, finish and one more; what is left waits for the next pass
+_TRY_AGAIN = timedelta(seconds=10)  # until a rollout is looked at again whose evidence could not be written
 Done = Callable[[str, str, datetime], None]
 Look = Callable[[RolloutSpec, RolloutStatus, datetime], Outside]
 
@@ -87,6 +90,7 @@ class Reconciler:
         self._refs, self._promoted, self._rolled_back = refs, promoted, rolled_back
         self._outside = outside
         self._live: dict[str, Live] = {}
+        self._failed: dict[str, datetime] = {}  # when a rollout's evidence could not be written
 
     def step(self, batches: list[Batch], now: datetime, fence: int) -> list[RolloutEvent]:
         """Take new log batches into account and do everything that is due at `now`.
@@ -106,6 +110,8 @@ class Reconciler:
         self._forget({status.id for _, status in active})
         events: list[RolloutEvent] = []
         for spec, status in active:
+            if abs(now - self._failed.get(status.id, datetime.min.replace(tzinfo=UTC))) < _TRY_AGAIN:
+                continue
             try:
                 self._reconcile(spec, status, batches, now, fence, events)
             except FenceLost:
@@ -114,7 +120,11 @@ class Reconciler:
             except Refused as error:
                 events += self._hold(status, str(error), now, fence)
             except UnitsLost:  # the next pass folds the evidence log again
-                self._live.pop(status.id).close()
+                self._drop(status.id)
+            except (OSError, EvidenceGone) as error:  # what is in memory may be ahead of the disk
+                self._drop(status.id)
+                self._failed[status.id] = now
+                self._say(status, f"the evidence cannot be kept ({error}); hold until it can", fence)
             except RevisionConflict:  # an order came in between, or the table moved; the next pass sees it
                 continue
         return events
@@ -133,6 +143,8 @@ class Reconciler:
         events: list[RolloutEvent],
     ) -> None:  # fmt: skip
         live = self._open(spec, status, fence)
+        if live.lost:
+            status = self._tell_lost(live, status, now, fence, events)
         table = self._routes.current()
         route = table.models.get(status.model)
         if route is None:
@@ -175,6 +187,30 @@ class Reconciler:
         self._store.save(held, expected=status.revision, fence=fence, events=[event])
         return [event]
 
+    def _tell_lost(
+        self, live: Live, status: RolloutStatus, now: datetime, fence: int, events: list[RolloutEvent]
+    ) -> RolloutStatus:
+        """Record that evidence is gone; what is missing is judged anew, so nothing rises on it."""
+        event = RolloutEvent(status.id, now, "EvidenceLost", live.lost, {"bins": status.bins})
+        status = self._store.save(status, expected=status.revision, fence=fence, events=[event])
+        live.lost = ""
+        events.append(event)
+        return status
+
+    def _say(self, status: RolloutStatus, waiting: str, fence: int) -> None:
+        """Have the status say why nothing happens; that it cannot be saved either must not stop the others."""
+        with contextlib.suppress(RevisionConflict):
+            _, status = self._store.get(status.id)
+            if status.phase not in TERMINAL and status.state.get("waiting") != waiting:
+                told = replace(status, state={**status.state, "waiting": waiting})
+                self._store.save(told, expected=status.revision, fence=fence)
+
+    def _drop(self, rollout: str) -> None:
+        live = self._live.pop(rollout, None)
+        with contextlib.suppress(OSError):
+            if live is not None:
+                live.close()
+
     def _open(self, spec: RolloutSpec, status: RolloutStatus, fence: int) -> Live:
         live = self._live.get(status.id)
         if live is None or live.fence != fence:
@@ -187,7 +223,7 @@ class Reconciler:
 
     def _forget(self, active: set[str]) -> None:
         for gone in self._live.keys() - active:
-            self._live.pop(gone).close()
+            self._drop(gone)
 
     def _act(
         self, spec: RolloutSpec, status: RolloutStatus, target: RolloutStatus, decision: Decision, table: RoutingTable,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from flyball.rollout.decide import decide
-from flyball.rollout.evidence_log import Decided, load
+from flyball.rollout.evidence_log import Decided, gaps, load
 from flyball.rollout.ledger import snapshot
 from flyball.rollout.live import Live
 from flyball.rollout.types import Decision, Outside, RolloutSpec, RolloutStatus
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """All verdicts of a rollout, replayed; `bins_same` tells whether every bin came out bit for bit."""
+    """All verdicts of a rollout, replayed; `bins_same` tells whether every bin is there and came out bit for bit."""
 
     verdicts: tuple[Verdict, ...]
     bins: int
@@ -74,7 +74,7 @@ def walk(spec: RolloutSpec, log_root: Path, evidence_root: Path, rollout: str) -
         return Replay((), 0, bins_same=True)
     live = Live(spec, statuses[0], log_root=log_root, folder=evidence_root / rollout, fence=0)
     verdicts: list[Verdict] = []
-    same = True
+    same = not gaps(frames)
     for frame in frames:
         same &= live.redo(frame)
         if isinstance(frame, Decided):
