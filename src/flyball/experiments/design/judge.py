@@ -79,7 +79,7 @@ def _family(experiment: Experiment, ruler: Ruler, seen: Mapping[Key, Seen], unit
     level = 1.0 - experiment.plan.alpha / parts
     spans = {k: _span(ruler, k, s.effect, level) for k, s in seen.items() if s.effect is not None}
     ps = {key: span.p if seen[key].p is None else seen[key].p for key, span in spans.items()}
-    if parts > 1:
+    if parts > 1 or experiment.correction is Correction.DUNNETT:  # whose p values know of all arms already
         adjusted = {key: None if p is None else min(p * parts, 1.0) for key, p in ps.items()}
     else:
         adjusted = _adjust(experiment.correction, ps)
