@@ -7,47 +7,31 @@ not be able to start a rollout.
 from __future__ import annotations
 
 import asyncio
-import hmac
-import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
 from flyball.api.experiments import ExperimentsApi
-from flyball.api.features import MAX_BODY, READS, HistoryBody, OnlineBody, answer_history, answer_online, views_read
-from flyball.errors import (
-    BadRequest,
-    ConflictError,
-    DeadlineExceeded,
-    FlyballError,
-    InputError,
-    Refused,
-    Unavailable,
-    UnknownName,
-)  # fmt: skip
-from flyball.serving.http.access import ADMIN
+from flyball.api.features import MAX_BODY, HistoryBody, OnlineBody, answer_history, answer_online, views_read
+from flyball.api.guarded import Auditor, Endpoint, actor_of, guarded, http_error, path_of, view_of
+from flyball.errors import BadRequest, InputError, UnknownName
 
 if TYPE_CHECKING:
     from flyball.project import Project
-    from flyball.serving.http.access import Access, AccessFile
+    from flyball.serving.http.access import AccessFile
 
 __all__ = ["Controller", "create_app"]
 
 _T = TypeVar("_T")
-log = logging.getLogger("flyball.api")
 _ORDERS = ("pause", "resume", "approve", "promote", "abort")
 _MAX_BODY = 1_000_000
 _READS_AT_ONCE = 2
-_STRANGERS = 10  # refused callers without a key that are audited each second
 
 
 class Controller(Protocol):
@@ -112,9 +96,6 @@ class _Switch(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
-_Endpoint = Callable[[Request], Awaitable[Any]]
-
-
 def create_app(control: Controller, *, key: bytes | None = None, access: AccessFile | None = None) -> Starlette:
     """Return the ASGI application.
 
@@ -152,13 +133,13 @@ def create_app(control: Controller, *, key: bytes | None = None, access: AccessF
         ("/v1/alerts", "GET", api.alerts),
         ("/v1/loop/{model}", "GET", api.loop),
     ]
-    by_path: dict[str, dict[str, _Endpoint]] = {}
+    by_path: dict[str, dict[str, Endpoint]] = {}
     for path, method, endpoint in routes:
         by_path.setdefault(path, {})[method] = endpoint
-    auditor = _Auditor(control)
+    auditor = Auditor(control)
     return Starlette(
-        routes=[Route(p, _guarded(p, m, key, access, auditor), methods=[*m]) for p, m in by_path.items()],
-        exception_handlers={HTTPException: _http_error},
+        routes=[Route(p, guarded(p, m, key, access, auditor), methods=[*m]) for p, m in by_path.items()],
+        exception_handlers={HTTPException: http_error},
     )
 
 
@@ -200,7 +181,10 @@ class _Api:
             )
         await self._control.order(
             lambda: project.rollout(asked.model, asked.version).start(
-                skip_shadow=asked.skip_shadow, cause=asked.reason or "manual", actor=_actor(request), force=asked.force
+                skip_shadow=asked.skip_shadow,
+                cause=asked.reason or "manual",
+                actor=actor_of(request),
+                force=asked.force,
             )
         )
         found = await self._control.work(lambda: project.database.rollouts.list(asked.model, active=True))
@@ -213,7 +197,7 @@ class _Api:
         asked = await _body(request, _Order)
         if asked.force and order != "promote":
             raise InputError(f"force is for promote during a freeze; {order} needs none")
-        options = {"actor": _actor(request)} | ({"force": True} if asked.force else {})
+        options = {"actor": actor_of(request)} | ({"force": True} if asked.force else {})
         project = self._control.project
 
         def give() -> Any:
@@ -264,7 +248,7 @@ class _Api:
 
     async def feature(self, request: Request) -> Any:
         """One view as it is now, with what it was before and what came of it."""
-        catalog, name = self._control.project.features.catalog, _view_of(request)
+        catalog, name = self._control.project.features.catalog, view_of(request)
         return await self._control.work(
             lambda: catalog.show(name) | {"versions": catalog.versions(name), "lineage": catalog.lineage(name)}
         )
@@ -309,132 +293,6 @@ class _Api:
         return await self._control.work(read)
 
 
-def _actor(request: Request) -> str:
-    """Return who asks, for the record: the name of the key, where keys have names."""
-    return getattr(request.state, "actor", "") or "api"
-
-
-def _guarded(
-    path: str, methods: dict[str, _Endpoint], key: bytes | None, access: AccessFile | None, auditor: _Auditor
-) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        response = await decide(request)
-        if request.method not in {"GET", "HEAD"} and path not in READS:
-            await auditor.note(request, path, response.status_code)
-        return response
-
-    async def decide(request: Request) -> Response:
-        try:
-            if _path(request) != "/health":
-                if access is not None:
-                    _check_role(request, key, access.current)
-                elif key is not None:
-                    _check_key(request, key)
-            if request.method not in {"GET", "HEAD"}:
-                _check_origin(request)
-            endpoint = methods["GET" if request.method == "HEAD" else request.method]
-            return _json(await endpoint(request))
-        except FlyballError as error:
-            return _json({"error": str(error)}, status_of(error))
-
-    return answer
-
-
-class _Auditor:
-    """Write down who asked for a change and what came of it, refusals too.
-
-    Of callers without a right key only some are written down each second: they must not fill the database.
-    """
-
-    def __init__(self, control: Controller) -> None:
-        self._control = control
-        self._second, self._strangers = 0, 0
-
-    async def note(self, request: Request, path: str, status: int) -> None:
-        actor = getattr(request.state, "actor", "")
-        if status == 401 and not self._has_room():
-            return
-        try:
-            project = self._control.project
-            facts = {"status": status, **{name: str(value)[:200] for name, value in request.path_params.items()}}
-            action, subject = f"{request.method} {path}", _path(request)[:200]
-            who = actor or ("key unknown" if status == 401 else "api")
-            await self._control.work(
-                lambda: project.database.audit.record(project.clock.now(), who, action, subject, facts)
-            )
-        except FlyballError as error:  # without its database control changes nothing either
-            log.error("not audited: %s", error, extra={"path": path, "status": status})
-
-    def _has_room(self) -> bool:
-        second = int(time.monotonic())
-        self._strangers = 1 if second != self._second else self._strangers + 1
-        self._second = second
-        return self._strangers <= _STRANGERS
-
-
-def status_of(error: FlyballError) -> int:
-    """Return the HTTP status of an error."""
-    match error:
-        case BadRequest():
-            return error.status
-        case UnknownName():
-            return 404
-        case InputError():
-            return 400
-        case Refused() | ConflictError():
-            return 409
-        case DeadlineExceeded():
-            return 504
-        case Unavailable():
-            return 503
-        case _:
-            return 500
-
-
-def _check_role(request: Request, key: bytes | None, access: Access) -> None:
-    grant = access.grant(_sent(request), key)
-    role = request.state.role = None if grant is None else grant.role
-    request.state.actor = "" if grant is None else f"key {grant.name}"
-    if role in {None, ADMIN}:
-        return
-    if request.method not in {"GET", "HEAD"}:
-        if _path(request) in READS:
-            return  # a read, of the views that its body names
-        raise BadRequest(f"role {role!r} may only read here; a key of role {ADMIN!r} may change things", 403)
-    if _path(request).startswith("/v1/features/"):
-        access.require_read(role, [_view_of(request)])
-
-
-def _view_of(request: Request) -> str:
-    return _path(request).removeprefix("/v1/features/")
-
-
-def _path(request: Request) -> str:
-    """Return the path that was routed; older Starlettes make `request.url` of the Host header, which callers choose."""
-    return str(request.scope["path"])
-
-
-def _sent(request: Request) -> bytes:
-    scheme, _, sent = request.headers.get("authorization", "").partition(" ")
-    return (sent.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).encode()
-
-
-def _check_key(request: Request, key: bytes) -> None:
-    if not hmac.compare_digest(_sent(request), key):
-        raise BadRequest("this API needs its key; send it as Authorization: Bearer KEY", 401)
-
-
-def _check_origin(request: Request) -> None:
-    """Refuse what a browser sends for a page of another site; programs send no Origin."""
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise BadRequest(
-            f"a page of {origin} may not change things here; use the command line or this server's own pages", 403
-        )
-    if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-        raise BadRequest("a page of another site may not change things here", 403)
-
-
 async def _body(request: Request, kind: type[_T], most: int = _MAX_BODY) -> _T:
     data = bytearray()
     async for chunk in request.stream():
@@ -445,7 +303,7 @@ async def _body(request: Request, kind: type[_T], most: int = _MAX_BODY) -> _T:
         return msgspec.json.decode(data or b"{}", type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(
-            f"the body is not what {request.method} {_path(request)} takes: {error}; it takes {_names(kind)}"
+            f"the body is not what {request.method} {path_of(request)} takes: {error}; it takes {_names(kind)}"
         ) from error
 
 
@@ -460,16 +318,3 @@ def _time(text: str) -> datetime:
     except ValueError as error:
         raise BadRequest(f"since={text!r} is no time; write ISO 8601, such as 2020-03-11T04:00:00Z") from error
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body, enc_hook=str), status, media_type="application/json")
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: f"there is nothing at {_path(request)}", 405: f"{request.method} is not allowed here"}
-    headers = error.headers if isinstance(error, HTTPException) else None
-    response = _json({"error": words.get(status, "the request failed")}, status)
-    response.headers.update(headers or {})
-    return response
