@@ -7,9 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from flyball.experiments import Msprt, mean_bounds, mean_difference_sequence
+from flyball.experiments import ArmData, Metric, Msprt, mean_bounds, mean_difference_sequence
+from flyball.experiments.design.compare import effect_of
+from flyball.experiments.design.rulers import Sequential
+from flyball.experiments.estimate import Alternative
 from flyball.experiments.sequential.confidence import difference, spread_apart
-from flyball.experiments.stats import Moments
+from flyball.experiments.stats import Moments, Stats
 
 LOOKS = [*range(500, 6000, 100)]
 
@@ -73,3 +76,35 @@ def test_values_that_never_varied_bound_nothing() -> None:
     assert (own.lower, own.upper) == (-math.inf, math.inf)
     both = difference([(zeros, zeros)], lower=0.01, upper=0.05)
     assert (both.lower, both.upper) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("draw", [_rare, _spend])
+def test_a_sequential_plan_of_unequal_arms_keeps_its_level(draw) -> None:
+    # the same of whole experiments with weights 1 to 9; with each arm's own variance 18 % of the spend runs alarmed
+    metric, ruler, runs, alarms = Metric("spend"), Sequential(), 200, 0
+    for looks in _runs(draw, 0.1, runs, 12):
+        alarms += any(_significant(metric, ruler, t, c) for t, c in looks[::3])
+    assert alarms / runs <= 0.05 + 3.0 * math.sqrt(0.05 * 0.95 / runs)
+
+
+def _significant(metric: Metric, ruler: Sequential, treatment: Moments, control: Moments) -> bool:
+    arms = [ArmData(m.n, {metric.name: Stats(m.n, (metric.of,), (m.mean,), ((m.m2,),))}) for m in (treatment, control)]
+    span = ruler.span("spend/new", effect_of(metric, *arms), level=0.95, side=Alternative.TWO_SIDED)
+    return span.lower > 0.0 or span.upper < 0.0
+
+
+def test_caution_is_one_for_equal_arms_and_follows_covariates_and_ratios() -> None:
+    rng = np.random.default_rng(3)
+
+    def arm(name: str, n: int, sd: float) -> ArmData:
+        before = rng.normal(size=n)
+        columns = {"y": before + sd * rng.normal(size=n), "before": before, "views": rng.poisson(9.0, n) + 1.0}
+        return ArmData(n, {name: Stats.of(columns)})
+
+    equal = Metric("m", of="y", covariate="before")
+    assert effect_of(equal, arm("m", 400, 1.0), arm("m", 400, 2.0)).caution == pytest.approx(1.0, abs=1e-9)
+    adjusted = effect_of(equal, arm("m", 60, 0.1), arm("m", 4000, 1.0))
+    assert adjusted.caution * adjusted.se == pytest.approx(1.0 / math.sqrt(60), rel=0.05)
+    ratio = Metric("m", kind="ratio", of="y", over="views")
+    found = effect_of(ratio, arm("m", 60, 1.0), arm("m", 4000, 1.0))
+    assert 1.0 <= found.caution < 1.5

@@ -15,7 +15,8 @@ from flyball.experiments.design.types import ArmData
 from flyball.experiments.estimate import Alternative, Estimate, Scale
 from flyball.experiments.fixed.pivots import critical
 from flyball.experiments.fixed.shares import count_of
-from flyball.experiments.stats import Stats
+from flyball.experiments.sequential.confidence import spread_apart
+from flyball.experiments.stats import Moments, Stats
 
 __all__ = ["Effect", "effect_of", "estimate_of", "log_ratio_of", "refuse_wrong_kind"]
 
@@ -28,11 +29,13 @@ class Effect:
         estimate: The fixed test's estimate.
         se: Its standard error, > 0.
         rare: Units of both arms that differ from the rest, of a proportion: the fewer of yes and no.
+        caution: Factor >= 1 on `se` for looks at small arms of unequal size (see `spread_apart`); 1 for equal arms.
     """
 
     estimate: Estimate
     se: float
     rare: float = math.inf
+    caution: float = 1.0
 
     @property
     def value(self) -> float:
@@ -68,7 +71,7 @@ def effect_of(metric: Metric, treatment: ArmData, control: ArmData) -> Effect:
         se = _half(estimate, estimate.lower, estimate.upper)
     if not (se > 0.0 and math.isfinite(se)):
         raise InputError(f"metric {metric.name!r} does not vary; there is nothing to judge it by yet")
-    return Effect(estimate, se, rare)
+    return Effect(estimate, se, rare, _caution(metric, treatment, control))
 
 
 def log_ratio_of(metric: Metric, treatment: ArmData, control: ArmData) -> Effect:
@@ -79,7 +82,43 @@ def log_ratio_of(metric: Metric, treatment: ArmData, control: ArmData) -> Effect
     """
     found = estimate_of(metric, treatment, control, level=0.95, scale=Scale.RELATIVE)
     effect, lower, upper = (math.log1p(v) for v in (found.effect, found.lower, found.upper))
-    return Effect(replace(found, effect=effect, lower=lower, upper=upper), _half(found, lower, upper))
+    moved = replace(found, effect=effect, lower=lower, upper=upper)
+    return Effect(moved, _half(found, lower, upper), caution=_caution(metric, treatment, control))
+
+
+def _caution(metric: Metric, treatment: ArmData, control: ArmData) -> float:
+    """Return by how much the standard error grows when a small arm may not judge its own spread.
+
+    Quantiles take theirs from ranks, which skewed values do not deceive.
+    """
+    if metric.kind is Kind.QUANTILE:
+        return 1.0
+    name = metric.name
+    pairs = [(treatment.metrics[name], control.metrics[name])]
+    if treatment.strata and control.strata:
+        one, other = _common(metric, treatment, control)
+        pairs = [(one[stratum], other[stratum]) for stratum in one]
+    own = apart = 0.0
+    for t, c in pairs:
+        mine, theirs = _residuals(metric, t, c)
+        weight = float(t.n + c.n) ** 2
+        own += weight * (mine.variance / mine.n + theirs.variance / theirs.n)
+        apart += weight * spread_apart(mine, theirs)
+    return math.sqrt(apart / own) if own > 0.0 else 1.0
+
+
+def _residuals(metric: Metric, t: Stats, c: Stats) -> tuple[Moments, Moments]:
+    """Return each arm's values as the test sees them: linearised, and less what covariates explain."""
+    from flyball.experiments.fixed.covariates import theta
+    from flyball.experiments.fixed.ratios import linearised
+
+    weights = [{metric.of: 1.0}] * 2
+    if metric.over:
+        weights = [linearised(arm, metric.of, metric.over, "an arm") for arm in (t, c)]
+    slopes = theta(t, c, weights[1], metric.covariate) if metric.covariate else ()
+    less = {covariate: -slope for covariate, slope in zip(metric.covariate, slopes, strict=True)}
+    mine, theirs = (arm.combine({**each, **less}) for arm, each in zip((t, c), weights, strict=True))
+    return mine, theirs
 
 
 def _half(estimate: Estimate, lower: float, upper: float) -> float:

@@ -102,7 +102,7 @@ class Sequential:
         """Return the sequence at this look; unbounded below `BURN` units an arm, or few that did."""
         if min(effect.estimate.n) < BURN or effect.rare < _RARE:
             return Span(-math.inf, math.inf, 1.0)
-        spread = effect.se**2
+        spread = (effect.se * effect.caution) ** 2
         tau2 = mixture_tau2(spread * effect.n, tuned=self.tuned, alpha=1.0 - level, alternative=side)
         return Span(*interval(effect.value, spread, tau2=tau2, level=level, alternative=side))
 
