@@ -22,8 +22,8 @@ import numpy as np
 from flyball import Rollout, guard
 from flyball.records.log import Batch
 from flyball.records.types import Outcome, Prediction, Record
-from flyball.rollout.bins import Allocation, Binner
-from flyball.rollout.ledger import Ledger
+from flyball.rollout.evidence.bins import Allocation, Binner
+from flyball.rollout.evidence.ledger import Ledger
 from flyball.rollout.routing import RoutingTable
 from flyball.rollout.types import Phase, RolloutEvent, RolloutSpec
 from flyball.serving.routing.router import compile_route

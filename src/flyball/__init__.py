@@ -37,14 +37,14 @@ _HOMES = {
     "ParquetSource": "flyball.features.definitions",
     "Project": "flyball.project",
     "Retrain": "flyball.loop.policy",
-    "Rollout": "flyball.rollout.definitions",
+    "Rollout": "flyball.rollout.definitions.release",
     "Segment": "flyball.serving.definitions",
     "Serving": "flyball.serving.definitions",
     "TrainingSet": "flyball.datasets.types",
     "Vector": "flyball.features.definitions",
     "analyze": "flyball.project.analysis",
     "bucket": "flyball.features.definitions",
-    "calendar": "flyball.rollout.calendar",
+    "calendar": "flyball.rollout.definitions.calendar",
     "check": "flyball.features.definitions",
     "clip": "flyball.features.definitions",
     "computed": "flyball.features.definitions",
@@ -61,8 +61,8 @@ _HOMES = {
     "flag": "flyball.project.flags",
     "gate": "flyball.gates.checks",
     "geohash": "flyball.features.definitions",
-    "guard": "flyball.rollout.guards",
-    "guards": "flyball.rollout.guards",
+    "guard": "flyball.rollout.definitions.guards",
+    "guards": "flyball.rollout.definitions.guards",
     "h3_cell": "flyball.features.definitions",
     "hour_of_day": "flyball.features.definitions",
     "imported": "flyball.features.definitions",
@@ -80,7 +80,7 @@ _HOMES = {
     "quantile": "flyball.features.definitions",
     "ratio": "flyball.features.definitions",
     "std": "flyball.features.definitions",
-    "strategy": "flyball.rollout.strategies",
+    "strategy": "flyball.rollout.definitions.strategies",
     "sum": "flyball.features.definitions",
     "trend": "flyball.features.definitions",
     "var": "flyball.features.definitions",
@@ -185,10 +185,10 @@ if TYPE_CHECKING:
     from flyball.project import Project as Project
     from flyball.project.analysis import analyze as analyze
     from flyball.project.flags import flag as flag
-    from flyball.rollout.calendar import calendar as calendar
-    from flyball.rollout.definitions import Rollout as Rollout
-    from flyball.rollout.guards import guard as guard
-    from flyball.rollout.guards import guards as guards
+    from flyball.rollout.definitions.calendar import calendar as calendar
+    from flyball.rollout.definitions.guards import guard as guard
+    from flyball.rollout.definitions.guards import guards as guards
+    from flyball.rollout.definitions.release import Rollout as Rollout
     from flyball.serving.definitions import Flag as Flag
     from flyball.serving.definitions import Segment as Segment
     from flyball.serving.definitions import Serving as Serving

@@ -272,7 +272,7 @@ def _get(known: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def _default_rollout() -> RolloutSpec:
-    from flyball.rollout.definitions import Rollout
-    from flyball.rollout.guards import guard
+    from flyball.rollout.definitions.guards import guard
+    from flyball.rollout.definitions.release import Rollout
 
     return Rollout(shadow="1h", steps=["10%", "50%"], bake="1h", guardrails=[guard.errors(margin="1pp")])

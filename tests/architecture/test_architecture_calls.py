@@ -74,8 +74,8 @@ def test_the_part_is_read_without_a_call(owner: type, name: str) -> None:
 
 
 def test_decide_stays_the_function_whatever_was_imported() -> None:
-    import flyball.rollout.decide
     import flyball.rollout.explain
+    import flyball.rollout.judging.decide
     import flyball.rollout.replay
 
     assert inspect.isfunction(fb.rollout.decide)

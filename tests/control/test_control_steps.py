@@ -11,7 +11,7 @@ from flyball.control import connect
 from flyball.control.engine import engine_for
 from flyball.control.schema import schema_version
 from flyball.control.tables import HEAD
-from flyball.rollout.definitions import Rollout
+from flyball.rollout.definitions.release import Rollout
 from flyball.rollout.orders import order, start
 from flyball.rollout.types import Step
 

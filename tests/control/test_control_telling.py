@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flyball.control import connect
-from flyball.rollout.definitions import Rollout
+from flyball.rollout.definitions.release import Rollout
 from flyball.rollout.types import Phase, RolloutEvent, RolloutStatus
 
 NOW = datetime(2026, 5, 4, tzinfo=UTC)

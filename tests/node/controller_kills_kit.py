@@ -21,8 +21,8 @@ from flyball.adapters.local.routes import NodeRoutes
 from flyball.control import Database, connect
 from flyball.layout import Layout
 from flyball.records.log import Cursor, follow
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
 from flyball.rollout.reconcile import Reconciler, order, start
 from flyball.rollout.replay import walk
 from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef

@@ -11,12 +11,12 @@ from flyball.experiments.sequential.confidence import difference, mean_bounds
 from flyball.experiments.stats import Moments
 from flyball.records.log import Batch
 from flyball.records.types import Outcome, Prediction, Shadow
-from flyball.rollout.accounts.power import rate_power
-from flyball.rollout.accounts.values import value_of
-from flyball.rollout.bins import Allocation, Binner, Row
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
-from flyball.rollout.ledger import Ledger
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.evidence.accounts.power import rate_power
+from flyball.rollout.evidence.accounts.values import value_of
+from flyball.rollout.evidence.bins import Allocation, Binner, Row
+from flyball.rollout.evidence.ledger import Ledger
 from flyball.rollout.types import Measured, Outside, Phase
 
 SECOND = 1_000_000

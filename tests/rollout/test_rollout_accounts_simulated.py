@@ -11,15 +11,15 @@ import pytest
 from scipy import stats
 
 from flyball.experiments.sequential.odds import OddsProcess
-from flyball.rollout.accounts.quantiles import Buckets
-from flyball.rollout.accounts.rates import RateAccount
-from flyball.rollout.accounts.stretch import Stretch
-from flyball.rollout.bins import Allocation, Bin, Counts, Failure, Row
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
-from flyball.rollout.ledger import Ledger
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.evidence.accounts.quantiles import Buckets
+from flyball.rollout.evidence.accounts.rates import RateAccount
+from flyball.rollout.evidence.accounts.stretch import Stretch
+from flyball.rollout.evidence.bins import Allocation, Bin, Counts, Failure, Row
+from flyball.rollout.evidence.ledger import Ledger
+from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.types import Phase
-from flyball.rollout.unit_store import UnitStore
 
 NOW = datetime(1970, 1, 2, tzinfo=UTC)
 ALPHA = 0.01

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from flyball.errors import DefinitionError, UnknownName
-from flyball.rollout.calendar import calendar, frozen, thaws, weeks_later
+from flyball.rollout.definitions.calendar import calendar, frozen, thaws, weeks_later
 from flyball.rollout.types import Freeze
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")

@@ -8,12 +8,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from flyball.rollout.accounts.primary import verdict
-from flyball.rollout.contest import share_of
-from flyball.rollout.decide import apply, decide
-from flyball.rollout.guards import guard
-from flyball.rollout.storms import StormRule, storm
-from flyball.rollout.strategies import strategy
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.strategies import strategy
+from flyball.rollout.evidence.accounts.primary import verdict
+from flyball.rollout.judging.contest import share_of
+from flyball.rollout.judging.decide import apply, decide
+from flyball.rollout.judging.storms import StormRule, storm
 from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, Phase, RolloutStatus
 
 NOW = datetime(2026, 1, 7, 12, tzinfo=UTC)

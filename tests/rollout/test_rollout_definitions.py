@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from flyball.errors import DefinitionError, DuplicateName, UnitError, UnknownName
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
 from flyball.units import Margin
 
 

@@ -8,11 +8,11 @@ from scipy import stats
 
 from flyball.records.log import Batch
 from flyball.records.types import Outcome, Prediction, Shadow
-from flyball.rollout.bins import Allocation, Binner
-from flyball.rollout.definitions import Rollout
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.evidence.bins import Allocation, Binner
+from flyball.rollout.evidence.ledger import Ledger, alphas
 from flyball.rollout.explain import forecast
-from flyball.rollout.guards import guard
-from flyball.rollout.ledger import Ledger, alphas
 from flyball.rollout.types import Phase
 from flyball.testing.scenarios import scenario
 

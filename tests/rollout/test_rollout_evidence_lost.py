@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from flyball.records.segment import SegmentWriter
-from flyball.rollout.guards import guard
-from flyball.rollout.unit_store import UnitsLost
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.evidence.unit_store import UnitsLost
 from flyball.testing import scenario
 
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from flyball.rollout.definitions import Rollout
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
 from flyball.rollout.explain import explain, upcoming
 from flyball.rollout.forecast import forecast
-from flyball.rollout.guards import guard
 from flyball.rollout.types import GuardrailSpec, Phase, RolloutSpec, RolloutStatus, Step, Strategy
 from flyball.testing.trials import Arm, Stage, trial
 

@@ -7,9 +7,9 @@ import pytest
 
 import flyball as fb
 from flyball.errors import DefinitionError, UnknownName
-from flyball.rollout.calls import found, remember
-from flyball.rollout.guards import NO_MARGIN, guard, guards
-from flyball.rollout.ledger import alphas
+from flyball.rollout.definitions.calls import found, remember
+from flyball.rollout.definitions.guards import NO_MARGIN, guard, guards
+from flyball.rollout.evidence.ledger import alphas
 from flyball.rollout.types import RolloutSpec, RolloutStatus
 
 

@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from flyball.errors import Refused
-from flyball.rollout.calendar import calendar, frozen
-from flyball.rollout.guards import guard
+from flyball.rollout.definitions.calendar import calendar, frozen
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.strategies import strategy
 from flyball.rollout.orders import order
 from flyball.rollout.routing import BUCKETS
-from flyball.rollout.strategies import strategy
 from flyball.rollout.types import TERMINAL, Phase, Strategy
 from flyball.testing.scenarios import scenario
 from flyball.units import from_micros

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from flyball.records.log import follow
 from flyball.records.segment import SegmentWriter
 from flyball.records.types import Prediction, encode
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
-from flyball.rollout.live import Live
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.evidence.live import Live
 from flyball.rollout.replay import walk
 from flyball.rollout.routing import ModelRoute, VersionRef, cut
 from flyball.rollout.types import Decision, Outside, Phase, RolloutStatus

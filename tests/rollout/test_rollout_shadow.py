@@ -8,11 +8,11 @@ import pytest
 
 from flyball.records.log import Batch
 from flyball.records.types import Shadow
-from flyball.rollout.bins import Allocation, Bin, Binner
-from flyball.rollout.definitions import Rollout
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.evidence.bins import Allocation, Bin, Binner
+from flyball.rollout.evidence.ledger import Ledger, snapshot
 from flyball.rollout.explain import explain
-from flyball.rollout.guards import guard
-from flyball.rollout.ledger import Ledger, snapshot
 from flyball.rollout.types import Phase, RolloutStatus
 
 SECOND = 1_000_000

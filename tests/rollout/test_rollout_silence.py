@@ -8,9 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from flyball.rollout.guards import guard
-from flyball.rollout.silence import Silence, lull
-from flyball.rollout.strategies import strategy
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.strategies import strategy
+from flyball.rollout.evidence.silence import Silence, lull
 from flyball.testing import scenario
 from flyball.units import from_micros
 

@@ -6,8 +6,8 @@ import pytest
 
 from flyball.errors import FenceLost, Refused
 from flyball.records.log import follow
+from flyball.rollout.definitions.guards import guard
 from flyball.rollout.explain import explain
-from flyball.rollout.guards import guard
 from flyball.testing.scenarios import Behaviour, scenario
 from flyball.units import to_micros
 

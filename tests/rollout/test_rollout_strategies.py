@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from flyball.errors import ConflictError, DefinitionError, Refused
-from flyball.rollout.calendar import calendar
-from flyball.rollout.guards import guard
+from flyball.rollout.definitions.calendar import calendar
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.strategies import strategy
 from flyball.rollout.orders import start
 from flyball.rollout.routing import Condition
-from flyball.rollout.strategies import strategy
 from flyball.rollout.types import Phase, RolloutSpec, Step, Strategy
 from flyball.testing.scenarios import MODEL, scenario
 

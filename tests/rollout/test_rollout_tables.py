@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flyball.clock import ManualClock
-from flyball.rollout.decide import decide
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.definitions.strategies import strategy
+from flyball.rollout.judging.decide import decide
 from flyball.rollout.orders import order, start
 from flyball.rollout.reconcile import Reconciler, _told
 from flyball.rollout.routing import Condition, ModelRoute, RoutingTable, VersionRef
-from flyball.rollout.strategies import strategy
 from flyball.rollout.tables import route_for, table_for
 from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, Phase, RolloutStatus
 from flyball.testing.scenarios import scenario

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from flyball.records.log import Batch, follow
 from flyball.records.segment import SegmentWriter
 from flyball.records.types import Outcome, Prediction, encode
-from flyball.rollout import unit_store
-from flyball.rollout.accounts.units import ByUnit, RatioByUnit
-from flyball.rollout.bins import Allocation, Binner, merge_bins, unit_hash
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
-from flyball.rollout.ledger import Ledger, snapshot
-from flyball.rollout.live import Live
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
+from flyball.rollout.evidence import unit_store
+from flyball.rollout.evidence.accounts.units import ByUnit, RatioByUnit
+from flyball.rollout.evidence.bins import Allocation, Binner, merge_bins, unit_hash
+from flyball.rollout.evidence.ledger import Ledger, snapshot
+from flyball.rollout.evidence.live import Live
+from flyball.rollout.evidence.unit_store import UnitsLost, UnitStore
 from flyball.rollout.replay import walk
 from flyball.rollout.routing import ModelRoute, VersionRef, cut
 from flyball.rollout.types import Decision, Measured, Outside, Phase, RolloutStatus
-from flyball.rollout.unit_store import UnitsLost, UnitStore
 from flyball.units import to_micros
 
 SECOND = 1_000_000

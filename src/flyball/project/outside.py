@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyball.errors import FlyballError
-from flyball.rollout.calls import Call, found
+from flyball.rollout.definitions.calls import Call, found
 from flyball.rollout.types import GuardrailSpec, Measured, Outside, RolloutSpec, RolloutStatus
 
 if TYPE_CHECKING:

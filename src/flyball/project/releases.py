@@ -179,7 +179,7 @@ class RolloutHandle:
 
 def stormy(project: Project, model: str) -> str:
     """Return one sentence while rollbacks of a model come so fast that new rollouts of it wait, "" in calm."""
-    from flyball.rollout.storms import storm
+    from flyball.rollout.judging.storms import storm
 
     statuses = (status for _, status in project.database.rollouts.list(model))
     found = storm(statuses, model, project.clock.now())

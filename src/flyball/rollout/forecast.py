@@ -13,7 +13,7 @@ from typing import Any
 
 from flyball.experiments.sequential.confidence import radius, rate_upper
 from flyball.experiments.sequential.odds import THETAS
-from flyball.rollout.ledger import alphas
+from flyball.rollout.evidence.ledger import alphas
 from flyball.rollout.types import SAFE_ALPHA, GuardrailSpec, RolloutSpec, Step, Strategy
 
 __all__ = ["forecast"]

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from flyball.errors import ConflictError, Refused, RevisionConflict, UnknownName
-from flyball.rollout.calendar import frozen
+from flyball.rollout.definitions.calendar import frozen
+from flyball.rollout.judging.progress import needs_approval
+from flyball.rollout.judging.storms import StormRule, storm
 from flyball.rollout.ports import RolloutStore
-from flyball.rollout.progress import needs_approval
-from flyball.rollout.storms import StormRule, storm
 from flyball.rollout.types import TERMINAL, Phase, RolloutEvent, RolloutSpec, RolloutStatus
 
 __all__ = ["order", "start"]

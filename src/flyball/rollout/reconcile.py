@@ -18,11 +18,12 @@ import msgspec
 
 from flyball.errors import FenceLost, Refused, RevisionConflict
 from flyball.records.log import Batch
-from flyball.rollout.accounts.primary import verdict
-from flyball.rollout.decide import apply, decide
-from flyball.rollout.evidence_log import EvidenceGone
-from flyball.rollout.ledger import snapshot
-from flyball.rollout.live import Live
+from flyball.rollout.evidence.accounts.primary import verdict
+from flyball.rollout.evidence.journal import EvidenceGone
+from flyball.rollout.evidence.ledger import snapshot
+from flyball.rollout.evidence.live import Live
+from flyball.rollout.evidence.unit_store import UnitsLost
+from flyball.rollout.judging.decide import apply, decide
 from flyball.rollout.orders import order, start
 from flyball.rollout.ports import RolloutStore, Routes
 from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, cut
@@ -40,7 +41,6 @@ from flyball.rollout.types import (
     Step,
     Strategy,
 )
-from flyball.rollout.unit_store import UnitsLost
 from flyball.units import to_micros
 
 __all__ = ["Reconciler", "adopt", "order", "start"]

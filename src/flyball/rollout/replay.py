@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from flyball.rollout.decide import decide
-from flyball.rollout.evidence_log import Decided, gaps, load
-from flyball.rollout.ledger import snapshot
-from flyball.rollout.live import Live
+from flyball.rollout.evidence.journal import Decided, gaps, load
+from flyball.rollout.evidence.ledger import snapshot
+from flyball.rollout.evidence.live import Live
+from flyball.rollout.judging.decide import decide
 from flyball.rollout.types import Decision, Outside, RolloutSpec, RolloutStatus
 from flyball.units import from_micros
 

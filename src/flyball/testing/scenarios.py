@@ -24,8 +24,8 @@ from flyball.clock import ManualClock
 from flyball.records.log import Cursor, follow
 from flyball.records.segment import SegmentWriter
 from flyball.records.types import Outcome, Prediction, Record, Shadow, encode
-from flyball.rollout.definitions import Rollout
-from flyball.rollout.guards import guard
+from flyball.rollout.definitions.guards import guard
+from flyball.rollout.definitions.release import Rollout
 from flyball.rollout.reconcile import Reconciler, order, start
 from flyball.rollout.replay import Replay, walk
 from flyball.rollout.routing import BUCKETS, ModelRoute, VersionRef

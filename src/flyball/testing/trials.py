@@ -1,9 +1,10 @@
 """Simulate many releases and count verdicts: how often is a harmless candidate rolled back, how soon a bad one?
 
 What is drawn is counts, not requests: of each bin the requests of both arms, the failing ones per guardrail and the
-moments of each metric. What judges them is the real thing: failures go through `rollout.ledger.Ledger`, metrics through
-the sequence that its accounts look at (`experiments.sequential.confidence.difference`) at the level that the ledger
-gives them. The surprise: a test that holds at every look need only be asked at the end, since it remembers.
+moments of each metric. What judges them is the real thing: failures go through `rollout.evidence.ledger.Ledger`,
+metrics through the sequence that its accounts look at (`experiments.sequential.confidence.difference`) at the level
+that the ledger gives them. The surprise: a test that holds at every look need only be asked at the end, since it
+remembers.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 
 from flyball.experiments.sequential.confidence import difference
 from flyball.experiments.stats import Moments
-from flyball.rollout.bins import CANDIDATE, CONTROL, Allocation, Bin, Counts, Failure
-from flyball.rollout.ledger import Ledger, alphas
+from flyball.rollout.evidence.bins import CANDIDATE, CONTROL, Allocation, Bin, Counts, Failure
+from flyball.rollout.evidence.ledger import Ledger, alphas
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, Phase, RolloutSpec
 
 __all__ = ["Arm", "Stage", "Verdict", "trial"]

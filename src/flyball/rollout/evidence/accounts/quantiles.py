@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 
 from flyball.experiments.sequential.confidence import rate_lower, rate_upper
-from flyball.rollout.accounts.means import coverage_of, no_outcomes, unusable_text
-from flyball.rollout.accounts.stretch import Stretch
-from flyball.rollout.accounts.values import value_of
-from flyball.rollout.closed import CANDIDATE, CONTROL, Allocation, Counts, Row
-from flyball.rollout.guards import NO_MARGIN
+from flyball.rollout.definitions.guards import NO_MARGIN
+from flyball.rollout.evidence.accounts.means import coverage_of, no_outcomes, unusable_text
+from flyball.rollout.evidence.accounts.stretch import Stretch
+from flyball.rollout.evidence.accounts.values import value_of
+from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, Allocation, Counts, Row
+from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, GuardrailSpec
-from flyball.rollout.unit_store import UnitStore
 
 __all__ = ["Buckets", "QuantileAccount"]
 

@@ -10,7 +10,7 @@ import math
 from typing import Protocol
 
 from flyball.experiments.stats import Moments
-from flyball.rollout.unit_store import UnitTable
+from flyball.rollout.evidence.unit_store import UnitTable
 
 __all__ = ["Accumulator", "ByUnit", "Pairs", "RatioByUnit", "Running", "WithCovariate"]
 

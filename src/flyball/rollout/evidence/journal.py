@@ -13,7 +13,7 @@ import msgspec
 
 from flyball.errors import IntegrityError
 from flyball.records.segment import SegmentWriter, salvage_frames
-from flyball.rollout.bins import Allocation, Bin
+from flyball.rollout.evidence.bins import Allocation, Bin
 from flyball.rollout.types import Measured
 
 __all__ = ["Decided", "EvidenceGone", "EvidenceLog", "Folded", "Frame", "Split", "gaps", "load"]

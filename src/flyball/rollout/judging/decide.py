@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
 
-from flyball.rollout.progress import freshness, progress
+from flyball.rollout.judging.progress import freshness, progress
 from flyball.rollout.types import Decision, Evidence, Phase, RolloutSpec, RolloutStatus
 
 __all__ = ["apply", "decide", "freshness"]

@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 
 from flyball import units
 from flyball.errors import DefinitionError
-from flyball.rollout.definitions import Rollout, as_step, checked, step
+from flyball.rollout.definitions.release import Rollout, as_step, checked, step
 from flyball.rollout.types import Calendar, GuardrailSpec, RolloutSpec, Step, Strategy
 from flyball.units import spoken
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from flyball.experiments.sequential.confidence import BURN, Bounds, difference, mean_bounds
 from flyball.experiments.stats import Moments
-from flyball.rollout.accounts.power import mean_power
-from flyball.rollout.accounts.stretch import Stretch
-from flyball.rollout.accounts.units import Accumulator, ByUnit, RatioByUnit, WithCovariate
-from flyball.rollout.accounts.values import value_of
-from flyball.rollout.closed import CANDIDATE, CONTROL, SCORES, Allocation, Counts, Row
-from flyball.rollout.guards import NO_MARGIN
+from flyball.rollout.definitions.guards import NO_MARGIN
+from flyball.rollout.evidence.accounts.power import mean_power
+from flyball.rollout.evidence.accounts.stretch import Stretch
+from flyball.rollout.evidence.accounts.units import Accumulator, ByUnit, RatioByUnit, WithCovariate
+from flyball.rollout.evidence.accounts.values import value_of
+from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, SCORES, Allocation, Counts, Row
+from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, GuardrailSpec
-from flyball.rollout.unit_store import UnitStore
 
 __all__ = ["MeanAccount", "coverage_of", "no_outcomes", "unusable_text"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from flyball.rollout.guards import NO_MARGIN
+from flyball.rollout.definitions.guards import NO_MARGIN
 from flyball.rollout.types import GuardrailEvidence, GuardrailSpec, Measured
 
 __all__ = ["measured", "split"]

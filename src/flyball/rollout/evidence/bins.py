@@ -20,7 +20,7 @@ import xxhash
 from flyball.records.log import Batch
 from flyball.records.repeats import Repeats
 from flyball.records.types import Outcome, Prediction, Shadow
-from flyball.rollout.closed import (
+from flyball.rollout.evidence.closed import (
     CANDIDATE,
     CONTROL,
     SCORES,
@@ -34,9 +34,9 @@ from flyball.rollout.closed import (
     merge_bins,
     plus,
 )
-from flyball.rollout.pace import Pace
+from flyball.rollout.evidence.pace import Pace
+from flyball.rollout.evidence.unit_store import UnitStore, UnitTable
 from flyball.rollout.types import GuardrailSpec, RolloutSpec
-from flyball.rollout.unit_store import UnitStore, UnitTable
 from flyball.units import micros
 
 __all__ = [

@@ -13,10 +13,10 @@ import math
 from flyball.experiments.sequential.confidence import rate_lower, rate_upper
 from flyball.experiments.sequential.hypergeometric import Hypergeometric
 from flyball.experiments.sequential.odds import MAX_LOG, OddsProcess, odds
-from flyball.rollout.accounts.power import rate_power
-from flyball.rollout.accounts.stretch import Stretch
-from flyball.rollout.closed import CANDIDATE, CONTROL, Allocation, Counts, Row
-from flyball.rollout.guards import NO_MARGIN, slow_share
+from flyball.rollout.definitions.guards import NO_MARGIN, slow_share
+from flyball.rollout.evidence.accounts.power import rate_power
+from flyball.rollout.evidence.accounts.stretch import Stretch
+from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, Allocation, Counts, Row
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, GuardrailSpec
 
 __all__ = ["RateAccount"]

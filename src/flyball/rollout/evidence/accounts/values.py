@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from flyball.rollout.closed import Answer, Row
+from flyball.rollout.evidence.closed import Answer, Row
 
 __all__ = ["value_of"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from datetime import datetime
 
-from flyball.rollout.accounts.primary import verdict
-from flyball.rollout.calendar import frozen
+from flyball.rollout.definitions.calendar import frozen
+from flyball.rollout.evidence.accounts.primary import verdict
 from flyball.rollout.types import Decision, Evidence, GuardrailEvidence, Phase, RolloutSpec, RolloutStatus, Strategy
 
 __all__ = ["contested", "move", "settled", "share_of"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flyball.rollout.closed import CANDIDATE, CONTROL, Counts
+from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, Counts
 
 __all__ = ["Stretch"]
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 
 from flyball.records.log import Batch, follow, read_range
-from flyball.rollout.bins import Allocation, Bin, Binner
-from flyball.rollout.evidence_log import Decided, EvidenceLog, Folded, Frame, Split, gaps, load
-from flyball.rollout.ledger import Ledger
+from flyball.rollout.evidence.bins import Allocation, Bin, Binner
+from flyball.rollout.evidence.journal import Decided, EvidenceLog, Folded, Frame, Split, gaps, load
+from flyball.rollout.evidence.ledger import Ledger
+from flyball.rollout.evidence.unit_store import UnitStore, sweep
 from flyball.rollout.routing import BUCKETS, ModelRoute
 from flyball.rollout.types import Decision, Evidence, Outside, Phase, RolloutSpec, RolloutStatus
-from flyball.rollout.unit_store import UnitStore, sweep
 from flyball.units import to_micros
 
 __all__ = ["Live", "split_of"]

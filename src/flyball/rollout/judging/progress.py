@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 
-from flyball.rollout.calendar import frozen, thaws, weeks_later
-from flyball.rollout.contest import contested, move, settled
+from flyball.rollout.definitions.calendar import frozen, thaws, weeks_later
+from flyball.rollout.judging.contest import contested, move, settled
 from flyball.rollout.types import (
     Decision,
     Evidence,

@@ -12,11 +12,11 @@ import math
 from bisect import bisect_left
 
 from flyball.experiments.sequential.confidence import rate_lower, rate_upper
-from flyball.rollout.accounts.stretch import Stretch
-from flyball.rollout.accounts.values import value_of
-from flyball.rollout.closed import CANDIDATE, CONTROL, SCORES, Allocation, Counts, Row
+from flyball.rollout.evidence.accounts.stretch import Stretch
+from flyball.rollout.evidence.accounts.values import value_of
+from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, SCORES, Allocation, Counts, Row
+from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, GuardrailSpec
-from flyball.rollout.unit_store import UnitStore
 
 __all__ = ["DistanceAccount"]
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from flyball import units
 from flyball.errors import DefinitionError, UnknownName
-from flyball.rollout.calls import remember
+from flyball.rollout.definitions.calls import remember
 from flyball.rollout.types import GuardrailSpec, RolloutStatus
 from flyball.units import Margin
 

@@ -17,18 +17,19 @@ from typing import Any
 import msgspec
 
 from flyball.experiments.trust.srm import ratio_e_value
-from flyball.rollout.accounts.means import MeanAccount
-from flyball.rollout.accounts.outside import measured, split
-from flyball.rollout.accounts.primary import as_primary
-from flyball.rollout.accounts.quantiles import QuantileAccount
-from flyball.rollout.accounts.rates import RateAccount
-from flyball.rollout.accounts.shifts import DistanceAccount
-from flyball.rollout.accounts.stretch import Stretch
-from flyball.rollout.bins import columns_of, delays_of
-from flyball.rollout.closed import CANDIDATE, CONTROL, SCORES, Allocation, Bin, Compared, Counts, Failure
-from flyball.rollout.guards import OUTSIDE_KINDS
+from flyball.rollout.definitions.guards import OUTSIDE_KINDS
+from flyball.rollout.evidence.accounts.means import MeanAccount
+from flyball.rollout.evidence.accounts.outside import measured, split
+from flyball.rollout.evidence.accounts.primary import as_primary
+from flyball.rollout.evidence.accounts.quantiles import QuantileAccount
+from flyball.rollout.evidence.accounts.rates import RateAccount
+from flyball.rollout.evidence.accounts.shifts import DistanceAccount
+from flyball.rollout.evidence.accounts.stretch import Stretch
+from flyball.rollout.evidence.bins import columns_of, delays_of
+from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, SCORES, Allocation, Bin, Compared, Counts, Failure
+from flyball.rollout.evidence.silence import WEEKEND, Silence, allowed
+from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.routing import cut
-from flyball.rollout.silence import WEEKEND, Silence, allowed
 from flyball.rollout.types import (
     SAFE_ALPHA,
     ArmCounts,
@@ -40,7 +41,6 @@ from flyball.rollout.types import (
     RolloutSpec,
     ShadowEvidence,
 )
-from flyball.rollout.unit_store import UnitStore
 from flyball.units import from_micros, micros
 
 __all__ = ["Account", "Ledger", "alphas", "snapshot"]

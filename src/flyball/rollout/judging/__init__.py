@@ -1,0 +1,1 @@
+"""What a rollout does next: pure rules over evidence that arrives judged."""
