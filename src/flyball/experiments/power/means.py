@@ -84,7 +84,7 @@ def plan_means(
     n: int | tuple[int, int] | None = None,
     power: float | None = None,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     ratio: float = 1.0,
     comparisons: int = 1,
     r2: float = 0.0,

@@ -135,7 +135,7 @@ def solve(
     n: int | tuple[int, int] | None,
     power: float | None,
     level: float,
-    alternative: str,
+    alternative: Alternative | str,
     ratio: float,
     comparisons: int,
     notes: tuple[str, ...] = (),

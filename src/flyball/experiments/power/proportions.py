@@ -96,7 +96,7 @@ def plan_proportions(
     n: int | tuple[int, int] | None = None,
     power: float | None = None,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     ratio: float = 1.0,
     comparisons: int = 1,
     test: Test = "unpooled",
@@ -146,7 +146,12 @@ def plan_proportions(
 
 
 def exact_power(
-    treatment: float, control: float, n: tuple[int, int], *, level: float = 0.95, alternative: str = "two-sided"
+    treatment: float,
+    control: float,
+    n: tuple[int, int],
+    *,
+    level: float = 0.95,
+    alternative: Alternative | str = Alternative.TWO_SIDED,
 ) -> float:
     """Return the true chance that the pooled z test rejects, summed over all tables.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from flyball.errors import InputError
+from flyball.experiments.estimate import Alternative
 from flyball.experiments.fixed.ratios import ratio_of
 from flyball.experiments.power.means import Means
 from flyball.experiments.power.plan import PowerPlan, absolute, solve
@@ -29,7 +30,7 @@ def plan_ratios(
     n: int | tuple[int, int] | None = None,
     power: float | None = None,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     ratio: float = 1.0,
     comparisons: int = 1,
     r2: float = 0.0,

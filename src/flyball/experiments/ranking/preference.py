@@ -32,7 +32,7 @@ __all__ = ["PreferenceProcess", "preference"]
 
 def preference(
     credits: ArrayLike, *, units: ArrayLike | None = None, test: str = "sign", level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
 ) -> Estimate:  # fmt: skip
     """Return how much the treatment's ranking is preferred, judged once.
 

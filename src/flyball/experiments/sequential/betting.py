@@ -119,7 +119,9 @@ class Betting:
             bet = bet._settle(scaled[start : start + _CHUNK])
         return bet
 
-    def bounds(self, *, level: float | None = None, alternative: str = "two-sided") -> tuple[float, float]:
+    def bounds(
+        self, *, level: float | None = None, alternative: Alternative | str = Alternative.TWO_SIDED
+    ) -> tuple[float, float]:
         """Return bounds on the mean that hold at every look.
 
         Args:
@@ -140,7 +142,7 @@ class Betting:
         width = self.high - self.low
         return self.low + width * lower, self.low + width * upper
 
-    def p(self, null: float, *, alternative: str = "two-sided") -> float:
+    def p(self, null: float, *, alternative: Alternative | str = Alternative.TWO_SIDED) -> float:
         """Return the always-valid p value of "the mean is `null`", from the nearest grid points, never too small.
 
         Args:
@@ -154,7 +156,9 @@ class Betting:
             return min(1.0, 2.0 * math.exp(-max(upper, lower)))
         return min(1.0, math.exp(-(upper if side is Alternative.GREATER else lower)))
 
-    def estimate(self, *, null: float = 0.0, level: float | None = None, alternative: str = "two-sided") -> Estimate:
+    def estimate(
+        self, *, null: float = 0.0, level: float | None = None, alternative: Alternative | str = Alternative.TWO_SIDED
+    ) -> Estimate:
         """Return the mean's distance from `null`, in [low, high], with its interval and always-valid p value."""
         lower, upper = self.bounds(level=level, alternative=alternative)
         mean = self.low + (self.high - self.low) * (self.total / self.n if self.n else 0.5)
@@ -214,7 +218,11 @@ class Betting:
 
 
 def betting_difference(
-    treatment: Betting, control: Betting, *, level: float | None = None, alternative: str = "two-sided"
+    treatment: Betting,
+    control: Betting,
+    *,
+    level: float | None = None,
+    alternative: Alternative | str = Alternative.TWO_SIDED,
 ) -> Estimate:
     """Return mean(treatment) - mean(control) with an interval that holds at every look, whatever the allocation.
 

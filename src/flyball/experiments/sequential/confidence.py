@@ -23,13 +23,24 @@ _PRIOR = (0.5, 10.0)  # beta prior of the rate mixture: most of its weight on sm
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """An estimate between two one-sided bounds, each of which holds at every look at its own level."""
+    """An estimate between two one-sided bounds, each of which holds at every look, at a level of its own.
+
+    This is what a release asks for: harm beyond the margin and safety within it have errors of their own. An interval
+    of one level is an `Estimate`, or of one arm an `Interval`.
+
+    Args:
+        estimate: The point estimate.
+        lower: Lower bound; -inf while nothing can be said.
+        upper: Upper bound; inf while nothing can be said.
+        n: Values it rests on; of a difference, the candidate's.
+        error: The estimate's standard error; inf while it is unknown.
+    """
 
     estimate: float
     lower: float
     upper: float
     n: int
-    error: float = math.inf  # the estimate's standard error; infinite while it is unknown
+    error: float = math.inf
 
 
 def radius(n: float, variance: float, *, alpha: float, tuned: float = _TUNED_FOR) -> float:

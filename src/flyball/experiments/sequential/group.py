@@ -134,7 +134,7 @@ def group_design(
     *,
     looks: int | Sequence[float] = 5,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     rho: float = 1.0,
 ) -> GroupDesign:
     """Return a group-sequential design.

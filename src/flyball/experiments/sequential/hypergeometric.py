@@ -91,7 +91,7 @@ class Hypergeometric:
         return replace(self, logs=logs, treatment=(self.treatment[0] + a, self.treatment[1] + m),
                        control=(self.control[0] + b, self.control[1] + n), pending=(0, 0, 0, 0))  # fmt: skip
 
-    def log_e(self, *, margin: float = 0.0, alternative: str = "greater") -> float:
+    def log_e(self, *, margin: float = 0.0, alternative: Alternative | str = Alternative.GREATER) -> float:
         """Return the log e-value now against "the odds of failure are at most (1 + margin) times the control's".
 
         Args:
@@ -109,7 +109,7 @@ class Hypergeometric:
             return _beyond(self.logs, index, side)
         return max(_beyond(self.logs, index, one) for one in (Alternative.GREATER, Alternative.LESS)) - math.log(2.0)
 
-    def estimate(self, *, level: float = 0.95, alternative: str = "two-sided") -> Estimate:
+    def estimate(self, *, level: float = 0.95, alternative: Alternative | str = Alternative.TWO_SIDED) -> Estimate:
         """Return the odds ratio with an interval that holds at every look; p is that of this look's e-value.
 
         The e-value's running maximum (see `AlwaysValid`) gives the p value of all looks. The effect is the likeliest

@@ -83,7 +83,7 @@ def mean_sequence(
     *,
     null: float = 0.0,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     sigma: float | None = None,
     tuned: float = 500.0,
 ) -> Estimate:
@@ -114,7 +114,7 @@ def mean_sequence(
     spread = variance / stream.n if stream.n else 0.0
     known = what_holds(sigma, stream.n, spread)
     found = estimate_at(stream.mean - null, spread, (stream.n, 0), level, alternative, tuning, known)
-    return _with_values(found, stream.mean, null)
+    return replace(found, treatment=stream.mean, control=null)
 
 
 def mean_difference_sequence(
@@ -122,7 +122,7 @@ def mean_difference_sequence(
     control: Sample,
     *,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     sigma: float | None = None,
     tuned: float = 1000.0,
 ) -> Estimate:
@@ -156,7 +156,7 @@ def mean_difference_sequence(
     spread = spread_of(one, other, sigma=sigma)
     known = what_holds(sigma, min(one.n, other.n), spread)
     found = estimate_at(one.mean - other.mean, spread, (one.n, other.n), level, alternative, tuning, known)
-    return _with_values(found, one.mean, other.mean)
+    return replace(found, treatment=one.mean, control=other.mean)
 
 
 def spread_of(treatment: Moments, control: Moments, *, sigma: float | None = None) -> float:
@@ -179,25 +179,20 @@ def interval(
 
 
 def estimate_at(
-    effect: float, spread: float, n: tuple[int, int], level: float, alternative: str, tau2: float, note: str
+    effect: float,
+    spread: float,
+    n: tuple[int, int],
+    level: float,
+    alternative: Alternative | str,
+    tau2: float,
+    note: str,
 ) -> Estimate:
     """Return the sequence at one look; unbounded, with p = 1, when the note (see `what_holds`) allows no bound."""
-    lower, upper, p = -math.inf, math.inf, 1.0
+    side, (lower, upper, p) = alternative_of(alternative), (-math.inf, math.inf, 1.0)
     if note in {ASYMPTOTIC, EXACT}:
-        lower, upper, p = interval(effect, spread, tau2=tau2, level=level, alternative=Alternative(alternative))
+        lower, upper, p = interval(effect, spread, tau2=tau2, level=level, alternative=side)
     statistic = effect / math.sqrt(spread) if spread > 0.0 else None
-    return Estimate(effect, lower, upper, p, statistic, n, "normal-mixture sequence", level,
-                    Alternative(alternative), notes=(note,))  # fmt: skip
-
-
-def _tuning(variance: float, tuned: float, level: float, alternative: str) -> float:
-    side, alpha = alternative_of(alternative), 1.0 - check_level(level)
-    return mixture_tau2(variance, tuned=tuned, alpha=alpha, alternative=side)
-
-
-def _known(sigma: float | None, estimated: float) -> float:
-    known = check_sigma(sigma)
-    return estimated if known is None else known * known
+    return Estimate(effect, lower, upper, p, statistic, n, "normal-mixture sequence", level, side, notes=(note,))
 
 
 def check_sigma(sigma: float | None) -> float | None:
@@ -222,5 +217,11 @@ def what_holds(sigma: float | None, smallest: int, spread: float) -> str:
     return ASYMPTOTIC if spread > 0.0 else NO_SPREAD
 
 
-def _with_values(found: Estimate, treatment: float, control: float) -> Estimate:
-    return replace(found, treatment=treatment, control=control)
+def _tuning(variance: float, tuned: float, level: float, alternative: Alternative | str) -> float:
+    side, alpha = alternative_of(alternative), 1.0 - check_level(level)
+    return mixture_tau2(variance, tuned=tuned, alpha=alpha, alternative=side)
+
+
+def _known(sigma: float | None, estimated: float) -> float:
+    known = check_sigma(sigma)
+    return estimated if known is None else known * known

@@ -109,7 +109,7 @@ def msprt(
     *,
     tau: float,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
     sigma: float | None = None,
 ) -> Estimate:
     """Return the mSPRT at one look; `Msprt` remembers the looks before.

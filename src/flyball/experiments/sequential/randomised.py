@@ -101,7 +101,9 @@ class RandomisedBetting:
             totals=(self.totals[0] + float(ones.sum()), self.totals[1] + float(zeros.sum())),
         )  # fmt: skip
 
-    def estimate(self, *, level: float | None = None, alternative: str = "two-sided") -> Estimate:
+    def estimate(
+        self, *, level: float | None = None, alternative: Alternative | str = Alternative.TWO_SIDED
+    ) -> Estimate:
         """Return the difference of the arms' means; interval and p value hold at every look.
 
         The interval is of the bet; the effect is the plain difference of means, moved into the interval if need be.

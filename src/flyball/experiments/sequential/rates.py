@@ -25,7 +25,7 @@ def rate_difference_sequence(
     control: tuple[int, int],
     *,
     level: float = 0.95,
-    alternative: str = "two-sided",
+    alternative: Alternative | str = Alternative.TWO_SIDED,
 ) -> Estimate:
     """Return rate(treatment) - rate(control) with an interval and a p value that hold at every look.
 
