@@ -15,9 +15,9 @@ from scipy import special
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, Scale
+from flyball.experiments.fixed.clusters import by_cluster
 from flyball.experiments.fixed.pivots import ArmValue, values_of
 from flyball.experiments.fixed.ratios import on_scale
-from flyball.experiments.fixed.resampling import by_cluster
 from flyball.experiments.stats import Missing, Stats
 
 __all__ = ["quantile_effect"]

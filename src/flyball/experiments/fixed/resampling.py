@@ -17,6 +17,7 @@ from scipy import stats
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
+from flyball.experiments.fixed.clusters import by_cluster
 from flyball.experiments.fixed.pivots import check_null, null_note, tail_of, values_of
 from flyball.experiments.stats import Missing
 
@@ -205,28 +206,6 @@ class _Rows:
         center = values.mean()
         sums, counts = np.add.reduceat(values - center, starts[:-1]), np.diff(starts).astype(np.float64)
         return lambda at: np.asarray(center + sums[at].sum(axis=-1) / counts[at].sum(axis=-1))
-
-
-def by_cluster(
-    sample: ArrayLike, clusters: ArrayLike, arm: str, missing: Missing
-) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Return rows sorted by cluster and the starts of the clusters with the end, shape (clusters + 1,).
-
-    Raises:
-        InputError: lengths differ, a value is missing, or there are fewer than two clusters.
-    """
-    values, labels = np.asarray(sample, dtype=np.float64), np.asarray(clusters)
-    if values.shape != labels.shape:
-        raise InputError(f"{arm} has values of shape {values.shape} and clusters of shape {labels.shape}; one per row")
-    if missing == "drop":
-        labels = labels[np.isfinite(values)]
-    values = values_of(values, arm, least=2, missing=missing)
-    _, which = np.unique(labels, return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    starts = np.flatnonzero(np.diff(which[order], prepend=-1, append=int(which.max()) + 1))
-    if len(starts) < 3:
-        raise InputError(f"{arm} has {len(starts) - 1} cluster; a comparison of clusters needs at least 2 in each arm")
-    return values[order], starts
 
 
 def _called(statistic: str | Statistic) -> Statistic:
