@@ -1,6 +1,6 @@
 """Rows that come in clusters: several requests, orders or sessions of one unit, which are assigned together.
 
-The surprise: a comparison of clusters has as many independent values as there are clusters, so ten million rows of three
+The surprise: such a comparison has as many independent values as it has clusters, so ten million rows of three
 units say next to nothing.
 """
 
