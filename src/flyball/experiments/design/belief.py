@@ -14,7 +14,6 @@ from flyball.errors import InputError
 from flyball.experiments.design.metric import Kind, Metric, Role
 from flyball.experiments.design.types import ArmData, Experiment
 from flyball.experiments.estimate import finite
-from flyball.experiments.stats import Moments
 
 __all__ = ["Belief", "beliefs_of"]
 
@@ -68,33 +67,19 @@ def beliefs_of(experiment: Experiment, arms: Mapping[str, ArmData]) -> tuple[Bel
 
 def _of_metric(experiment: Experiment, metric: Metric, arms: Mapping[str, ArmData]) -> list[Belief]:
     from flyball.experiments.bayes import expected_loss, probability_best
+    from flyball.experiments.policy.rewards import Rewards, posterior_of, turned, turned_value
 
+    rewards = Rewards.BERNOULLI if metric.kind is Kind.PROPORTION else Rewards.NORMAL
     level, sign = 1.0 - experiment.plan.alpha, metric.sign
     samples = {arm: arms[arm].metrics[metric.name][metric.of] for arm, _ in experiment.arms}
     try:
-        posteriors = [_posterior(metric, sample) for sample in samples.values()]
+        posteriors = [posterior_of(turned(s, rewards, metric.direction), rewards) for s in samples.values()]
         best, losses = probability_best(posteriors), expected_loss(posteriors)
     except InputError:  # an arm without units, or without any spread
         return []
     beliefs = []
     for arm, posterior, chance, loss in zip(samples, posteriors, best, losses, strict=True):
         ends = posterior.interval(level)
-        mean, low, high = (_back(metric, value) for value in (posterior.mean, *ends))
+        mean, low, high = (turned_value(v, rewards, metric.direction) for v in (posterior.mean, *ends))
         beliefs.append(Belief(metric.name, arm, mean, *((low, high) if sign > 0 else (high, low)), chance, loss))
     return beliefs
-
-
-def _posterior(metric: Metric, sample: Moments) -> Any:
-    """Return the posterior of what is wanted most: where down is good, of its opposite."""
-    from flyball.experiments.bayes import beta_posterior, mean_posterior
-
-    if metric.kind is Kind.PROPORTION:
-        rate = sample.mean if metric.sign > 0 else 1.0 - sample.mean
-        return beta_posterior(rate * sample.n, sample.n)
-    return mean_posterior(Moments(sample.n, metric.sign * sample.mean, sample.m2))
-
-
-def _back(metric: Metric, value: float) -> float:
-    if metric.sign > 0:
-        return value
-    return 1.0 - value if metric.kind is Kind.PROPORTION else -value

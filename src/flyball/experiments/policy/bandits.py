@@ -12,27 +12,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from flyball.errors import InputError, UnknownName
-from flyball.experiments.bayes import Posterior, beta_posterior, expected_loss, mean_posterior, probability_best
+from flyball.experiments.bayes import Posterior, expected_loss, probability_best
 from flyball.experiments.estimate import Direction, direction_of, finite
+from flyball.experiments.policy.rewards import Rewards, posterior_of, turned, turned_value
 from flyball.experiments.sequential.confidence import mean_bounds, rate_lower, rate_upper
 from flyball.experiments.stats import Moments
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Allocation", "Rewards", "Winner", "allocate", "choose", "epsilon_greedy", "floored", "thompson", "ucb1",
+__all__ = ["Allocation", "Winner", "allocate", "choose", "epsilon_greedy", "floored", "thompson", "ucb1",
            "won"]  # fmt: skip
-
-
-class Rewards(StrEnum):
-    """What a unit's reward is."""
-
-    BERNOULLI = "bernoulli"  # 0 or 1
-    NORMAL = "normal"  # any number; its mean is judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,18 +163,18 @@ def allocate(
         >>> print(allocate({"champion": Moments(1000, 0.10, 90.0), "v7": Moments(1000, 0.13, 113.1)}))
         thompson: champion 6.6%, v7 93.4%
     """
-    kind, up = _asked(arms, rewards, direction)
+    kind, good = _asked(arms, rewards, direction)
     burn = max(burn, 2) if kind is Rewards.NORMAL else burn
     blank = kind is Rewards.NORMAL and any(arm.m2 <= 0.0 for arm in arms.values())
     if blank or min(arm.n for arm in arms.values()) < burn:
         even = dict.fromkeys(arms, 1.0 / len(arms))
         return Allocation(even, even, f"{policy}, equal shares until every arm has {max(burn, 2)} units", floor)
-    turned = [arm if up else _negative(arm, kind) for arm in arms.values()]
-    best = probability_best([_posterior(arm, kind) for arm in turned])
+    upward = [turned(arm, kind, good) for arm in arms.values()]
+    best = probability_best([posterior_of(arm, kind) for arm in upward])
     rules: dict[str, Callable[[], Sequence[float]]] = {
         "thompson": lambda: best,
-        "epsilon-greedy": lambda: epsilon_greedy([arm.mean for arm in turned], epsilon=epsilon),
-        "ucb1": lambda: ucb1([arm.mean for arm in turned], [arm.n for arm in turned], scale=scale),
+        "epsilon-greedy": lambda: epsilon_greedy([arm.mean for arm in upward], epsilon=epsilon),
+        "ucb1": lambda: ucb1([arm.mean for arm in upward], [arm.n for arm in upward], scale=scale),
     }
     if policy not in rules:
         raise UnknownName.of("policy", policy, rules)
@@ -216,17 +209,17 @@ def won(
         >>> print(won({"champion": rate(100, 2000), "v7": rate(220, 2000)}))
         v7 has won: its rate is at least 0.0844, the others' at most 0.0707, at every look with error 5%
     """
-    kind, up = _asked(arms, rewards, direction)
-    names, turned = list(arms), [arm if up else _negative(arm, kind) for arm in arms.values()]
-    leader = names[max(range(len(names)), key=lambda i: (turned[i].mean, -i))]
-    least = min(arm.n for arm in turned)
+    kind, good = _asked(arms, rewards, direction)
+    names, upward = list(arms), [turned(arm, kind, good) for arm in arms.values()]
+    leader = names[max(range(len(names)), key=lambda i: (upward[i].mean, -i))]
+    least = min(arm.n for arm in upward)
     match rule:
         case "confidence":
-            answer = _by_confidence(dict(zip(names, turned, strict=True)), kind, alpha, leader, up)
+            answer = _by_confidence(dict(zip(names, upward, strict=True)), kind, alpha, leader, good)
         case "probability" | "loss":
-            if (kind is Rewards.NORMAL and any(arm.n < 2 or arm.m2 <= 0.0 for arm in turned)) or least == 0:
+            if (kind is Rewards.NORMAL and any(arm.n < 2 or arm.m2 <= 0.0 for arm in upward)) or least == 0:
                 return Winner(None, rule, False, 0.0, leader, "no arm has won: an arm has no rewards that differ yet")
-            answer = _by_belief(names, [_posterior(arm, kind) for arm in turned], rule, threshold, loss)
+            answer = _by_belief(names, [posterior_of(arm, kind) for arm in upward], rule, threshold, loss)
         case _:
             raise UnknownName.of("rule", rule, ["confidence", "probability", "loss"])
     if answer.arm is not None and least < min_units:
@@ -235,7 +228,7 @@ def won(
     return answer
 
 
-def _by_confidence(arms: Mapping[str, Moments], kind: Rewards, alpha: float, leader: str, up: bool) -> Winner:
+def _by_confidence(arms: Mapping[str, Moments], kind: Rewards, alpha: float, leader: str, good: Direction) -> Winner:
     if not 0.0 < alpha < 1.0:
         raise InputError(f"alpha is {alpha}; it is an error between 0 and 1, such as 0.05")
     ends = {name: _ends(arm, kind, alpha / len(arms)) for name, arm in arms.items()}
@@ -245,9 +238,8 @@ def _by_confidence(arms: Mapping[str, Moments], kind: Rewards, alpha: float, lea
         sentence = f"no arm has won yet: {leader} leads, within what chance explains"
         return Winner(None, "confidence", True, -math.inf if math.isnan(gap) else gap, leader, sentence)
     what = "rate" if kind is Rewards.BERNOULLI else "mean"
-    if not up:  # told on the scale that was asked about
-        lower, upper = (1.0 - lower, 1.0 - upper) if kind is Rewards.BERNOULLI else (-lower, -upper)
-    ours, theirs = ("at least", "at most") if up else ("at most", "at least")
+    lower, upper = (turned_value(end, kind, good) for end in (lower, upper))  # told on the scale that was asked about
+    ours, theirs = ("at least", "at most") if good is Direction.UP else ("at most", "at least")
     sentence = f"{leader} has won: its {what} is {ours} {lower:.3g}, the others' {theirs} {upper:.3g}"
     return Winner(leader, "confidence", True, gap, leader, f"{sentence}, at every look with error {alpha:.0%}")
 
@@ -275,7 +267,7 @@ def _ends(arm: Moments, kind: Rewards, alpha: float) -> tuple[float, float]:
     return lower, upper
 
 
-def _asked(arms: Mapping[str, Moments], rewards: str, direction: Direction | str) -> tuple[Rewards, bool]:
+def _asked(arms: Mapping[str, Moments], rewards: str, direction: Direction | str) -> tuple[Rewards, Direction]:
     if rewards not in list(Rewards):
         raise UnknownName.of("rewards", rewards, [str(kind) for kind in Rewards])
     good = direction_of(direction)
@@ -286,17 +278,7 @@ def _asked(arms: Mapping[str, Moments], rewards: str, direction: Direction | str
             raise InputError(f"arm {name!r} has mean {arm.mean}; leave missing rewards out before you count")
         if rewards == Rewards.BERNOULLI and not -1e-9 <= arm.mean <= 1.0 + 1e-9:
             raise InputError(f"arm {name!r} has mean {arm.mean:g}; say rewards='normal' when they are not 0 or 1")
-    return Rewards(rewards), good is Direction.UP
-
-
-def _negative(arm: Moments, kind: Rewards) -> Moments:
-    return replace(arm, mean=1.0 - arm.mean if kind is Rewards.BERNOULLI else -arm.mean)
-
-
-def _posterior(arm: Moments, kind: Rewards) -> Posterior:
-    if kind is Rewards.NORMAL:
-        return mean_posterior(arm)
-    return beta_posterior(min(max(arm.mean * arm.n, 0.0), arm.n), arm.n)
+    return Rewards(rewards), good
 
 
 def _largest(values: Sequence[float]) -> tuple[float, ...]:
