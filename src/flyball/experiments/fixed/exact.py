@@ -87,6 +87,7 @@ class _Tables:
 
     @classmethod
     def of(cls, t: Count, c: Count) -> _Tables:
+        """Return the tables with as many units in each arm, and as many successes in all, as ours."""
         successes = t.successes + c.successes
         low, high = max(0, successes - c.n), min(successes, t.n)
         if low == high:
@@ -104,11 +105,13 @@ class _Tables:
         return cls(k - t.successes, logs - logs[t.successes - low], t.successes - low)
 
     def chances(self, log_odds: float) -> NDArray[np.float64]:
+        """Return the probability of each table under a log odds ratio."""
         logs = self.logs + self.counts * log_odds
         weights = np.exp(logs - logs.max())
         return np.asarray(weights / weights.sum())
 
     def p(self, log_odds: float, side: Alternative) -> float:
+        """Return the probability of a table at least as extreme as ours."""
         chances = self.chances(log_odds)
         if side is Alternative.GREATER:
             return min(1.0, float(chances[self.at :].sum()))
@@ -117,16 +120,19 @@ class _Tables:
         return min(1.0, float(chances[chances <= chances[self.at] * _TIES].sum()))
 
     def likeliest(self) -> float:
+        """Return the odds ratio under which our table is the expected one: the conditional maximum likelihood."""
         if self.at in (0, len(self.counts) - 1):
             return 0.0 if self.at == 0 else math.inf
         return self._solve(lambda log_odds: float(self.counts @ self.chances(log_odds)))
 
     def lower(self, tail: float) -> float:
+        """Return the odds ratio under which a table as far up as ours has probability `tail`."""
         if self.at == 0:
             return 0.0
         return self._solve(lambda log_odds: float(self.chances(log_odds)[self.at :].sum()) - tail)
 
     def upper(self, tail: float) -> float:
+        """Return the odds ratio under which a table as far down as ours has probability `tail`."""
         if self.at == len(self.counts) - 1:
             return math.inf
         return self._solve(lambda log_odds: tail - float(self.chances(log_odds)[: self.at + 1].sum()))

@@ -25,6 +25,7 @@ __all__ = ["Statistic", "bootstrap", "permutation"]
 
 Statistic = Callable[[NDArray[np.float64]], float]
 _NAMED: dict[str, Any] = {"mean": np.mean, "median": np.median}
+_METHODS: dict[str, Any] = {"bca": "BCa", "percentile": "percentile"}  # ours and scipy's name
 _CELLS = 1 << 22  # resampled values held at a time
 
 
@@ -132,12 +133,7 @@ def bootstrap(
         True
     """
     side, _ = alternative_of(alternative), check_level(level)
-    if method not in {"bca", "percentile"}:
-        raise UnknownName.of("bootstrap", method, ["bca", "percentile"])
-    if resamples < 100:
-        raise InputError(f"resamples is {resamples}; an interval needs 100 or more, 9999 is usual")
-    if isinstance(statistic, str) and statistic not in _NAMED:
-        raise UnknownName.of("statistic", statistic, _NAMED)
+    _check_bootstrap(method, resamples, statistic)
     t, c = _Rows.of(treatment, clusters, 0, missing), _Rows.of(control, clusters, 1, missing)
     draws = [arm.drawn(statistic) for arm in (t, c)]
     result = stats.bootstrap(
@@ -148,7 +144,7 @@ def bootstrap(
         vectorized=True,
         confidence_level=level,
         alternative=str(side),
-        method="BCa" if method == "bca" else "percentile",
+        method=_METHODS[method],
         rng=rng,
     )
     own = [float(draw(np.arange(arm.size))) for draw, arm in zip(draws, (t, c), strict=True)]
@@ -162,13 +158,22 @@ def bootstrap(
         None,
         None,
         (t.size, c.size),
-        f"{'BCa' if method == 'bca' else 'percentile'} bootstrap",
+        f"{_METHODS[method]} bootstrap",
         level=level,
         alternative=side,
         treatment=own[0],
         control=own[1],
         notes=(f"{resamples:,} resamples", *(("n counts clusters",) if clusters is not None else ())),
     )
+
+
+def _check_bootstrap(method: str, resamples: int, statistic: str | Statistic) -> None:
+    if method not in _METHODS:
+        raise UnknownName.of("bootstrap", method, _METHODS)
+    if resamples < 100:
+        raise InputError(f"resamples is {resamples}; an interval needs 100 or more, 9999 is usual")
+    if isinstance(statistic, str) and statistic not in _NAMED:
+        raise UnknownName.of("statistic", statistic, _NAMED)
 
 
 class _Rows:
