@@ -120,8 +120,9 @@ def strata(rng: np.random.Generator, shares: list[float], n: int, effect: float)
 def test_post_stratification_is_the_weighted_sum_of_strata() -> None:
     rng = np.random.default_rng(9)
     t, c = strata(rng, [0.5, 0.3, 0.2], 400, 1.0), strata(rng, [0.5, 0.3, 0.2], 300, 0.0)
-    found = post_stratified(t, c, "y")
     weights = {s: (t[s].n + c[s].n) / 700 for s in "abc"}
+    found = post_stratified(t, c, "y", shares=weights)
+    assert post_stratified(t, c, "y").effect == pytest.approx(found.effect)
     assert found.effect == pytest.approx(sum(w * (t[s].mean("y") - c[s].mean("y")) for s, w in weights.items()))
     variance = sum(w * w * (t[s].variance("y") / t[s].n + c[s].variance("y") / c[s].n) for s, w in weights.items())
     assert found.effect / found.statistic == pytest.approx(math.sqrt(variance))

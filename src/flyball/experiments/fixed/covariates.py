@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, Scale
-from flyball.experiments.fixed.pivots import ArmValue, mean_of, satterthwaite
+from flyball.experiments.fixed.pivots import NOTHING_SHARED, ArmValue, Shared, mean_of, satterthwaite
 from flyball.experiments.fixed.ratios import linearised, on_scale
 from flyball.experiments.stats import Stats
 
@@ -50,7 +50,9 @@ def cuped(
 
     Reference: Deng, Xu, Kohavi, Walker (2013), "Improving the sensitivity of online controlled experiments by
     utilizing pre-experiment data", with several covariates. Where we differ: theta comes from the products within the
-    arms (not of all units together, where an effect would leak into it), and its degrees of freedom are paid for.
+    arms (not of all units together, where an effect would leak into it), and what it costs is paid for: its degrees
+    of freedom, its own error where the arms' covariates differ by chance, and, on the relative scale, the noise of
+    the covariates' common mean.
 
     Args:
         treatment: Statistics with metric and covariates, one row per unit.
@@ -90,8 +92,9 @@ def cuped(
     paid = (n - 2) / (n - 2 - len(names))
     t, c = (_adjusted(arm, weights, over, metric, names, slopes, (treatment, control), paid) for arm, weights in arms)
     _refuse_explained((t, c), arms)
+    shared = _common_mean(treatment, control, names, slopes) + _error_of_slopes(treatment, control, names, (t, c))
     estimate = on_scale(t, c, scale, "CUPED means" if over is None else "CUPED ratios", how=method, null=null,
-                        level=level, alternative=alternative)  # fmt: skip
+                        level=level, alternative=alternative, shared=shared)  # fmt: skip
     return estimate.noted(_saved((t, c), arms, len(names)))
 
 
@@ -111,7 +114,8 @@ def post_stratified(
     """Return the effect when each stratum weighs the same in both arms.
 
     Reference: Miratrix, Sekhon, Yu (2013), "Adjusting treatment effect estimates by post-stratification in randomized
-    experiments"; the variance is the one conditional on how many units of each stratum fell into each arm.
+    experiments"; the variance is the one conditional on how many units of each stratum fell into each arm, and, unless
+    the shares are given, that of the shares themselves, which counts where strata differ in their effects.
 
     Args:
         treatment: Statistics by stratum; a stratum is known before the first exposure, such as the country.
@@ -137,8 +141,26 @@ def post_stratified(
     weights = _strata(treatment, control, shares)
     t = _weighted(treatment, weights, metric, over, "treatment")
     c = _weighted(control, weights, metric, over, "control")
+    shared = _noise_of_shares(treatment, control, weights, metric, over) if shares is None else NOTHING_SHARED
     return on_scale(t, c, scale, f"values over {len(weights)} strata", how=method, null=null, level=level,
-                    alternative=alternative)  # fmt: skip
+                    alternative=alternative, shared=shared)  # fmt: skip
+
+
+def _noise_of_shares(
+    treatment: Mapping[str, Stats], control: Mapping[str, Stats], weights: Mapping[str, float], metric: str,
+    over: str | None,
+) -> Shared:  # fmt: skip
+    """Return how the strata's values vary over the units' strata, per unit: the noise of shares that were counted."""
+    n = sum(treatment[name].n + control[name].n for name in weights)
+    share = np.array(list(weights.values()))
+    table = np.array([[_value(arm[name], metric, over) for name in weights] for arm in (treatment, control)])
+    table = table - (table @ share)[:, None]
+    noise = (table * share) @ table.T / n
+    return Shared(float(noise[0, 0]), float(noise[1, 1]), float(noise[0, 1]))
+
+
+def _value(stats: Stats, metric: str, over: str | None) -> float:
+    return stats.mean(metric) if over is None else stats.mean(metric) / stats.mean(over)
 
 
 def _weights(stats: Stats, metric: str, over: str | None, arm: str) -> dict[str, float]:
@@ -147,7 +169,7 @@ def _weights(stats: Stats, metric: str, over: str | None, arm: str) -> dict[str,
 
 
 def _slopes(arms: Sequence[tuple[Stats, Mapping[str, float]]], covariates: Sequence[str]) -> tuple[float, ...]:
-    within = sum(_products(stats, covariates, covariates) for stats, _ in arms)
+    within = _within(arms[0][0], arms[1][0], covariates)
     crossed = sum(_products(stats, covariates, list(w)) @ np.array(list(w.values())) for stats, w in arms)
     size = np.sqrt(np.diag(np.asarray(within)))
     size = np.where(size > 0.0, size, 1.0)
@@ -173,7 +195,7 @@ def _adjusted(
 ) -> ArmValue:
     """Return an arm's value as if its covariates had the mean of both arms together."""
     n = both[0].n + both[1].n
-    value = stats.mean(metric) if over is None else stats.mean(metric) / stats.mean(over)
+    value = _value(stats, metric, over)
     other = both[1] if stats is both[0] else both[0]
     shift = (
         slope * (stats.mean(name) - other.mean(name)) * (other.n / n)
@@ -183,7 +205,39 @@ def _adjusted(
     for name, slope in zip(covariates, slopes, strict=True):
         combined[name] = combined.get(name, 0.0) - slope
     spread = stats.combine(combined)
-    return ArmValue(value - math.fsum(shift), spread.variance / stats.n * paid, stats.n, stats.n - 1.0)
+    return ArmValue(value - math.fsum(shift), spread.variance / stats.n * paid, stats.n, (stats.n - 1.0) / paid)
+
+
+def _common_mean(treatment: Stats, control: Stats, names: Sequence[str], slopes: Sequence[float]) -> Shared:
+    """Return the noise of the covariates' mean over both arms, to which both are moved: it cancels in a difference."""
+    n = treatment.n + control.n
+    within = _within(treatment, control, names)
+    noise = float(np.array(slopes) @ within @ np.array(slopes)) / max(n - 2, 1) / n
+    return Shared(noise, noise, noise)
+
+
+def _error_of_slopes(
+    treatment: Stats, control: Stats, names: Sequence[str], adjusted: tuple[ArmValue, ArmValue]
+) -> Shared:
+    """Return what the slopes' own error adds: the residual variance times gap' W^-1 gap, as analysis of covariance has.
+
+    W are the covariates' products within the arms, the gap is between the arms' means of them. Each arm is moved by
+    its part of the gap, in opposite directions.
+    """
+    n = treatment.n + control.n
+    gap = np.array([treatment.mean(name) - control.mean(name) for name in names])
+    within = _within(treatment, control, names)
+    size = np.sqrt(np.where(np.diag(within) > 0.0, np.diag(within), 1.0))
+    lean = float((gap / size) @ np.linalg.pinv(within / np.outer(size, size), rcond=_COLLINEAR, hermitian=True)
+                 @ (gap / size))  # fmt: skip
+    residual = math.fsum(arm.variance * arm.n * (arm.n - 1) for arm in adjusted) / max(n - 2, 1)
+    ours, theirs = control.n / n, treatment.n / n
+    noise = residual * max(lean, 0.0)
+    return Shared(noise * ours * ours, noise * theirs * theirs, -noise * ours * theirs)
+
+
+def _within(treatment: Stats, control: Stats, names: Sequence[str]) -> NDArray[np.float64]:
+    return _products(treatment, names, names) + _products(control, names, names)
 
 
 def _check_covariates(names: Sequence[str], metric: str, over: str | None) -> None:
@@ -242,7 +296,7 @@ def _weighted(
     parts = []
     for name, weight in weights.items():
         stats = strata[name]
-        value = stats.mean(metric) if over is None else stats.mean(metric) / stats.mean(over)
+        value = _value(stats, metric, over)
         spread = stats.combine(_weights(stats, metric, over, f"{arm} in stratum {name!r}"))
         parts.append(ArmValue(value, spread.variance / stats.n, stats.n, stats.n - 1.0).times(weight))
     variance = math.fsum(part.variance for part in parts)

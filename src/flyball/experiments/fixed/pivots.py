@@ -44,6 +44,40 @@ class ArmValue:
         """Return the arm with its value multiplied."""
         return ArmValue(self.value * factor, self.variance * factor * factor, self.n, self.df)
 
+    def noisier(self, variance: float) -> ArmValue:
+        """Return the arm with more squared standard error."""
+        return ArmValue(self.value, self.variance + variance, self.n, self.df)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Noise that two arms' values have beside their own, because both were adjusted by the same estimate.
+
+    Args:
+        treatment: What it adds to the squared standard error of the treatment's value.
+        control: Likewise.
+        together: Covariance of the two values.
+    """
+
+    treatment: float = 0.0
+    control: float = 0.0
+    together: float = 0.0
+
+    def __add__(self, other: Shared) -> Shared:
+        return Shared(self.treatment + other.treatment, self.control + other.control, self.together + other.together)
+
+    def times(self, factor: float) -> Shared:
+        """Return what is shared by both values multiplied."""
+        square = factor * factor
+        return Shared(self.treatment * square, self.control * square, self.together * square)
+
+    def apart(self, factor: float = 1.0) -> float:
+        """Return what it adds to the squared error of treatment - factor * control."""
+        return max(self.treatment - 2.0 * factor * self.together + factor * factor * self.control, 0.0)
+
+
+NOTHING_SHARED = Shared()
+
 
 def mean_of(sample: Sample | ArrayLike, arm: str) -> ArmValue:
     """Return an arm's mean with its standard error; raises InputError below two units."""
@@ -88,6 +122,7 @@ def difference(
     level: float = 0.95,
     alternative: Alternative | str = Alternative.TWO_SIDED,
     scale: Scale = Scale.DIFFERENCE,
+    shared: Shared = NOTHING_SHARED,
 ) -> Estimate:
     """Return treatment less control, with Satterthwaite's degrees of freedom for unequal variances.
 
@@ -97,7 +132,7 @@ def difference(
     refuse_constant(treatment, control)
     df = satterthwaite(treatment, control)
     effect = treatment.value - control.value
-    se = math.sqrt(treatment.variance + control.variance)
+    se = math.sqrt(treatment.variance + control.variance + shared.apart())
     return pivot(effect, se, df, treatment, control, method, null, level, alternative, scale)
 
 

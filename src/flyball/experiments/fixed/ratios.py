@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, Scale, alternative_of
 from flyball.experiments.fixed.pivots import (
+    NOTHING_SHARED,
     ArmValue,
+    Shared,
     check_null,
     critical,
     difference,
@@ -137,11 +139,16 @@ def on_scale(
     null: float = 0.0,
     level: float = 0.95,
     alternative: Alternative | str = Alternative.TWO_SIDED,
+    shared: Shared = NOTHING_SHARED,
 ) -> Estimate:
     """Return the effect between two arms' values as a difference or relative to the control."""
     if scale_of(scale, Scale.DIFFERENCE, Scale.RELATIVE) is Scale.RELATIVE:
-        return relative(treatment, control, what, how=how, null=null, level=level, alternative=alternative)
-    return difference(treatment, control, f"difference of {what}", null=null, level=level, alternative=alternative)
+        return relative(
+            treatment, control, what, how=how, null=null, level=level, alternative=alternative, shared=shared
+        )
+    return difference(
+        treatment, control, f"difference of {what}", null=null, level=level, alternative=alternative, shared=shared
+    )
 
 
 def relative(
@@ -153,6 +160,7 @@ def relative(
     null: float = 0.0,
     level: float = 0.95,
     alternative: Alternative | str = Alternative.TWO_SIDED,
+    shared: Shared = NOTHING_SHARED,
 ) -> Estimate:
     """Return the effect between two arms' values relative to the control's, by Fieller or delta."""
     if how not in {"fieller", "delta"}:
@@ -161,13 +169,13 @@ def relative(
         raise InputError(f"null is {null}; a relative effect under the null must lie above -1")
     refuse_constant(treatment, control)
     advice = "report the difference, or wait for more units"
-    refuse_near_zero(control, "the control", advice)
+    refuse_near_zero(control.noisier(shared.control), "the control", advice)
     if control.value < 0.0:
-        return _of_negatives(treatment, control, what, how, null, level, alternative_of(alternative))
+        return _of_negatives(treatment, control, what, how, null, level, alternative_of(alternative), shared)
     if how == "delta":
-        refuse_near_zero(treatment, "the treatment", 'use method="fieller"')
+        refuse_near_zero(treatment.noisier(shared.treatment), "the treatment", 'use method="fieller"')
     side = alternative_of(alternative)
-    ends = (_fieller if how == "fieller" else _delta)(treatment, control, null, level, side)
+    ends = (_fieller if how == "fieller" else _delta)(treatment, control, shared, null, level, side)
     return Estimate(
         (treatment.value - control.value) / control.value,
         *side.ends(ends.lower, ends.upper),
@@ -186,14 +194,16 @@ def relative(
 
 
 def _of_negatives(
-    treatment: ArmValue, control: ArmValue, what: str, how: str, null: float, level: float, side: Alternative
-) -> Estimate:
+    treatment: ArmValue, control: ArmValue, what: str, how: str, null: float, level: float, side: Alternative,
+    shared: Shared,
+) -> Estimate:  # fmt: skip
     """Return the effect relative to the size of a negative control: that of the negated arms, turned round."""
     if null >= 1.0:
         raise InputError(f"null is {null}; relative to a negative control an effect under the null lies below 1")
     found = relative(
-        treatment.times(-1.0), control.times(-1.0), what, how=how, null=-null, level=level, alternative=side.swapped
-    )
+        treatment.times(-1.0), control.times(-1.0), what, how=how, null=-null, level=level, alternative=side.swapped,
+        shared=shared,
+    )  # fmt: skip
     assert found.statistic is not None
     return replace(
         found,
@@ -226,31 +236,38 @@ class _Ends:
         self.lower, self.upper, self.statistic, self.df = lower, upper, statistic, df
 
 
-def _fieller(t: ArmValue, c: ArmValue, null: float, level: float, side: Alternative) -> _Ends:
-    """Solve (d - r c)^2 = k (v_t + (1 + r)^2 v_c) for r, where d = t - c and k is the squared quantile."""
+def _fieller(t: ArmValue, c: ArmValue, shared: Shared, null: float, level: float, side: Alternative) -> _Ends:
+    """Solve (d - r c)^2 = k (v_t - 2 (1 + r) s + (1 + r)^2 v_c) for r.
+
+    Here d = t - c, k is the squared quantile, and s the covariance of the two values, 0 unless they share noise.
+    """
+    unit = 1.0 / c.value  # so that neither values of 1e200 nor of 1e-200 vanish when squared
+    t, c, shared = t.times(unit), c.times(unit), shared.times(unit)
     scaled = c.times(1.0 + null)
     df = satterthwaite(t, scaled)
-    statistic = (t.value - scaled.value) / math.sqrt(t.variance + scaled.variance)
+    statistic = (t.value - scaled.value) / math.sqrt(t.variance + scaled.variance + shared.apart(1.0 + null))
     k = critical(level, side, df) ** 2
-    steep = c.value**2 - k * c.variance
+    above, below, both = t.variance + shared.treatment, c.variance + shared.control, shared.together
+    steep = 1.0 - k * below
     if steep <= 0.0:
         raise InputError(
-            f"the control is {c.value:.4g}, {c.value / math.sqrt(c.variance):.1f} standard errors from zero: at level "
-            f"{level} its relative effect has no finite interval; report the difference, or wait for more units"
+            f"the control is {1.0 / math.sqrt(below):.1f} standard errors from zero: at level {level} its relative "
+            "effect has no finite interval; report the difference, or wait for more units"
         )
-    d = t.value - c.value
-    middle = d * c.value + k * c.variance
-    reach = math.sqrt(k * (c.value**2 * t.variance + t.value**2 * c.variance - k * t.variance * c.variance))
+    middle = t.value - 1.0 + k * (below - both)
+    noise = above + t.value**2 * below - 2.0 * t.value * both - k * (above * below - both * both)
+    reach = math.sqrt(max(k * noise, 0.0))
     return _Ends((middle - reach) / steep, (middle + reach) / steep, statistic, df)
 
 
-def _delta(t: ArmValue, c: ArmValue, null: float, level: float, side: Alternative) -> _Ends:
+def _delta(t: ArmValue, c: ArmValue, shared: Shared, null: float, level: float, side: Alternative) -> _Ends:
     """Take log(t / c) as normal; on this scale swapped arms give the same answer upside down."""
     if t.value <= 0.0:
         raise InputError('treatment and control lie on both sides of zero; use method="fieller"')
     above, below = t.times(1.0 / t.value), c.times(1.0 / c.value)
     df = satterthwaite(above, below)
-    log = math.log1p((t.value - c.value) / c.value)
-    se = math.sqrt(above.variance + below.variance)
+    gain = (t.value - c.value) / c.value
+    log = math.log1p(gain) if abs(gain) < 0.5 else math.log(t.value) - math.log(c.value)
+    se = math.sqrt(above.variance + below.variance + shared.apart(t.value / c.value) / t.value / t.value)
     reach = critical(level, side, df) * se
     return _Ends(math.expm1(log - reach), math.expm1(log + reach), (log - math.log1p(null)) / se, df)
