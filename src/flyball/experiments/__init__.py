@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "AADesign": "design.aa",
     "AATest": "trust.aa",
     "Allocation": "policy.bandits",
     "Alternative": "estimate",
@@ -23,6 +24,7 @@ _HOMES = {
     "ArmComparison": "fixed.arms",
     "ArmComparisons": "fixed.arms",
     "ArmData": "design.types",
+    "Belief": "design.belief",
     "BetaPosterior": "bayes",
     "Betting": "sequential.betting",
     "Bootstrap": "policy.ope",
@@ -78,11 +80,13 @@ _HOMES = {
     "Stats": "stats",
     "Stopping": "power.sequential",
     "StudentPosterior": "bayes",
+    "Tails": "tails",
     "Team": "ranking.interleaving",
     "TrustReport": "trust.check",
     "Verdict": "trust.check",
     "Winner": "policy.bandits",
     "Winsorised": "fixed.winsor",
+    "aa_design": "design.aa",
     "aa_split": "trust.aa",
     "aa_test": "trust.aa",
     "allocate": "policy.bandits",
@@ -126,6 +130,7 @@ _HOMES = {
     "heterogeneity": "trust.heterogeneity",
     "holm": "fixed.multiple",
     "influence": "trust.outliers",
+    "influence_of": "trust.outliers",
     "interleaving_sensitivity": "ranking.sensitivity",
     "inverted": "trust.inversion",
     "ips": "policy.ope",
@@ -171,6 +176,7 @@ _HOMES = {
     "render_experiment": "design.report",
     "reward_table": "policy.ope",
     "running_p": "sequential.always_valid",
+    "sample_ratio": "design.instrument",
     "simpson": "trust.simpson",
     "simulate_odds": "power.sequential",
     "snips": "policy.ope",
@@ -215,7 +221,11 @@ if TYPE_CHECKING:
     from flyball.experiments.bayes import expected_loss as expected_loss
     from flyball.experiments.bayes import mean_posterior as mean_posterior
     from flyball.experiments.bayes import probability_best as probability_best
+    from flyball.experiments.design.aa import AADesign as AADesign
+    from flyball.experiments.design.aa import aa_design as aa_design
     from flyball.experiments.design.analysis import analyze as analyze
+    from flyball.experiments.design.belief import Belief as Belief
+    from flyball.experiments.design.instrument import sample_ratio as sample_ratio
     from flyball.experiments.design.metric import Kind as Kind
     from flyball.experiments.design.metric import Metric as Metric
     from flyball.experiments.design.metric import Role as Role
@@ -352,6 +362,7 @@ if TYPE_CHECKING:
     from flyball.experiments.sequential.trial import GroupTrial as GroupTrial
     from flyball.experiments.stats import Moments as Moments
     from flyball.experiments.stats import Stats as Stats
+    from flyball.experiments.tails import Tails as Tails
     from flyball.experiments.trust.aa import AATest as AATest
     from flyball.experiments.trust.aa import aa_split as aa_split
     from flyball.experiments.trust.aa import aa_test as aa_test
@@ -370,6 +381,7 @@ if TYPE_CHECKING:
     from flyball.experiments.trust.novelty import novelty_panel as novelty_panel
     from flyball.experiments.trust.outliers import Influence as Influence
     from flyball.experiments.trust.outliers import influence as influence
+    from flyball.experiments.trust.outliers import influence_of as influence_of
     from flyball.experiments.trust.simpson import Simpson as Simpson
     from flyball.experiments.trust.simpson import simpson as simpson
     from flyball.experiments.trust.srm import RatioProcess as RatioProcess
