@@ -378,12 +378,27 @@ def test_a_fallback_a_header_and_a_segment_expose_nobody(served):
 
     at = to_micros(project.clock.now())
 
-    def row(unit: str, arm: str, why: str, *, fallback: bool = False, table: int = status.tables[0]) -> Prediction:
-        return Prediction(f"p-{unit}", "eta", "v2", arm, table, unit, at, {}, [], b"", 1.0, fallback=fallback, why=why)
+    def row(unit: str, arm: str, why: str, *, fallback: bool = False, table: int = status.tables[0],
+            ago: int = 0) -> Prediction:  # fmt: skip
+        return Prediction(
+            f"p-{unit}",
+            "eta",
+            "v2",
+            arm,
+            table,
+            unit,
+            at - ago * 1_000_000,
+            {},
+            [],
+            b"",
+            1.0,
+            fallback=fallback,
+            why=why,
+        )
 
     made = [
         row("a", "v2", "variant"), row("b", "champion", "control"), row("c", "v2", "variant", fallback=True),
-        row("d", "v2", "header"), row("e", "v2", "segment x"), row("f", "champion", "variant, veto"),
+        row("d", "v2", "header"), row("e", "v2", "segment x"), row("f", "champion", "variant, veto", ago=10), row("i", "champion", "control", ago=11),
         row("g", "champion", "holdout"), row("h", "v2", "variant", table=status.tables[0] - 1),
     ]  # fmt: skip
     writer = SegmentWriter(project.layout.log / "w7")
@@ -391,7 +406,14 @@ def test_a_fallback_a_header_and_a_segment_expose_nobody(served):
     writer.close()
     shown = project.experiments["minutes"].status()
     assert shown["exposed"] == {"champion": 1, "v2": 1}
-    assert shown["left_out"] == {"fallback": 1, "header": 1, "segment x": 1, "variant, veto": 1, "holdout": 1}
+    assert shown["left_out"] == {
+        "beside a veto": 1,
+        "fallback": 1,
+        "header": 1,
+        "segment x": 1,
+        "variant, veto": 1,
+        "holdout": 1,
+    }
 
 
 def test_a_group_plan_remembers_its_looks(served):

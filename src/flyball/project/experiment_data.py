@@ -92,7 +92,9 @@ def gather(project: Project, experiment: Experiment, status: ExperimentStatus, n
         crossed = dict(db.sql("SELECT arm, count(DISTINCT unit) FROM exposed SEMI JOIN twice USING (unit) "
                               "GROUP BY arm").fetchall())  # fmt: skip
         arms = {
-            arm: _with_values(db, project, experiment, arm, replace(data, crossed=crossed.get(arm, 0)), now)
+            arm: _with_values(
+                db, project, experiment, arm, replace(data, crossed=crossed.get(arm, 0), calendar=True), now
+            )
             for arm, data in arms.items()
         }
         silent = _silent(db, experiment)
@@ -121,7 +123,11 @@ def _arms(db: duckdb.DuckDBPyConnection, names: Mapping[str, str]) -> None:
 def _drawn(
     db: duckdb.DuckDBPyConnection, log: LogScan, experiment: Experiment, status: ExperimentStatus
 ) -> dict[str, int]:
-    """Make `drawn`, the predictions for which chance chose an arm, and `exposed`; return the others by why."""
+    """Make `drawn`, the predictions for which chance chose an arm, and `exposed`; return the others by why.
+
+    While a version cannot be asked (it is being loaded, its host is gone) its units get the champion. To leave out only
+    them would thin out one arm, so the seconds beside a veto are left out of every arm.
+    """
     _arms(db, {served: arm for arm, served in status.served.items()})
     first, last = status.tables
     strata = [name for name in experiment.strata if "." not in name]
@@ -130,10 +136,14 @@ def _drawn(
     ours = f"routed >= {int(first)}" + (f" AND routed < {int(last)}" if last else "")
     db.execute(f"CREATE TEMP TABLE ours AS SELECT p.* REPLACE (arms.name AS arm){groups} FROM {source} p "
                f"LEFT JOIN arms ON arms.served = p.arm WHERE {ours}")  # fmt: skip
-    db.execute(f"CREATE VIEW drawn AS SELECT * FROM ours WHERE {_CHANCE} AND arm IS NOT NULL")
+    db.execute("CREATE TEMP TABLE away AS SELECT DISTINCT began // 1000000 + unnest([-1, 0, 1]) AS second FROM ours "
+               "WHERE why LIKE 'variant, %'")  # fmt: skip
+    drawn = f"{_CHANCE} AND arm IS NOT NULL"
+    beside = "began // 1000000 IN (SELECT second FROM away)"
+    db.execute(f"CREATE VIEW drawn AS SELECT * FROM ours WHERE {drawn} AND NOT {beside}")
     db.execute("CREATE VIEW exposed AS SELECT * FROM drawn WHERE NOT fallback")
-    why = f"CASE WHEN {_CHANCE} AND arm IS NOT NULL THEN 'fallback' ELSE why END"
-    return dict(db.sql(f"SELECT {why}, count(*) FROM ours WHERE fallback OR NOT ({_CHANCE}) OR arm IS NULL "
+    why = f"CASE WHEN NOT ({drawn}) THEN why WHEN {beside} THEN 'beside a veto' ELSE 'fallback' END"
+    return dict(db.sql(f"SELECT {why}, count(*) FROM ours WHERE fallback OR NOT ({drawn}) OR {beside} "
                        "GROUP BY ALL ORDER BY ALL").fetchall())  # fmt: skip
 
 

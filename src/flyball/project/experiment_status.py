@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from flyball.errors import FlyballError
 from flyball.experiments.design.analysis import analyze
+from flyball.experiments.design.instrument import sample_ratio
 from flyball.experiments.design.plans import PlanKind
 from flyball.experiments.lifecycle import State
-from flyball.experiments.trust.srm import RatioProcess
 
 if TYPE_CHECKING:
     from flyball.experiments.design.rulers import Look
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["days_left", "ratio_of", "status_of"]
 
 
-def ratio_of(experiment: Experiment, exposed: Mapping[str, int]) -> Check:
-    """Return whether units arrive as designed, by a test that holds at every look."""
-    shares = [experiment.weights[arm] for arm in experiment.shares]
-    return RatioProcess.of(shares).seen([exposed.get(arm, 0) for arm in experiment.shares]).check()
+def ratio_of(experiment: Experiment, exposed: Mapping[str, int], looks: Sequence[Look] = ()) -> Check:
+    """Return whether units arrive as designed, by a test that holds at every look; `looks` are those recorded."""
+    return sample_ratio(experiment, exposed, looks).check()
 
 
 def status_of(
@@ -48,7 +47,7 @@ def status_of(
         "ends": experiment.ends, "days_left": days_left(experiment, status, seen, now),
         "coverage": _coverage(experiment, gathered),
         "silent": dict(gathered.silent) if gathered is not None else {},
-        "ratio": ratio_of(experiment, exposed).to_dict(),
+        "ratio": ratio_of(experiment, exposed, looks).to_dict(),
         "verdict": _verdict(experiment, status, gathered, looks),
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ finds in the database how far it came and goes on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from flyball.project.root import Project
 
 __all__ = ["ExperimentHandle", "ExperimentHandles", "bring_all"]
+
+
+_NOTED = 0.5  # natural logarithms of evidence against the sample ratio that are worth an event
 
 
 class ExperimentHandles:
@@ -166,11 +169,9 @@ class ExperimentHandle:
             _require_size(experiment, sum(gathered.exposed.values()))
         looks = self._looks()
         result = analyze(experiment, gathered.arms, earlier=looks, ended=ended)
-        if experiment.plan.kind is not PlanKind.GROUP or ended:
-            return result
-        if peek:
+        if peek and experiment.plan.kind is PlanKind.GROUP and not ended:
             return _no_look(result, len(looks), experiment.plan.looks)
-        if not looks or result.look.time > looks[-1].time:  # nobody came since: it is the same look
+        if not peek and not ended and _says_more(experiment, result.look, looks):
             self._looked(status, result)
         return result
 
@@ -181,13 +182,13 @@ class ExperimentHandle:
         return render_experiment(self.design, self.result(peek=peek))
 
     def _looks(self) -> list[Look]:
-        """Return the looks of a group plan that were taken before."""
+        """Return the looks that were recorded."""
         from flyball.experiments.design.rulers import Look  # late: it needs scipy, and the control process does not
 
         return [msgspec.convert(event.data, Look) for event in self.events() if event.kind == "Looked"]
 
     def _looked(self, status: ExperimentStatus, result: Result) -> None:
-        """Record a look of a group plan: what it spent of the error is spent, so that the next one knows."""
+        """Record a look: what a group plan spent of its error is spent, and what the sample ratio told stays told."""
         look = msgspec.to_builtins(result.look)
         event = ExperimentEvent(self.name, self._project.clock.now(), "Looked", result.sentence, look)
         self._project.database.experiments.save(status, expected=status.revision, events=[event])
@@ -334,6 +335,13 @@ def _return(project: Project, experiment: Experiment, status: ExperimentStatus, 
         events.append(ExperimentEvent(status.name, now, "Shipped", f"everybody gets {status.ship}"))
     done = replace(status, state=State.STOPPED, tables=(status.tables[0], last))
     return project.database.experiments.save(done, expected=status.revision, events=events)
+
+
+def _says_more(experiment: Experiment, look: Look, before: Sequence[Look]) -> bool:
+    """Say whether a look must be kept: of a group plan when units came since, else when the sample ratio got worse."""
+    if experiment.plan.kind is PlanKind.GROUP:
+        return not before or look.time > before[-1].time
+    return look.ratio > _NOTED + max((each.ratio for each in before), default=0.0)
 
 
 def _no_look(result: Result, taken: int, planned: int) -> Result:
