@@ -153,7 +153,7 @@ def test_a_log_without_propensities_is_refused_with_a_way_out():
         ({"policy": [0.75, 0.35]}, "sums to 1.1"),
         ({"policy": [1.25, -0.25]}, "negative"),
         ({"policy": [[0.75, 0.25]] * 3}, "shape"),
-        ({"clusters": [1, 2]}, "clusters"),
+        ({"clusters": [1, 2]}, "unit of each row"),
         ({"logging": [0.2, 0.3, 0.5]}, "knows 3 actions"),
     ],
 )

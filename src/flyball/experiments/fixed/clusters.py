@@ -13,7 +13,15 @@ from flyball.errors import InputError
 from flyball.experiments.fixed.pivots import values_of
 from flyball.experiments.stats import Missing
 
-__all__ = ["by_cluster"]
+__all__ = ["by_cluster", "unit_index"]
+
+
+def unit_index(units: ArrayLike, rows: int) -> NDArray[np.int64]:
+    """Return the number of each row's unit, from 0, shape (rows,); raises InputError where not every row has one."""
+    index = np.unique(np.asarray(units), return_inverse=True)[1]
+    if index.shape != (rows,):
+        raise InputError(f"{index.size} units for {rows} rows; give the unit of each row")
+    return index.astype(np.int64)
 
 
 def by_cluster(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from flyball.errors import InputError, Refused
+from flyball.experiments.fixed.clusters import unit_index
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -135,9 +136,7 @@ class PolicyLog:
                 f"the log never takes {lacking:.1%} of what the policy would do, {unseen:.0%} is the most that may "
                 "lack; judge a policy closer to the logged one, or log with a floor under every action"
             )
-        owner = None if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1].astype(np.int64)
-        if owner is not None and owner.shape != (n,):
-            raise InputError(f"{owner.size} clusters for {n} rows; give the unit of each row")
+        owner = None if clusters is None else unit_index(clusters, n)
         return cls(index, reward, p, target, owner, lacking)
 
     @property

@@ -19,6 +19,7 @@ from scipy import special
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, alternative_of, check_level
+from flyball.experiments.fixed.clusters import unit_index
 from flyball.experiments.fixed.pivots import critical, p_value
 from flyball.experiments.fixed.shares import Count, clopper_pearson
 from flyball.experiments.sequential.beta import log_mixture, rate_bound
@@ -132,10 +133,7 @@ def _votes(credits: ArrayLike, units: ArrayLike | None) -> NDArray[np.float64]:
         raise InputError("a vote is missing or infinite, or votes are no list; an impression without clicks votes 0")
     if units is None:
         return votes
-    owner = np.unique(np.asarray(units), return_inverse=True)[1]
-    if owner.shape != votes.shape:
-        raise InputError(f"{owner.size} units for {votes.size} votes; give the unit of each vote")
-    return np.asarray(np.bincount(owner, weights=votes), dtype=np.float64)
+    return np.asarray(np.bincount(unit_index(units, len(votes)), weights=votes), dtype=np.float64)
 
 
 def _sign(votes: NDArray[np.float64], level: float, side: Alternative, n: tuple[int, int]) -> Estimate:

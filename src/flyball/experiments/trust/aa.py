@@ -15,6 +15,7 @@ from scipy import stats
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Estimate
+from flyball.experiments.fixed.clusters import unit_index
 from flyball.experiments.fixed.shares import Count, wilson
 from flyball.experiments.trust.check import Check, Verdict
 
@@ -141,9 +142,7 @@ def aa_split(
         InputError: the shapes do not fit, the share is not inside (0, 1), or there are fewer than 4 units.
     """
     rows = np.asarray(values, dtype=np.float64)
-    owner = np.arange(len(rows)) if units is None else np.unique(np.asarray(units), return_inverse=True)[1]
-    if len(owner) != len(rows):
-        raise InputError(f"{len(owner)} units for {len(rows)} rows; give the unit of each row")
+    owner = np.arange(len(rows)) if units is None else unit_index(units, len(rows))
     count = int(owner.max()) + 1 if len(owner) else 0
     if not 0.0 < share < 1.0 or count < 4:
         raise InputError(f"share {share} of {count} units; a split needs a share inside (0, 1) and 4 units or more")
