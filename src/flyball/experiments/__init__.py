@@ -33,7 +33,7 @@ _HOMES = {
     "ChiSquare": "fixed.proportions",
     "Clusters": "power.clusters",
     "Comparison": "design.result",
-    "Correction": "design.types",
+    "Correction": "fixed.multiple",
     "Count": "fixed.shares",
     "Diagnostics": "policy.logs",
     "Duration": "power.duration",
@@ -241,7 +241,6 @@ if TYPE_CHECKING:
     from flyball.experiments.design.tables import analyze_table as analyze_table
     from flyball.experiments.design.tables import arms_of_table as arms_of_table
     from flyball.experiments.design.types import ArmData as ArmData
-    from flyball.experiments.design.types import Correction as Correction
     from flyball.experiments.design.types import Experiment as Experiment
     from flyball.experiments.estimate import Alternative as Alternative
     from flyball.experiments.estimate import Estimate as Estimate
@@ -262,6 +261,7 @@ if TYPE_CHECKING:
     from flyball.experiments.fixed.margins import non_inferiority as non_inferiority
     from flyball.experiments.fixed.means import pooled_t as pooled_t
     from flyball.experiments.fixed.means import welch_t as welch_t
+    from flyball.experiments.fixed.multiple import Correction as Correction
     from flyball.experiments.fixed.multiple import benjamini_hochberg as benjamini_hochberg
     from flyball.experiments.fixed.multiple import bonferroni as bonferroni
     from flyball.experiments.fixed.multiple import holm as holm

@@ -18,7 +18,8 @@ from flyball.experiments.design.metric import Kind, Role
 from flyball.experiments.design.plans import PlanKind
 from flyball.experiments.design.result import Comparison, Finding, Impact, Outcome, Result
 from flyball.experiments.design.rulers import Look, ruler_of
-from flyball.experiments.design.types import ArmData, Correction, Experiment
+from flyball.experiments.design.types import ArmData, Experiment
+from flyball.experiments.fixed.multiple import Correction
 from flyball.experiments.trust.check import Verdict
 
 __all__ = ["analyze"]

@@ -18,9 +18,10 @@ from flyball.experiments.design.metric import Metric, Role
 from flyball.experiments.design.plans import PlanKind
 from flyball.experiments.design.result import Comparison, Finding
 from flyball.experiments.design.rulers import Ruler, Span
-from flyball.experiments.design.types import ArmData, Correction, Experiment
+from flyball.experiments.design.types import ArmData, Experiment
 from flyball.experiments.estimate import Alternative, Estimate
 from flyball.experiments.fixed import multiple
+from flyball.experiments.fixed.multiple import Correction
 
 __all__ = ["Key", "Seen", "judged", "measured"]
 

@@ -13,13 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from flyball import units
 from flyball.errors import DefinitionError, DuplicateName, UnknownName
 from flyball.experiments.design.metric import Kind, Metric, Role
 from flyball.experiments.design.plans import Plan, PlanKind
+from flyball.experiments.fixed.multiple import Correction
 from flyball.experiments.stats import Stats
 from flyball.experiments.tails import Tails
 
@@ -27,19 +27,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ArmData", "Correction", "Experiment"]
+__all__ = ["ArmData", "Experiment"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
-
-
-class Correction(StrEnum):
-    """What keeps the error of many comparisons."""
-
-    NONE = "none"
-    BONFERRONI = "bonferroni"
-    HOLM = "holm"
-    BENJAMINI_HOCHBERG = "benjamini-hochberg"
-    DUNNETT = "dunnett"  # over arms, of means under a fixed plan; Bonferroni over metrics
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -17,7 +17,7 @@ from flyball.experiments.estimate import Alternative, Estimate, alternative_of
 from flyball.experiments.fixed.dunnett import Contrasts
 from flyball.experiments.fixed.margins import Test
 from flyball.experiments.fixed.means import welch_t
-from flyball.experiments.fixed.multiple import CORRECTIONS, adjusted
+from flyball.experiments.fixed.multiple import CORRECTIONS, Correction, adjusted
 from flyball.experiments.fixed.pivots import ArmValue, pivot, refuse_constant, tail_of
 from flyball.experiments.stats import Moments, Sample, moments
 
@@ -94,7 +94,7 @@ def compare_arms(
     control: str,
     *,
     test: Test = welch_t,
-    correction: str = "holm",
+    correction: Correction | str = Correction.HOLM,
     level: float = 0.95,
     alternative: Alternative | str = Alternative.TWO_SIDED,
 ) -> ArmComparisons:
@@ -122,10 +122,10 @@ def compare_arms(
         >>> compare_arms(visits, "none", test=two_proportions_z).significant
         ('mens', 'womens')
     """
-    if correction == "dunnett":
+    if correction == Correction.DUNNETT:
         return dunnett(arms, control, level=level, alternative=alternative)
     if correction not in CORRECTIONS:
-        raise UnknownName.of("correction", correction, [*CORRECTIONS, "dunnett"])
+        raise UnknownName.of("correction", correction, [str(c) for c in Correction])
     names = _treatments(arms, control)
     side = alternative_of(alternative)
     first = {name: test(arms[name], arms[control], level=level, alternative=side) for name in names}
@@ -135,7 +135,7 @@ def compare_arms(
     for name, p in zip(names, ps, strict=True):
         estimate = first[name] if wide == level else test(arms[name], arms[control], level=wide, alternative=side)
         comparisons.append(ArmComparison(name, estimate, p, p <= 1.0 - level))
-    return ArmComparisons(control, correction, level, tuple(comparisons))
+    return ArmComparisons(control, str(correction), level, tuple(comparisons))
 
 
 def dunnett(
@@ -179,7 +179,7 @@ def dunnett(
         assert estimate.statistic is not None
         p = contrasts.beyond(side.toward(estimate.statistic))
         comparisons.append(ArmComparison(name, estimate, p, p <= 1.0 - level))
-    return ArmComparisons(control, "dunnett", level, tuple(comparisons))
+    return ArmComparisons(control, str(Correction.DUNNETT), level, tuple(comparisons))
 
 
 def _single(t: ArmValue, c: ArmValue, level: float, side: Alternative, reach: float) -> Estimate:
@@ -212,9 +212,9 @@ def _treatments(arms: Mapping[str, Any], control: str) -> list[str]:
 
 def _each(correction: str, level: float, ps: tuple[float, ...]) -> float:
     """Return the level of each interval that makes them hold together."""
-    if correction == "none" or len(ps) == 1:
+    if correction == Correction.NONE or len(ps) == 1:
         return level
-    found = max(1, sum(p <= 1.0 - level for p in ps)) if correction == "benjamini-hochberg" else 1
+    found = max(1, sum(p <= 1.0 - level for p in ps)) if correction == Correction.BENJAMINI_HOCHBERG else 1
     return level if found == len(ps) else 1.0 - (1.0 - level) * found / len(ps)
 
 

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 
 from flyball.errors import InputError, UnknownName
 
-__all__ = ["CORRECTIONS", "adjusted", "benjamini_hochberg", "bonferroni", "holm"]
+__all__ = ["CORRECTIONS", "Correction", "adjusted", "benjamini_hochberg", "bonferroni", "holm"]
+
+
+class Correction(StrEnum):
+    """What keeps the error of many comparisons."""
+
+    NONE = "none"
+    BONFERRONI = "bonferroni"
+    HOLM = "holm"
+    BENJAMINI_HOCHBERG = "benjamini-hochberg"
+    DUNNETT = "dunnett"  # of several arms against one control, by their means; it adjusts no list of p values
 
 
 def bonferroni(ps: Sequence[float]) -> tuple[float, ...]:
@@ -71,14 +82,14 @@ def none(ps: Sequence[float]) -> tuple[float, ...]:
 
 
 CORRECTIONS: dict[str, Callable[[Sequence[float]], tuple[float, ...]]] = {
-    "holm": holm,
-    "bonferroni": bonferroni,
-    "benjamini-hochberg": benjamini_hochberg,
-    "none": none,
+    Correction.HOLM: holm,
+    Correction.BONFERRONI: bonferroni,
+    Correction.BENJAMINI_HOCHBERG: benjamini_hochberg,
+    Correction.NONE: none,
 }
 
 
-def adjusted(ps: Sequence[float], correction: str) -> tuple[float, ...]:
+def adjusted(ps: Sequence[float], correction: Correction | str) -> tuple[float, ...]:
     """Return adjusted p values by the correction's name; raises UnknownName."""
     if correction not in CORRECTIONS:
         raise UnknownName.of("correction", correction, CORRECTIONS)
