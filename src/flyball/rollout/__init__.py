@@ -6,8 +6,9 @@ Which module does what:
                   table that workers read, all that serving imports from here), ports
     declared      definitions/ (what a user writes: `Rollout`, strategies, guardrails, calendar)
     observed      evidence/ (log records -> closed bins -> one account per guardrail; the journal that a replay reads)
-    judged        judging/ (decide, and the rules it asks; pure)
-    acted on      orders (of people), reconcile (the only one that changes routes), tables and splits (to what)
+    judged        judging/ (decide, and the rules it asks; adopt; pure)
+    acted on      orders (of people), reconcile (the only one that changes routes), tables and splits (to what),
+                  facts (what a pass records)
     told          explain (why it stands there), forecast (before it starts), replay (the same verdicts again)
 
 A test holds this map to the folder.

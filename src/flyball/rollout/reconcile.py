@@ -1,54 +1,44 @@
 """Bring every active rollout one safe act further: observe, decide, act, persist, in this order.
 
 The surprise: acts come before the status is written, so a crash between them leaves a routing table that is ahead of
-the status. The next pass recognises that table and adopts it (`adopt`) instead of acting twice or going back.
+the status. The next pass recognises that table and adopts it (`judging.adopt`) instead of acting twice or going back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from typing import Literal
 
 from flyball.errors import FenceLost, Refused, RevisionConflict
 from flyball.records.log import Batch
-from flyball.rollout.evidence.accounts.primary import verdict
 from flyball.rollout.evidence.journal import EvidenceGone
-from flyball.rollout.evidence.ledger import snapshot
 from flyball.rollout.evidence.live import Live
 from flyball.rollout.evidence.unit_store import UnitsLost
-from flyball.rollout.judging.decide import apply, decide
+from flyball.rollout.facts import acted, answered, told
+from flyball.rollout.judging.adopt import choose
+from flyball.rollout.judging.decide import apply
 from flyball.rollout.orders import order, start
 from flyball.rollout.ports import RolloutStore, Routes
-from flyball.rollout.routing import BUCKETS, ModelRoute, RoutingTable, VersionRef, cut
+from flyball.rollout.routing import ModelRoute, RoutingTable, VersionRef
 from flyball.rollout.tables import route_for, table_for
 from flyball.rollout.types import (
     TERMINAL,
     Decision,
     Evidence,
-    GuardrailEvidence,
     Outside,
     Phase,
     RolloutEvent,
     RolloutSpec,
     RolloutStatus,
-    Step,
-    Strategy,
 )
 from flyball.units import to_micros
 
-__all__ = ["Reconciler", "adopt", "order", "start"]
+__all__ = ["Reconciler", "order", "start"]
 
-_EVENTS = {
-    "start_shadow": "ShadowStarted", "set_step": "WeightsChanged", "pause": "Paused", "resume": "Resumed",
-    "roll_back": "RollbackStarted", "finish_rollback": "RolledBack", "promote": "Promoted",
-}  # fmt: skip
 _CAUSES: dict[str, Literal["promote", "rollout", "rollback"]] = {
     "promote": "promote", "roll_back": "rollback", "finish_rollback": "rollback",
 }  # fmt: skip
@@ -154,13 +144,13 @@ class Reconciler:
         for _ in range(_ACTS_PER_PASS):
             outside = self._outside(spec, status, now) if self._outside is not None else Outside()
             evidence = live.evidence(status, now, outside=outside)
-            decision = _choose(spec, status, evidence, route, now)
+            decision = choose(spec, status, evidence, route, now)
             if decision.action == "wait":
                 break
             live.decided(status, decision, now, outside)
             target = apply(status, decision, now)
             table, route = self._act(spec, status, target, decision, table, route, now, fence)
-            happened = [*_answered(status, evidence, now), *_events(status, decision, evidence, now)]
+            happened = [*answered(status, evidence, now), *acted(status, decision, evidence, now)]
             status = self._persist(target, live, evidence, fence, happened)
             events += happened
             live.ensure_split(route, table.version, status.id)
@@ -170,9 +160,9 @@ class Reconciler:
         live.ensure_split(route, table.version, status.id)
         seen = (status.bins, status.cursor, status.state.get("waiting"))
         if status.phase not in TERMINAL and seen != (live.ledger.bins, live.cursor, decision.reason):
-            answered = _answered(status, evidence, now)
-            self._persist(status, live, evidence, fence, answered, waiting=decision.reason)
-            events += answered
+            verdicts = answered(status, evidence, now)
+            self._persist(status, live, evidence, fence, verdicts, waiting=decision.reason)
+            events += verdicts
 
     def _hold(self, status: RolloutStatus, cause: str, now: datetime, fence: int) -> list[RolloutEvent]:
         """Pause a rollout whose next table the workers cannot serve; a person looks and resumes."""
@@ -202,8 +192,8 @@ class Reconciler:
         with contextlib.suppress(RevisionConflict):
             _, status = self._store.get(status.id)
             if status.phase not in TERMINAL and status.state.get("waiting") != waiting:
-                told = replace(status, state={**status.state, "waiting": waiting})
-                self._store.save(told, expected=status.revision, fence=fence)
+                waits = replace(status, state={**status.state, "waiting": waiting})
+                self._store.save(waits, expected=status.revision, fence=fence)
 
     def _drop(self, rollout: str) -> None:
         live = self._live.pop(rollout, None)
@@ -273,89 +263,6 @@ class Reconciler:
         *,
         waiting: str = "",
     ) -> RolloutStatus:
-        state = {"evidence": _told(evidence), "waiting": waiting}
+        state = {"evidence": told(evidence), "waiting": waiting}
         known = replace(status, cursor=dict(live.cursor), bins=live.ledger.bins, state=state)
         return self._store.save(known, expected=status.revision, fence=fence, events=events)
-
-
-def adopt(status: RolloutStatus, route: ModelRoute) -> Decision | None:
-    """Return the decision that the routing table in force shows to have been acted on, or made by somebody else."""
-    if status.phase in TERMINAL or status.phase is Phase.ROLLING_BACK:
-        return None
-    if route.champion.version == status.candidate:
-        return Decision("promote", "the routing table already has it as champion", share=1.0, guardrail="table")
-    if route.champion.version != status.champion:
-        reason = f"the champion became {route.champion.version} while this rollout ran against {status.champion}"
-        return Decision("roll_back", reason, guardrail="table")
-    exposed = status.phase if status.phase is not Phase.PAUSED else status.resume
-    if exposed in {Phase.SHADOW, Phase.STEP} and route.rollout != status.id:
-        return Decision("roll_back", "the candidate is no longer in the routing table", guardrail="table")
-    return None
-
-
-def _choose(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence, route: ModelRoute, now: datetime) -> Decision:
-    decision = decide(spec, status, evidence, now)
-    if decision.action in {"roll_back", "finish_rollback"}:
-        return decision
-    return _ahead(spec, status, route) or adopt(status, route) or decision
-
-
-def _ahead(spec: RolloutSpec, status: RolloutStatus, route: ModelRoute) -> Decision | None:
-    """Return the step or allocation that the table in force has and the status lacks: a crash came between them."""
-    if route.rollout != status.id or not route.candidate_cut:
-        return None
-    following = status.step + 1
-    if status.phase is Phase.STEP and _says(spec.steps[status.step], status.share, route):
-        return None
-    if status.phase in {Phase.PENDING, Phase.SHADOW, Phase.STEP} and following < len(spec.steps):
-        step = spec.steps[following]
-        if _says(step, step.share, route):
-            reason = f"the routing table already has step {following + 1}"
-            return Decision("set_step", reason, step=following, share=step.share, guardrail="table")
-    if status.phase is Phase.STEP and spec.strategy is Strategy.BANDIT:
-        share = route.candidate_cut / BUCKETS
-        reason = f"the routing table already gives the candidate {share:.0%}"
-        return Decision("set_step", reason, step=status.step, share=share, guardrail="table")
-    return None
-
-
-def _says(step: Step, share: float, route: ModelRoute) -> bool:
-    return route.candidate_cut == cut(share) and route.within == step.where
-
-
-def _events(status: RolloutStatus, decision: Decision, evidence: Evidence, now: datetime) -> list[RolloutEvent]:
-    details = {"step": decision.step, "share": decision.share, "guardrail": decision.guardrail,
-               "from": str(status.phase), "evidence": _told(evidence)}  # fmt: skip
-    events = []
-    if decision.action == "roll_back" and decision.guardrail not in {"abort", "table", "veto", "primary"}:
-        events.append(RolloutEvent(status.id, now, "GuardrailBreached", decision.reason, details))
-    return [*events, RolloutEvent(status.id, now, _EVENTS[decision.action], decision.reason, details)]
-
-
-def _answered(status: RolloutStatus, evidence: Evidence, now: datetime) -> list[RolloutEvent]:
-    """Return the fact that the primary metric has a verdict, or another one than before."""
-    known = (status.state.get("evidence") or {}).get("primary")
-    before = verdict(msgspec.convert(known, GuardrailEvidence)) if known else ""
-    found = verdict(evidence.primary) if evidence.primary is not None else ""
-    if evidence.primary is None or not found or found == before:
-        return []
-    details = {"verdict": found, "evidence": _told(evidence)}
-    return [RolloutEvent(status.id, now, "VerdictReached", f"{found}: {evidence.primary.text}", details)]
-
-
-def _told(evidence: Evidence) -> dict[str, Any]:
-    """Return evidence as JSON data; numbers that JSON has no word for are left out."""
-    told: dict[str, Any] = _finite(snapshot(evidence))
-    return told
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float():
-            return value if math.isfinite(value) else None
-        case dict():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case _:
-            return value
