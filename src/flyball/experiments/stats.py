@@ -17,7 +17,7 @@ from flyball.errors import InputError, UnknownName
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["Missing", "Moments", "Sample", "Stats", "moments"]
+__all__ = ["Missing", "Moments", "Sample", "Stats", "checked", "moments"]
 
 Missing = Literal["refuse", "drop"]  # what is done with units that lack a finite value
 
@@ -108,7 +108,7 @@ class Stats:
         import numpy as np
 
         names = tuple(columns)
-        values = [np.asarray(columns[name], dtype=np.float64) for name in names]
+        values = [_numbers(name, columns[name]) for name in names]
         lengths = {name: v.shape for name, v in zip(names, values, strict=True)}
         if any(len(shape) != 1 for shape in lengths.values()) or len(set(lengths.values())) > 1:
             raise InputError(f"columns have shapes {lengths}; they need one dimension and one length")
@@ -197,8 +197,31 @@ Sample = Moments | Sequence[float]  # or any one-dimensional array: what a test 
 
 
 def moments(sample: Sample | ArrayLike) -> Moments:
-    """Return the moments of a sample: itself when it is `Moments`, else those of its values, shape (n,)."""
-    return sample if isinstance(sample, Moments) else Stats.of({"value": sample})["value"]
+    """Return the moments of a sample: itself when it is `Moments`, else those of its values, shape (n,).
+
+    Raises:
+        InputError: a value is missing, or moments are of values that were.
+    """
+    return checked(sample) if isinstance(sample, Moments) else Stats.of({"value": sample})["value"]
+
+
+def checked(moments: Moments, what: str = "the moments") -> Moments:
+    """Return moments that are finite, of a count and a sum of squares not below 0; raises InputError."""
+    if moments.n < 0 or moments.m2 < 0.0 or not math.isfinite(moments.mean + moments.m2):
+        raise InputError(
+            f"{what} have n = {moments.n}, mean {moments.mean} and sum of squares {moments.m2}: not finite, "
+            'or negative where no values are. Build them with Stats.of, which refuses missing values or drops them with missing="drop"'
+        )
+    return moments
+
+
+def _numbers(name: str, values: ArrayLike) -> Any:
+    import numpy as np
+
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"column {name!r} holds something else than numbers ({error}); convert it first") from error
 
 
 def _without(table: Any, names: tuple[str, ...], whole: Any, missing: str) -> Any:

@@ -35,7 +35,7 @@ class Rate:
     exposure: float
 
     def __post_init__(self) -> None:
-        if int(self.events) != self.events or self.events < 0:
+        if not 0 <= self.events < math.inf or int(self.events) != self.events:
             raise InputError(f"events is {self.events}; it is a count, 0 or more")
         if not 0.0 < self.exposure < math.inf:
             raise InputError(f"exposure is {self.exposure}; it must be finite and above 0")

@@ -16,7 +16,7 @@ from scipy import special
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.estimate import Alternative, Estimate, Scale, alternative_of, check_level
-from flyball.experiments.stats import Missing, Moments, Sample, moments
+from flyball.experiments.stats import Missing, Moments, Sample, checked, moments
 
 __all__ = ["ArmValue", "check_null", "critical", "difference", "mean_of", "null_note", "p_value", "pivot",
            "refuse_constant", "satterthwaite", "scale_of", "tail_of", "values_of"]  # fmt: skip
@@ -81,8 +81,7 @@ NOTHING_SHARED = Shared()
 
 def mean_of(sample: Sample | ArrayLike, arm: str) -> ArmValue:
     """Return an arm's mean with its standard error; raises InputError below two units."""
-    m = moments(sample)
-    _finite(m, arm)
+    m = checked(sample, arm) if isinstance(sample, Moments) else moments(sample)
     if m.n < 2:
         raise InputError(f"{arm} has {m.n} unit{'' if m.n == 1 else 's'}; a variance needs at least 2, collect more")
     return ArmValue(m.mean, m.variance / m.n, m.n, m.n - 1.0)
@@ -96,7 +95,10 @@ def values_of(sample: ArrayLike, arm: str, *, least: int = 1, missing: Missing =
     """
     if isinstance(sample, Moments):
         raise InputError(f"{arm} is given as Moments; this method needs every unit's value, pass the array")
-    values = np.asarray(sample, dtype=np.float64)
+    try:
+        values = np.asarray(sample, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{arm} holds something else than numbers ({error}); convert it first") from error
     if values.ndim != 1:
         raise InputError(f"{arm} has shape {values.shape}; it needs one dimension, one value per unit")
     finite = np.isfinite(values)
@@ -237,11 +239,3 @@ def scale_of(name: str, *allowed: Scale) -> Scale:
 
 def _lower_tail(statistic: float, df: float) -> float:
     return float(special.ndtr(statistic) if math.isinf(df) else special.stdtr(df, statistic))
-
-
-def _finite(m: Moments, arm: str) -> None:
-    if m.n < 0 or not (math.isfinite(m.mean) and math.isfinite(m.m2)) or m.m2 < 0.0:
-        raise InputError(
-            f"{arm} has n = {m.n}, mean {m.mean} and sum of squares {m.m2}; they must be finite and not negative. "
-            'Build them with Stats.of, which refuses missing values or drops them with missing="drop"'
-        )

@@ -43,7 +43,7 @@ class Count:
     def __post_init__(self) -> None:
         for name in ("successes", "n"):
             value = getattr(self, name)
-            if int(value) != value:
+            if not math.isfinite(value) or int(value) != value:
                 raise InputError(f"{name} is {value}; a count is a whole number")
             object.__setattr__(self, name, int(value))  # fixed-width integers would overflow in products
         if self.n < 1:

@@ -86,6 +86,8 @@ def product_log_e(log_e: Sequence[float]) -> float:
     """Return the log e-value of independent (or successive, conditionally valid) evidence together: their sum."""
     for value in log_e:
         _check(value)
+    if math.inf in log_e and -math.inf in log_e:
+        raise InputError("one e-value is 0 and another infinite: their product is no evidence; look at them one by one")
     return math.fsum(log_e)
 
 
@@ -112,10 +114,10 @@ def mean_log_e(log_e: Sequence[float], weights: Sequence[float] | None = None) -
         raise InputError(
             f"weights are {shares} for {len(log_e)} e-values; give one each, >= 0, with a sum of at most 1"
         )
-    top = max(log_e)
+    top = max((value for value, share in zip(log_e, shares, strict=True) if share > 0.0), default=-math.inf)
     if math.isinf(top):
         return top
-    total = math.fsum(share * math.exp(value - top) for share, value in zip(shares, log_e, strict=True))
+    total = math.fsum(share * math.exp(value - top) for share, value in zip(shares, log_e, strict=True) if share > 0.0)
     return top + math.log(total) if total > 0.0 else -math.inf
 
 

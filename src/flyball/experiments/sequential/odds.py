@@ -74,7 +74,12 @@ class OddsProcess:
             candidate: New failure episodes of the candidate.
             control: New failure episodes of the control.
             odds: What `odds` returned for the counts including these failures; 0 and inf carry no information.
+
+        Raises:
+            InputError: a count below 0, or one that is no number.
         """
+        if not (candidate >= 0 and control >= 0):
+            raise InputError(f"{candidate} and {control} failures; counts of episodes are 0 or more")
         after = replace(self, candidate=self.candidate + candidate, control=self.control + control)
         null = odds * (1.0 + self.margin)
         if not 0.0 < null < math.inf or candidate + control == 0:

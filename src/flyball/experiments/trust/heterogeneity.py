@@ -15,7 +15,7 @@ from typing import Any
 from scipy import special
 
 from flyball.errors import InputError
-from flyball.experiments.stats import Moments
+from flyball.experiments.stats import Moments, checked
 from flyball.experiments.trust.check import Check, Verdict
 
 __all__ = ["GroupEffect", "Heterogeneity", "group_effects", "heterogeneity", "weekday_effects"]
@@ -133,12 +133,17 @@ def weekday_effects(days: Mapping[int, tuple[Moments, Moments]], *, alpha: float
 
 
 def group_effects(groups: Mapping[str, tuple[Moments, Moments]]) -> tuple[tuple[GroupEffect, ...], int]:
-    """Return the effect of each group that has two units per arm and some spread, and how many have not."""
+    """Return the effect of each group that has two units per arm and some spread, and how many have not.
+
+    Raises:
+        InputError: moments that are not finite.
+    """
+    for name, pair in groups.items():
+        for arm in pair:
+            checked(arm, f"the moments of {str(name)!r}")
     effects = tuple(
         GroupEffect(str(name), t.mean - c.mean, math.sqrt(t.variance / t.n + c.variance / c.n), (t.n, c.n))
         for name, (t, c) in groups.items()
         if min(t.n, c.n) >= 2 and t.variance + c.variance > 0.0
     )
-    if wrong := [group.name for group in effects if not math.isfinite(group.effect + group.error)]:
-        raise InputError(f"the moments of {wrong[0]!r} are not finite; leave missing values out before you count")
     return effects, len(groups) - len(effects)

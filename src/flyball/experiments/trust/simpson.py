@@ -104,11 +104,11 @@ def simpson(segments: Mapping[str, tuple[Moments, Moments]], *, alpha: float = 0
         >>> round(result.pooled, 3), round(result.stratified, 3), result.reversed, str(result.check.verdict)
         (-0.046, 0.054, True, 'failed')
     """
+    effects, left_out = group_effects(segments)
     treatment = reduce(Moments.merge, (t for t, _ in segments.values()), Moments())
     control = reduce(Moments.merge, (c for _, c in segments.values()), Moments())
     if min(treatment.n, control.n) == 0:
         raise InputError(f"{treatment.n} units against {control.n}; both arms need some in {len(segments)} segments")
-    effects, left_out = group_effects(segments)
     pooled = treatment.mean - control.mean
     counted = [(t.mean - c.mean, t.n + c.n) for t, c in segments.values() if min(t.n, c.n) > 0]
     units = sum(n for _, n in counted)
