@@ -8,14 +8,11 @@ id, and a row with a pair waits for both answers and the outcome, whatever their
 from __future__ import annotations
 
 import heapq
-import math
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 
 import msgspec
-import xxhash
 
 from flyball.records.log import Batch
 from flyball.records.repeats import Repeats
@@ -35,8 +32,18 @@ from flyball.rollout.evidence.closed import (
     plus,
 )
 from flyball.rollout.evidence.pace import Pace
+from flyball.rollout.evidence.reading import (
+    answer_of,
+    columns_of,
+    delays_of,
+    is_late,
+    is_number,
+    number_of,
+    reads_rows,
+    unit_hash,
+)
 from flyball.rollout.evidence.unit_store import UnitStore, UnitTable
-from flyball.rollout.types import GuardrailSpec, RolloutSpec
+from flyball.rollout.types import RolloutSpec
 from flyball.units import micros
 
 __all__ = [
@@ -85,7 +92,7 @@ class Binner:
         rails = [*enumerate(spec.guardrails)]
         self._failing = [(i, rail.kind) for i, rail in rails if rail.kind in {"errors", "timeouts", "fallbacks"}]
         self._pace = Pace(rails)
-        read = [rail for rail in (*spec.guardrails, *((spec.primary,) if spec.primary else ())) if _reads_rows(rail)]
+        read = [rail for rail in (*spec.guardrails, *((spec.primary,) if spec.primary else ())) if reads_rows(rail)]
         self._joins = any(rail.metric != "prediction" and rail.kind == "metric" for rail in read)
         self._scores = any(rail.metric == "prediction" or rail.kind == "shift" for rail in read)
         self._columns, self._delays = columns_of(spec), [micros(delay) for delay in delays_of(spec)]
@@ -199,7 +206,7 @@ class Binner:
 
     def _failed(self, p: Prediction) -> list[int]:
         """Return the guardrails that a failed answer counts against."""
-        late = p.error is not None and _is_late(p.error)
+        late = p.error is not None and is_late(p.error)
         return [
             rail
             for rail, kind in self._failing
@@ -225,14 +232,14 @@ class Binner:
             into = self._bin(s.at // SECOND)
             unit = 0 if s.unit == s.id or not s.unit else unit_hash(s.unit)
             failed = s.error is not None
-            late = failed and _is_late(s.error or "")
+            late = failed and is_late(s.error or "")
             rails = [r for r, kind in self._failing if kind == "errors" or (kind == "timeouts" and late)]
             self._count(into, index, CANDIDATE, unit, s.at, rails if failed else (), failed=failed)
         if s.agreed is not None and self.allocations[index].kind != "off":
             into = self._bin(s.at // SECOND)
             into.compared = into.compared or Compared()
             into.compared.add(s)
-        answer = _answer(s.value) if s.error is None else None
+        answer = answer_of(s.value) if s.error is None else None
         if s.error is None and answer is None and self.allocations[index].kind == "shadow" and (
             self._joins or self._scores
         ):  # fmt: skip
@@ -252,7 +259,7 @@ class Binner:
 
     def _outcome(self, o: Outcome, latest: int) -> None:
         waiting = self._waiting.get(o.id)
-        if not _number(o.value):
+        if not is_number(o.value):
             if waiting is not None:
                 self._unusable(self._bin(latest), waiting.allocation, waiting.arm)
             return
@@ -312,13 +319,13 @@ class Binner:
 
     def _value(self, p: Prediction, index: int, arm: int, unit: int, into: Bin) -> None:
         """Keep an answer until its pair and its outcome are there."""
-        value = _answer(p.value)
+        value = answer_of(p.value)
         if value is None:
             self._unusable(into, index, arm)
             return
         allocation = self.allocations[index]
         paired = allocation.kind == "shadow" or (allocation.pair and arm == CANDIDATE)
-        named = [_float(p.inputs.get(name)) for name in self._columns]
+        named = [number_of(p.inputs.get(name)) for name in self._columns]
         if self._scores:
             scored = _Waiting(index, unit, arm, value, paired, p.at, p.control, named)
             if paired:
@@ -358,26 +365,9 @@ class Binner:
                 self.dropped += 1
 
 
-def columns_of(spec: RolloutSpec) -> list[str]:
-    """Return the request's columns that guardrails read, sorted."""
-    rails = (*spec.guardrails, *((spec.primary,) if spec.primary else ()))
-    return sorted({name for rail in rails for name in (rail.over, rail.covariate) if name})
-
-
-def delays_of(spec: RolloutSpec) -> list[timedelta]:
-    """Return the distinct delays of metrics, shortest first; a row's `group` is an index into them."""
-    rails = (*spec.guardrails, *((spec.primary,) if spec.primary else ()))
-    return sorted({rail.delay for rail in rails if rail.kind == "metric" and rail.metric != "prediction"})
-
-
-def unit_hash(unit: str) -> int:
-    """Return a unit's 63-bit hash; never 0, which means that the request is its own unit."""
-    return (xxhash.xxh3_64_intdigest(unit.encode()) >> 1) or 1
-
-
 def _row(w: _Waiting, truth: float, group: int) -> Row:
     mine, other = (w.value, w.other) if w.arm == CANDIDATE else (w.other, w.value)
-    return Row(w.allocation, w.unit, truth, mine, other, group, w.cohort, w.named)
+    return Row(w.allocation, w.unit, truth, mine, other, group, w.cohort, w.named, w.arm)
 
 
 def _push(queue: OrderedDict[str, _Waiting], id: str, waiting: _Waiting, most: int) -> int:
@@ -387,27 +377,3 @@ def _push(queue: OrderedDict[str, _Waiting], id: str, waiting: _Waiting, most: i
         return 0
     queue.popitem(last=False)
     return 1
-
-
-def _reads_rows(rail: GuardrailSpec) -> bool:
-    return rail.kind in {"metric", "shift"}
-
-
-def _is_late(error: str) -> bool:
-    """Tell whether a failure's text, which begins with the error's class, tells of time that ran out."""
-    return error.split(":", 1)[0].strip().endswith(("DeadlineExceeded", "TimeoutError", "Timeout"))
-
-
-def _answer(value: object) -> Answer | None:
-    """Return an answer that can be judged: a finite number, or one for each class; None for anything else."""
-    if isinstance(value, list | tuple):
-        return [float(v) for v in value] if value and all(_number(v) for v in value) else None
-    return float(value) if _number(value) else None  # type: ignore[arg-type]  # _number checked it
-
-
-def _float(value: object) -> float | None:
-    return float(value) if _number(value) else None  # type: ignore[arg-type]  # _number checked it
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value)
