@@ -209,9 +209,9 @@ def checked(moments: Moments, what: str = "the moments") -> Moments:
     """Return moments that are finite, of a count and a sum of squares not below 0; raises InputError."""
     if moments.n < 0 or moments.m2 < 0.0 or not math.isfinite(moments.mean + moments.m2):
         raise InputError(
-            f"{what} have n = {moments.n}, mean {moments.mean} and sum of squares {moments.m2}: negative, or not finite; "
-            "they must be finite and not negative. Build them with Stats.of, which refuses missing values or drops them "
-            'with missing="drop"'
+            f"{what} have n = {moments.n}, mean {moments.mean} and sum of squares {moments.m2}; "
+            "they must be finite and not negative (here: negative, or not finite). Build them with Stats.of, which "
+            'refuses missing values or drops them with missing="drop"'
         )
     return moments
 
