@@ -209,8 +209,6 @@ def mean_posterior(sample: Sample | ArrayLike, *, prior: MeanPrior | None = None
         (0.4457, 4.5543)
     """
     seen = moments(sample)
-    if not math.isfinite(seen.mean + seen.m2):
-        raise InputError(f"mean {seen.mean} and spread {seen.m2}; leave missing values out before you count")
     if prior is None:
         if seen.n < 2 or seen.m2 <= 0.0:
             raise InputError(f"{seen.n} units with variance {seen.variance:g}; two units that differ, or a prior")

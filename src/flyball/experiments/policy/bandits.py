@@ -19,7 +19,7 @@ from flyball.experiments.bayes import Posterior, expected_loss, probability_best
 from flyball.experiments.estimate import Direction, direction_of, finite
 from flyball.experiments.policy.rewards import Rewards, posterior_of, turned, turned_value
 from flyball.experiments.sequential.confidence import mean_bounds, rate_lower, rate_upper
-from flyball.experiments.stats import Moments
+from flyball.experiments.stats import Moments, checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -274,8 +274,7 @@ def _asked(arms: Mapping[str, Moments], rewards: str, direction: Direction | str
     if len(arms) < 2:
         raise InputError(f"{len(arms)} arm; a bandit needs two or more")
     for name, arm in arms.items():
-        if not math.isfinite(arm.mean + arm.m2):
-            raise InputError(f"arm {name!r} has mean {arm.mean}; leave missing rewards out before you count")
+        checked(arm, f"the moments of {name!r}")
         if rewards == Rewards.BERNOULLI and not -1e-9 <= arm.mean <= 1.0 + 1e-9:
             raise InputError(f"arm {name!r} has mean {arm.mean:g}; say rewards='normal' when they are not 0 or 1")
     return Rewards(rewards), good
