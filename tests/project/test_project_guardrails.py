@@ -67,3 +67,24 @@ def test_a_candidate_nobody_tells_outcomes_of_is_not_promoted(tmp_path):
         assert (story.phase, story.share) == ("Step", 0.5)
         assert "not enough outcomes yet" in story.waits
         assert story.replays()
+
+
+@pytest.mark.parametrize("of", ['"revenue", of="outcome"', '"clicks", of="outcome", over="distance"'])
+def test_a_candidate_that_earns_less_is_rolled_back_although_both_arms_answered_each_request(tmp_path, of):
+    rail = f'fb.guard.metric({of}, direction="up", margin="0.5")'
+    with live(tmp_path, _plan(f"[{rail}]")) as story:
+        told = story.caller.report
+
+        def report(values: dict[str, float]) -> None:
+            drawn = {k: 10.0 - 6.0 * (story.version_of(k) == "v2") + story.caller.rng.normal() for k in values}
+            told(drawn)
+
+        story.caller.report = report  # type: ignore[method-assign]
+        story.until("RolledBack", most=20)
+        assert story.replays()
+
+
+def test_a_candidate_that_earns_as_much_is_promoted(tmp_path):
+    with live(tmp_path, _plan('[fb.guard.metric("revenue", of="outcome", direction="up", margin="5.0")]')) as story:
+        story.until("Promoted", most=40)
+        assert story.replays()

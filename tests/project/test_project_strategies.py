@@ -24,6 +24,7 @@ class Live:
     def __init__(self, project: Project) -> None:
         self.project, self.caller = project, kit.caller(project)
         self.handle = project.rollout("eta", "v2")
+        self.versions: dict[str, str] = {}  # who answered, by prediction
 
     def minutes(self, count: int, *, rows: int = 30, **attributes: str) -> Live:
         """Ask so many rows in each minute, then let the controller look."""
@@ -40,6 +41,7 @@ class Live:
             body = {"model": "eta", "rows": [{"zone": zone, "distance": far}], "unit": f"u{self.caller._units}"}
             answer = self.caller.http.post("/predict", json={**body, "attributes": attributes})
             assert answer.status_code == 200, answer.text
+            self.versions[answer.json()["prediction_id"]] = answer.json()["model_version"]
             truth = 3 + 3.5 * far + zone + self.caller.rng.normal(scale=1.5)
             self.caller.report({answer.json()["prediction_id"]: truth})
 
@@ -66,6 +68,9 @@ class Live:
     @property
     def route(self):
         return self.project.database.routing.current().models["eta"]
+
+    def version_of(self, prediction: str) -> str:
+        return self.versions[prediction]
 
     def replays(self) -> bool:
         return bool(self.handle.replay()["same"])

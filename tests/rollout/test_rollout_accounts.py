@@ -135,7 +135,7 @@ def test_a_mean_by_unit_matches_the_sequence_of_its_unit_means():
     story.fold(records, 5 * SECOND)
     means = {arm: [values[arm][units[arm] == u].mean() for u in set(units[arm])] for arm in units}
     pair = (Moments.of(-np.array(means["candidate"])), Moments.of(-np.array(means["champion"])))
-    wanted = difference([pair], lower=0.01, upper=0.05)
+    wanted = difference([pair], lower=0.9 * 0.01, upper=0.05)  # a tenth is kept for pairs that may come
     found = story.rail()
     assert (found.harm, found.lower, found.upper) == pytest.approx((wanted.estimate, wanted.lower, wanted.upper))
     assert found.harm > 0  # less revenue is harm

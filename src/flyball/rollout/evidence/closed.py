@@ -84,7 +84,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """An outcome with the answers it judges; None where an arm gave none.
 
     `group` indexes `delays_of`; rows of group `SCORES` came without an outcome, and their truth is 0. `cohort` tells
-    that the control's answer belongs to the equal-size cohort. `named` are the columns of `columns_of`.
+    that the control's answer belongs to the equal-size cohort. `named` are the columns of `columns_of`. `served` is the
+    arm whose answer the caller got, -1 where a record does not tell.
     """
 
     allocation: int
@@ -95,6 +96,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     group: int = 0
     cohort: bool = False
     named: list[float | None] = []
+    served: int = -1
 
 
 class Compared(msgspec.Struct, array_like=True):

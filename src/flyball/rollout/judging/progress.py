@@ -177,7 +177,7 @@ def _unsafe(spec: RolloutSpec, status: RolloutStatus, evidence: Evidence) -> str
     shadow = status.phase is Phase.SHADOW
     if contested(spec, status) or not (_last(spec, status) or (shadow and spec.strategy is Strategy.BLUE_GREEN)):
         return ""
-    blind = {rail.name for rail in spec.guardrails if shadow and rail.kind in _BLIND}
+    blind = {rail.name for rail in spec.guardrails if shadow and (rail.kind in _BLIND or rail.metric == "outcome")}
     return unsafe(evidence, blind=blind)
 
 

@@ -15,12 +15,14 @@ from flyball.rollout.definitions.guards import NO_MARGIN
 from flyball.rollout.evidence.accounts.power import mean_power
 from flyball.rollout.evidence.accounts.stretch import Stretch
 from flyball.rollout.evidence.accounts.units import Accumulator, ByUnit, RatioByUnit, WithCovariate
-from flyball.rollout.evidence.accounts.values import value_of
+from flyball.rollout.evidence.accounts.values import judged_by, value_of
 from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, SCORES, Allocation, Counts, Row
 from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, GuardrailSpec
 
 __all__ = ["MeanAccount", "coverage_of", "no_outcomes", "unusable_text"]
+
+_APART = 0.9  # part of the level that rows without pairs are tested at; if pairs come later, they get the rest
 
 
 class MeanAccount:
@@ -51,6 +53,7 @@ class MeanAccount:
         self._harm, self._candidate, self._control = self._arm(paired=True), self._arm(), self._arm()
         self._strata: dict[int, tuple[Accumulator, Accumulator]] = {}
         self._paired = False
+        self._tested_apart = False  # whether rows were compared without pairs before pairs came
         self._fresh = False
         self._unjudged = [0, 0]
         self._rows = 0
@@ -76,6 +79,7 @@ class MeanAccount:
         """Take one row with the answers it judges."""
         if row.group != self._group:
             return
+        row = judged_by(self._metric, row)
         mine, theirs = value_of(self._metric, row, row.candidate), value_of(self._metric, row, row.control)
         other = row.named[self._column] if self._column >= 0 else 0.0
         lacking = other is None
@@ -116,7 +120,8 @@ class MeanAccount:
         """Return the harm and the control's running mean, both with more for worse."""
         if self._paired:
             pairs = _settled(self._harm.moments)
-            harm = mean_bounds(pairs, lower=self._alpha, upper=self._safe)
+            left = 1.0 - _APART if self._tested_apart else 1.0
+            harm = mean_bounds(pairs, lower=left * self._alpha, upper=self._safe)
             if pairs.n >= BURN and pairs.m2 == 0.0:  # the arms differ by one number in every row, such as 0
                 harm = Bounds(pairs.mean, pairs.mean, pairs.mean, pairs.n, 0.0)
             return harm, self._control.moments.mean
@@ -124,7 +129,7 @@ class MeanAccount:
         base = Moments()
         for _, control in strata:
             base = base.merge(control)
-        return difference(strata, lower=self._alpha, upper=self._safe), base.mean
+        return difference(strata, lower=_APART * self._alpha, upper=self._safe), base.mean
 
     def _adjusted(self) -> list[tuple[Moments, Moments]]:
         """Return each stratum's arms; with a covariate, less what it explains (CUPED, Deng et al. 2013).
@@ -148,6 +153,7 @@ class MeanAccount:
         if own.n < self.rail.min_samples:
             return ""
         harm, base = self._bounds()
+        self._tested_apart |= not self._paired and harm.n >= BURN
         margin = self.rail.margin.at(base)
         name = self._name()
         if harm.lower > margin:

@@ -14,7 +14,7 @@ from flyball.experiments.sequential.confidence import rate_lower, rate_upper
 from flyball.rollout.definitions.guards import NO_MARGIN
 from flyball.rollout.evidence.accounts.means import coverage_of, no_outcomes, unusable_text
 from flyball.rollout.evidence.accounts.stretch import Stretch
-from flyball.rollout.evidence.accounts.values import value_of
+from flyball.rollout.evidence.accounts.values import judged_by, value_of
 from flyball.rollout.evidence.closed import CANDIDATE, CONTROL, Allocation, Counts, Row
 from flyball.rollout.evidence.unit_store import UnitStore
 from flyball.rollout.types import SAFE_ALPHA, GuardrailEvidence, GuardrailSpec
@@ -132,6 +132,7 @@ class QuantileAccount:
         if row.group != self._group:
             return
         self._rows += 1
+        row = judged_by(self.rail.metric, row)
         mine, theirs = value_of(self.rail.metric, row, row.candidate), value_of(self.rail.metric, row, row.control)
         self._unjudged[CANDIDATE] += mine is None and row.candidate is not None
         self._unjudged[CONTROL] += theirs is None and row.control is not None

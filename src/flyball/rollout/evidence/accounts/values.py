@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 
-from flyball.rollout.evidence.closed import Answer, Row
+from msgspec.structs import replace
 
-__all__ = ["value_of"]
+from flyball.rollout.evidence.closed import CANDIDATE, Answer, Row
+
+__all__ = ["judged_by", "value_of"]
 
 _LEAST = 1e-15  # a probability of 0 has no logarithm
+
+
+def judged_by(metric: str, row: Row) -> Row:
+    """Return the row as a metric sees it: what followed says something of the answer that the caller got, only."""
+    if metric != "outcome" or row.served < 0:
+        return row
+    if row.served == CANDIDATE:
+        return row if row.control is None else replace(row, control=None)
+    return row if row.candidate is None else replace(row, candidate=None)
 
 
 def value_of(metric: str, row: Row, answer: Answer | None) -> float | None:
