@@ -261,3 +261,15 @@ def test_a_large_file_that_was_appended_twice_by_its_last_rows_is_refused(tmp_pa
     pq.write_table(table.slice(0, n), tmp_path / "users.parquet")
     arms = arms_of_files(tmp_path / "users.parquet", _experiment(fb.Metric("spend")), unit="user")
     assert sum(data.units for data in arms.values()) == n
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", [pa.int32(), pa.int64(), pa.uint32()])
+def test_whole_numbers_near_their_types_end_keep_every_digit(reader: str, kind: pa.DataType) -> None:
+    values = 2**31 - 1 - np.random.default_rng(4).integers(0, 50, 5000)
+    table = pa.table({"arm": ["a", "b"] * 2500, "y": pa.array(values, kind)})
+    arms = READERS[reader](table, _experiment(fb.Metric("y")), {})
+    right = Stats.of({"y": values[::2]})
+    assert arms["a"].metrics["y"].variance("y") == pytest.approx(right.variance("y"), rel=1e-9)
+    assert arms["a"].metrics["y"].mean("y") == pytest.approx(right.mean("y"), rel=1e-15)
+    assert arms["a"].tails["y"].highest[0] == values[::2].max()

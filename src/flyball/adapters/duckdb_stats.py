@@ -32,6 +32,7 @@ __all__ = ["arms_of_files", "arms_of_query", "files"]
 _SAMPLE = 4096  # first rows that tell a column's origin
 _FAR = 100.0  # (mean - origin)^2 in variances from which the plain sums lose digits
 _FLOATS = ("FLOAT", "DOUBLE")
+_WHOLE = ("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT")  # squares fit into 64 bits
 _DATES = ("DATE", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE")
 
 
@@ -197,6 +198,11 @@ class _Scan:
             text = f"(CASE {below} {above} ELSE {text} END)"
         return text
 
+    def whole(self, want: Wanted) -> bool:
+        """Say whether a metric is one column of small whole numbers: their sums are exact, and need no origin."""
+        plain = self.rows == "units" and len(want.columns) == 1 and want.metric.missing is not Missing.ZERO
+        return plain and want.metric.winsor is None and self.kinds[want.columns[0]] in _WHOLE
+
     def counted(self, want: Wanted) -> str:
         """Return the condition under which a unit counts for a metric; "" where a single value's NULL says it."""
         parts = [f"{self.value(want, at)} IS NOT NULL" for at in range(len(want.columns))]
@@ -256,6 +262,8 @@ def _values(scan: _Scan, want: Wanted, names: Sequence[str], origins: Mapping[tu
     condition = scan.counted(want)
     for at, name in enumerate(names):
         shifted = f"{scan.value(want, at)} - {_number(origins[want.metric.name, at])}"
+        if scan.whole(want):
+            shifted = f"{quoted(want.columns[at])}::BIGINT"
         yield f"CASE WHEN {condition} THEN {shifted} END AS {name}" if condition else f"{shifted} AS {name}"
 
 
@@ -281,6 +289,9 @@ def _stats(want: Wanted, n: int, start: Sequence[float], cells: Sequence[Any]) -
     k, names = len(start), want.metric.columns
     if n == 0:
         return Stats(0, names, (0.0,) * k, ((0.0,) * k,) * k), False
+    if isinstance(cells[0], int):  # sums of whole numbers, of any length
+        total, squares = cells[0], cells[1]
+        return Stats(n, names, (total / n,), (((n * squares - total * total) / n,),)), False
     deltas, pairs = [s / n for s in cells[:k]], iter(cells[k:])
     products = [[0.0] * k for _ in range(k)]
     for i in range(k):
@@ -317,7 +328,8 @@ def _origins(connection: duckdb.DuckDBPyConnection, scan: _Scan) -> dict[tuple[s
             if at == 0 and want.metric.winsor is not None:
                 values = np.clip(values, *want.metric.winsor)
             values = np.sort(values[np.isfinite(values)])
-            found[want.metric.name, at] = float(values[len(values) // 2]) if len(values) else 0.0
+            origin = float(values[len(values) // 2]) if len(values) and not scan.whole(want) else 0.0
+            found[want.metric.name, at] = origin
     return found
 
 
