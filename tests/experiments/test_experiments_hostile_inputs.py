@@ -78,3 +78,11 @@ def test_failures_below_zero_or_missing_never_become_evidence(bad) -> None:
 def test_stats_of_words_name_the_column() -> None:
     with pytest.raises(InputError, match="'spend'"):
         Stats.of({"spend": ["a", "b"]})
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_plans_of_means_do_not_depend_on_the_unit(unit) -> None:
+    plain, scaled = fx.plan_means(sd=10.0, effect=5.0), fx.plan_means(sd=10.0 * unit, effect=5.0 * unit)
+    assert scaled.n == plain.n == (64, 64)
+    smallest = fx.plan_means(sd=10.0 * unit, n=100).effect / unit
+    assert smallest == pytest.approx(fx.plan_means(sd=10.0, n=100).effect)

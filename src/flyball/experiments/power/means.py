@@ -50,7 +50,7 @@ class Means:
     @property
     def scale(self) -> float:
         """The deviations' quadratic mean."""
-        return math.sqrt((self.sd[0] ** 2 + self.sd[1] ** 2) / 2.0)
+        return math.hypot(*self.sd) / math.sqrt(2.0)
 
     @property
     def largest(self) -> float:
@@ -59,11 +59,11 @@ class Means:
 
     def power(self, effect: float, n: tuple[float, float], *, alpha: float, alternative: Alternative) -> float:
         """Return the power of Welch's t; degrees of freedom count clusters where there are some."""
-        inflation = noise_factor(self.r2, self.clusters)
-        parts = [sd * sd * inflation / size for sd, size in zip(self.sd, n, strict=True)]
+        inflation, unit = noise_factor(self.r2, self.clusters), self.scale
+        parts = [(sd / unit) ** 2 * inflation / size for sd, size in zip(self.sd, n, strict=True)]
         independent = [max(size / self.clusters.size if self.clusters else size, 2.0) for size in n]
         df = sum(parts) ** 2 / sum(part**2 / (m - 1.0) for part, m in zip(parts, independent, strict=True))
-        return t_power(effect / math.sqrt(sum(parts)), df, alpha=alpha, alternative=alternative)
+        return t_power(effect / unit / math.sqrt(sum(parts)), df, alpha=alpha, alternative=alternative)
 
     def standardised(self, effect: float) -> float:
         """Return Cohen's d, by a unit's own deviation (before covariates)."""
