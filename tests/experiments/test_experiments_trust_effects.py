@@ -40,7 +40,7 @@ def test_cochrans_q_is_that_of_statsmodels():
 
 
 def test_q_cries_wolf_as_often_as_alpha_says():
-    rng, runs = np.random.default_rng(2), 1500
+    rng, runs = np.random.default_rng(2), 700
     wrong = sum(not weekday_effects(drawn(rng, [0.2] * 7, 200), alpha=0.05).check.passed for _ in range(runs))
     assert abs(wrong / runs - 0.05) < 4 * math.sqrt(0.05 * 0.95 / runs) + 0.005  # + the errors being estimated
 

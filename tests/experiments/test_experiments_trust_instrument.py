@@ -8,6 +8,7 @@ from scipy import stats
 
 from flyball.errors import InputError
 from flyball.experiments.estimate import Alternative, Estimate, Scale
+from flyball.experiments.fixed.means import welch_t
 from flyball.experiments.stats import moments
 from flyball.experiments.trust.aa import aa_split, aa_test
 from flyball.experiments.trust.check import Verdict
@@ -31,7 +32,7 @@ def welch(treatment, control, *, alternative="two-sided", scale=Scale.DIFFERENCE
 
 def test_a_sound_test_passes_and_its_numbers_are_scipys():
     result = aa_test(
-        lambda rng: welch(rng.normal(size=20), rng.normal(size=30)), rng=np.random.default_rng(1), runs=800
+        lambda rng: welch_t(rng.normal(size=20), rng.normal(size=30)), rng=np.random.default_rng(1), runs=800
     )
     assert result.check.passed
     assert result.ks == pytest.approx(stats.kstest(result.p_values, "uniform").statistic)
@@ -43,7 +44,7 @@ def test_a_sound_test_passes_and_its_numbers_are_scipys():
 def test_peeking_until_it_is_significant_fails():
     def peek(rng):
         data = rng.normal(size=(2, 400))
-        return min(stats.ttest_ind(data[0, :n], data[1, :n]).pvalue for n in range(50, 401, 50))
+        return min(welch_t(data[0, :n], data[1, :n]).p for n in range(50, 401, 50))
 
     result = aa_test(peek, rng=np.random.default_rng(2), runs=200)
     assert result.check.verdict is Verdict.FAILED
@@ -59,9 +60,8 @@ def test_rows_of_the_same_unit_tested_as_if_they_were_units_are_found_out():
     rng = np.random.default_rng(4)
     units = np.repeat(np.arange(200), 10)
     rows = rng.normal(size=200)[units] + 0.3 * rng.normal(size=2000)
-    run = lambda a, b: float(stats.ttest_ind(a, b).pvalue)  # noqa: E731
-    assert aa_split(rows, run, rng=rng, units=units, runs=200).check.verdict is Verdict.FAILED
-    assert aa_split(rows, run, rng=rng, runs=400).check.passed
+    assert aa_split(rows, welch_t, rng=rng, units=units, runs=200).check.verdict is Verdict.FAILED
+    assert aa_split(rows, welch_t, rng=rng, runs=400).check.passed
 
 
 def test_the_same_seed_gives_the_same_runs():

@@ -72,7 +72,7 @@ def test_chi_square_cries_wolf_as_often_as_alpha_says():
 
 
 def test_looking_at_every_unit_keeps_the_promise():
-    rng, runs, alpha = np.random.default_rng(6), 400, 0.05
+    rng, runs, alpha = np.random.default_rng(6), 200, 0.05
     wrong = 0
     for _ in range(runs):
         process = RatioProcess.of([0.7, 0.3])
