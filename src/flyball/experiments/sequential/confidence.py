@@ -61,6 +61,10 @@ def radius(n: float, variance: float, *, alpha: float, tuned: float = _TUNED_FOR
 def mean_bounds(moments: Moments, *, lower: float, upper: float) -> Bounds:
     """Return bounds on the mean of a stream, for instance of paired differences.
 
+    Asymptotic: of skewed values the bound on the side of the rare ones is too near while few of those were seen. Looked
+    at from 50 values on with alpha 1 %, the upper bound fell below a rate of 2 % in 11 % of 400 simulated runs, below
+    the mean of exponential values in 3.5 %. Take `rate_upper` for rates, and `Betting` for bounded values.
+
     Args:
         moments: The stream so far.
         lower: Error level of the lower bound.
