@@ -16,6 +16,7 @@ from flyball.experiments.design.compare import Effect, effect_of, log_ratio_of, 
 from flyball.experiments.design.manytoone import Key, Seen, many_to_one
 from flyball.experiments.design.metric import Metric, Role
 from flyball.experiments.design.plans import PlanKind
+from flyball.experiments.design.rare import RARE, Counts, counts_of, rare_bounds
 from flyball.experiments.design.result import Comparison, Finding
 from flyball.experiments.design.rulers import Ruler, Span
 from flyball.experiments.design.types import ArmData, Experiment
@@ -64,14 +65,15 @@ def judged(experiment: Experiment, ruler: Ruler, seen: Mapping[Key, Seen], units
 
 
 def _seen(metric: Metric, treatment: ArmData, control: ArmData) -> Seen:
+    counts = counts_of(metric, treatment, control)
     try:
         effect = effect_of(metric, treatment, control)
     except InputError as error:
-        return Seen(None, why=str(error))
+        return Seen(None, why=str(error), counts=counts)
     try:
-        return Seen(effect, log_ratio_of(metric, treatment, control))
+        return Seen(effect, log_ratio_of(metric, treatment, control), counts=counts)
     except InputError:  # a control near zero has no relative effect
-        return Seen(effect)
+        return Seen(effect, counts=counts)
 
 
 def _family(experiment: Experiment, ruler: Ruler, seen: Mapping[Key, Seen], units: int) -> dict[Key, Comparison]:
@@ -132,6 +134,8 @@ def _guardrail(experiment: Experiment, ruler: Ruler, metric: Metric, arm: str, s
     its error is at most 1 + margin times as large; the interval is widened by that.
     """
     effect, key = seen.effect, (metric.name, arm)
+    if (effect is None or effect.rare < RARE) and seen.counts is not None and not _moves(metric):
+        return _rare(experiment, metric, arm, seen.counts)
     if effect is None:
         return _nothing(metric, arm, seen.why)
     level, margin = 1.0 - experiment.plan.alpha, _margin(metric, effect) or 0.0
@@ -146,11 +150,33 @@ def _guardrail(experiment: Experiment, ruler: Ruler, metric: Metric, arm: str, s
     span = Span(lower, upper, None)
     estimate, relative = _by_plan(effect, span, both, ruler.method), _relative(ruler, key, seen, both)
     power, more = _power(experiment, ruler, effect, span, margin, both, units)
-    text = words.finding(metric.name, arm, finding, estimate, relative, margin)
-    if finding is Finding.OPEN:
-        text = f"harm to {metric.name} of {arm} is not ruled out: {worst:.3g} at worst, where {margin:.3g} is accepted"
+    text = _harm(metric, arm, finding, estimate, relative, margin, worst)
     return Comparison(metric.name, arm, metric.role, finding, text, estimate, relative, None, margin, worst,
                       power, more)  # fmt: skip
+
+
+def _rare(experiment: Experiment, metric: Metric, arm: str, counts: Counts) -> Comparison:
+    """Judge a guardrail on what hardly ever happened, by counts: no standard error is to be had of them."""
+    margin = metric.margin.absolute if metric.margin is not None else 0.0
+    found = rare_bounds(counts, experiment.plan.kind, 1.0 - experiment.plan.alpha)
+    worst, least = (-found.lower, -found.upper) if metric.sign > 0 else (found.upper, found.lower)
+    finding = Finding.SAFE if worst < margin else Finding.WORSE if least > 0.0 else Finding.OPEN
+    text = _harm(metric, arm, finding, found, None, margin, worst)
+    return Comparison(metric.name, arm, metric.role, finding, text, found, None, None, margin, worst)
+
+
+def _moves(metric: Metric) -> bool:
+    """Say whether a metric's margin moves with the control."""
+    return metric.margin is not None and metric.margin.relative > 0.0
+
+
+def _harm(
+    metric: Metric, arm: str, finding: Finding, estimate: Estimate, relative: tuple[float, float, float] | None,
+    margin: float, worst: float,
+) -> str:  # fmt: skip
+    if finding is not Finding.OPEN:
+        return words.finding(metric.name, arm, finding, estimate, relative, margin)
+    return f"harm to {metric.name} of {arm} is not ruled out: {worst:.3g} at worst, where {margin:.3g} is accepted"
 
 
 def _nothing(metric: Metric, arm: str, why: str) -> Comparison:

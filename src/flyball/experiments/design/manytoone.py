@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from flyball.errors import InputError
 from flyball.experiments.design.compare import Effect
 from flyball.experiments.design.metric import Metric
+from flyball.experiments.design.rare import Counts
 from flyball.experiments.design.types import ArmData, Experiment
 
 __all__ = ["Key", "Seen", "many_to_one"]
@@ -30,6 +31,7 @@ class Seen:
     effect: Effect | None
     ratio: Effect | None = None
     why: str = ""
+    counts: Counts | None = None  # of a plain proportion
     p: float | None = None
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from flyball.errors import InputError
 from flyball.experiments.design.compare import Effect
 from flyball.experiments.design.plans import PlanKind
+from flyball.experiments.design.rare import RARE
 from flyball.experiments.design.types import Experiment
 from flyball.experiments.estimate import Alternative
 from flyball.experiments.fixed.pivots import critical, p_value
@@ -24,7 +25,6 @@ from flyball.experiments.sequential.trial import GroupTrial
 
 __all__ = ["Look", "Ruler", "Span", "ruler_of"]
 
-_RARE = 20  # units that did, or did not, below which a proportion is far from normal
 _TUNED = 1000.0  # units at which a sequential plan without planned units is tightest
 
 
@@ -100,7 +100,7 @@ class Sequential:
 
     def span(self, key: str, effect: Effect, *, level: float, side: Alternative) -> Span:
         """Return the sequence at this look; unbounded below `BURN` units an arm, or few that did."""
-        if min(effect.estimate.n) < BURN or effect.rare < _RARE:
+        if min(effect.estimate.n) < BURN or effect.rare < RARE:
             return Span(-math.inf, math.inf, 1.0)
         spread = (effect.se * effect.caution) ** 2
         tau2 = mixture_tau2(spread * effect.n, tuned=self.tuned, alpha=1.0 - level, alternative=side)
