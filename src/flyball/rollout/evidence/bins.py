@@ -299,6 +299,13 @@ class Binner:
         counts.unusable = counts.unusable or [0, 0]
         counts.unusable[arm] += 1
 
+    def _crowded(self, into: Bin, gone: _Waiting) -> None:
+        """Count a prediction whose outcome will not be waited for any more."""
+        self.dropped += 1
+        counts = self._counts(into, gone.allocation)
+        counts.crowded = counts.crowded or [0, 0]
+        counts.crowded[gone.arm] += 1
+
     def _is_exposure(self, arm: int, unit: int, at: int) -> int:
         if unit == 0:
             return 1
@@ -336,7 +343,9 @@ class Binner:
             self._awaits(index, arm, p.at)
             waiting = _Waiting(index, unit, arm, value, paired, p.at, p.control, named)
             waiting.truth = self._early.pop(p.id, None)
-            self.dropped += _push(self._waiting, p.id, waiting, _KEEP_ROWS)
+            gone = _push(self._waiting, p.id, waiting, _KEEP_ROWS)
+            if gone is not None:
+                self._crowded(into, gone)
             self._finish(p.id, waiting, p.at // SECOND)
 
     def _awaits(self, index: int, arm: int, at: int) -> None:
@@ -362,7 +371,7 @@ class Binner:
                 self._held += 1
                 heapq.heappush(self._times, ripe)
             else:
-                self.dropped += 1
+                self._crowded(self._bin(second), waiting)
 
 
 def _row(w: _Waiting, truth: float, group: int) -> Row:
@@ -370,10 +379,7 @@ def _row(w: _Waiting, truth: float, group: int) -> Row:
     return Row(w.allocation, w.unit, truth, mine, other, group, w.cohort, w.named, w.arm)
 
 
-def _push(queue: OrderedDict[str, _Waiting], id: str, waiting: _Waiting, most: int) -> int:
-    """Add to a queue and return how many had to go, the oldest first."""
+def _push(queue: OrderedDict[str, _Waiting], id: str, waiting: _Waiting, most: int) -> _Waiting | None:
+    """Add to a queue and return what had to go, the oldest; None while there is room."""
     queue[id] = waiting
-    if len(queue) <= most:
-        return 0
-    queue.popitem(last=False)
-    return 1
+    return queue.popitem(last=False)[1] if len(queue) > most else None

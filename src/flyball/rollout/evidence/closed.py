@@ -52,6 +52,7 @@ class Counts(msgspec.Struct, array_like=True):
     judged: dict[int, list[int]] = {}  # answers that a guardrail whose limit follows the control judged
     unusable: list[int] = []  # answers or outcomes that are no finite number; empty when there are none
     due: dict[int, list[int]] = {}  # predictions that are old enough for their outcome, by group of delay
+    crowded: list[int] = []  # predictions let go unjudged because too many waited for their outcome; empty for none
 
     def plus(self, other: Counts) -> Counts:
         """Return the counts of both."""
@@ -61,6 +62,7 @@ class Counts(msgspec.Struct, array_like=True):
             _join(self.first, other.first), _join(self.judged, other.judged),
             plus(self.unusable or [0, 0], other.unusable) if other.unusable else self.unusable,
             _join(self.due, other.due),
+            plus(self.crowded or [0, 0], other.crowded) if other.crowded else self.crowded,
         )  # fmt: skip
 
 

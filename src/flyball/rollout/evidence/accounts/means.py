@@ -247,10 +247,13 @@ def unusable_text(stretches: list[Stretch], unjudged: list[int]) -> str:
     """Return what to say about values that could not be judged."""
     mine = sum(s.unusable[CANDIDATE] for s in stretches) + unjudged[CANDIDATE]
     theirs = sum(s.unusable[CONTROL] for s in stretches) + unjudged[CONTROL]
+    gone = sum(sum(s.crowded) for s in stretches)
+    text = f"; {gone} predictions were let go while too many waited for their outcome" if gone else ""
     if not mine + theirs:
-        return ""
+        return text
     return (
         f"; {mine} values of the candidate and {theirs} of the control could not be judged (missing, NaN or infinite)"
+        + text
     )
 
 

@@ -22,6 +22,7 @@ class Stretch:
     fresh: list[int] = field(default_factory=_none)
     timed: list[int] = field(default_factory=_none)
     unusable: list[int] = field(default_factory=_none)
+    crowded: list[int] = field(default_factory=_none)
     judged: dict[int, list[int]] = field(default_factory=dict)  # by guardrail
     due: dict[int, list[int]] = field(default_factory=dict)  # by group of delay
 
@@ -33,6 +34,8 @@ class Stretch:
             mine[CONTROL] += new[CONTROL]
         if counts.unusable:
             _into(self.unusable, counts.unusable)
+        if counts.crowded:
+            _into(self.crowded, counts.crowded)
         for rail, new in counts.judged.items():
             _into(self.judged.setdefault(rail, [0, 0]), new)
         for group, new in counts.due.items():
