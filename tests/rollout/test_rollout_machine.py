@@ -31,6 +31,9 @@ SPECS = {
     "blue-green": strategy.blue_green(shadow="10m", bake="10m", **COMMON),
     "ab": strategy.ab(primary=GAIN, bake="10m", **COMMON),
     "bandit": strategy.bandit(primary=GAIN, share="30%", bake="5m", pace="5m", **COMMON),
+    "challenger": strategy.challenger(
+        primary=GAIN, share="40%", bake="5m", guardrails=RAILS, min_requests=20, calendar=RULES
+    ),
     "all at once": strategy.all_at_once(calendar=RULES),
 }
 
@@ -165,6 +168,13 @@ class RolloutMachine(RuleBasedStateMachine):
             assert self.story.routes.current().models["eta"].candidate_cut == 0
 
     @precondition(lambda self: self.story is not None)
+    @invariant()
+    def a_challenger_takes_over_by_order_only(self):
+        if self.story is None or self.story.spec.strategy is not Strategy.CHALLENGER:
+            return
+        if self.story.status.phase is Phase.PROMOTED:
+            assert "promote" in [e.details["wanted"] for e in self.story.events if e.kind == "OrderGiven"]
+
     @invariant()
     def terminal_phases_stay(self):
         if self.over is not None:
