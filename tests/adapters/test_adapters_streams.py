@@ -104,7 +104,12 @@ def open_process(folder: Path, spec: ViewSpec) -> IngestProcess:
 
 
 async def consume(folder: Path, rows: int) -> dict[str, Any]:
-    """Run the ingest process until so many messages were taken in all, then end it properly."""
+    """Run the ingest process until so many messages were taken in all, then end it properly; never hang."""
+    async with asyncio.timeout(2 * DEADLINE):
+        return await _consume(folder, rows)
+
+
+async def _consume(folder: Path, rows: int) -> dict[str, Any]:
     process = open_process(folder, view())
     await process.start()
     server = Server(process._layout.socket("ingest"), process.handlers())

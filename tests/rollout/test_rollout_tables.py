@@ -9,9 +9,10 @@ from flyball.clock import ManualClock
 from flyball.rollout.definitions.guards import guard
 from flyball.rollout.definitions.release import Rollout
 from flyball.rollout.definitions.strategies import strategy
+from flyball.rollout.facts import told
 from flyball.rollout.judging.decide import decide
 from flyball.rollout.orders import order, start
-from flyball.rollout.reconcile import Reconciler, _told
+from flyball.rollout.reconcile import Reconciler
 from flyball.rollout.routing import Condition, ModelRoute, RoutingTable, VersionRef
 from flyball.rollout.tables import route_for, table_for
 from flyball.rollout.types import ArmCounts, Evidence, GuardrailEvidence, Phase, RolloutStatus
@@ -95,7 +96,7 @@ def test_evidence_that_is_not_a_number_can_be_stored():
     evidence = Evidence(
         NOW, ArmCounts(), ArmCounts(), 0, (GuardrailEvidence("mae", False, False, harm=math.nan),), None
     )
-    assert _told(evidence)["guardrails"][0]["harm"] is None
+    assert told(evidence)["guardrails"][0]["harm"] is None
 
 
 def test_shadow_copies_everything_and_exposes_nobody():
