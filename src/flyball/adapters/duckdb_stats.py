@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import duckdb
 import numpy as np
@@ -23,7 +23,7 @@ from flyball.adapters.duckdb_stats_units import crossed_units, refuse_doubles
 from flyball.errors import InputError, SourceError, first_line
 from flyball.experiments.design.metric import Kind, Missing
 from flyball.experiments.design.types import ArmData, Experiment
-from flyball.experiments.design.wanted import Keys, Tally, Wanted, assemble, day_index, label, wanted
+from flyball.experiments.design.wanted import Keys, Layout, Tally, Wanted, assemble, day_index, label, wanted
 from flyball.experiments.stats import Stats
 from flyball.experiments.tails import KEPT, Tails
 
@@ -40,24 +40,16 @@ def arms_of_files(
     places: str | Path | Sequence[str | Path],
     experiment: Experiment,
     *,
-    arm: str = "arm",
-    unit: str | None = None,
-    rows: Literal["units", "events"] = "units",
-    day: str | None = None,
-    closed: Mapping[str, str] | None = None,
     threads: int | None = None,
+    **layout: Unpack[Layout],
 ) -> dict[str, ArmData]:
     """Return each arm's statistics of Parquet, CSV or JSON-lines files.
 
     Args:
         places: A file, a glob, or several.
         experiment: Which arms, metrics and strata.
-        arm: Column of the arm; rows without one are no part of the experiment.
-        unit: Column of the unit; the experiment's unit by default, where the files have such a column.
-        rows: "units" where each row is a unit; "events" where a unit has several, whose values are totalled first.
-        day: Column of a whole number or a date, for effects by day.
-        closed: Column that says whether a unit's window has closed, by metric.
         threads: DuckDB's threads; None: one per core.
+        **layout: As `arms_of_table` has it.
 
     Raises:
         SourceError: a file cannot be read.
@@ -66,8 +58,7 @@ def arms_of_files(
     """
     with _opened(threads or os.cpu_count() or 1, os.getpid()).cursor() as connection:
         try:
-            return arms_of_query(connection, files(places), experiment,
-                                 arm=arm, unit=unit, rows=rows, day=day, closed=closed)  # fmt: skip
+            return arms_of_query(connection, files(places), experiment, **layout)
         except (duckdb.Error, OSError) as error:
             shown = ", ".join(Path(str(p)).name for p in _listed(places))
             raise SourceError(f"{shown} cannot be analysed: {first_line(error)}") from error
@@ -86,7 +77,7 @@ def arms_of_query(
 ) -> dict[str, ArmData]:
     """Return each arm's statistics of what may stand after FROM: a table, a function, or a query in brackets.
 
-    `source` is trusted SQL; the other arguments are those of `arms_of_files`.
+    `source` is trusted SQL; the options are those of `arms_of_table`.
     """
     kinds = _kinds(connection, source)
     if unit is None and experiment.unit in kinds:

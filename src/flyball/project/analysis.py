@@ -5,13 +5,14 @@ The surprise: it needs no project. Files are scanned by DuckDB and never held; a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Unpack
 
 if TYPE_CHECKING:
     from flyball.experiments.design.result import Result
     from flyball.experiments.design.types import Experiment
+    from flyball.experiments.design.wanted import Layout
 
 __all__ = ["analyze"]
 
@@ -20,12 +21,8 @@ def analyze(
     source: object,
     experiment: Experiment,
     *,
-    arm: str = "arm",
-    unit: str | None = None,
-    rows: Literal["units", "events"] = "units",
-    day: str | None = None,
-    closed: Mapping[str, str] | None = None,
     ended: bool = False,
+    **layout: Unpack[Layout],
 ) -> Result:
     """Judge an experiment by what is in a table.
 
@@ -33,12 +30,11 @@ def analyze(
         source: Parquet, CSV or JSON-lines file, glob, or several; or an Arrow, pandas or polars table, or columns by
             name.
         experiment: The design.
-        arm: Column of the arm; rows without one are no part of the experiment.
-        unit: Column of the unit; the experiment's unit by default, where there is such a column.
-        rows: "units" where each row is a unit; "events" where a unit has several, whose values are totalled first.
-        day: Column of a whole number or a date, for effects by day.
-        closed: Column that says whether a unit's window has closed, by metric.
         ended: Whether no more data will come.
+        **layout: How the table tells arms, units and days. `arm="arm"`: the column of the arm, whose rows without one
+            are left out. `unit=`: the column of the unit; the experiment's, where there is such a column.
+            `rows="events"`: a unit has several rows, whose values are totalled first. `day=`: a whole number or a
+            date, for effects by day. `closed=`: per metric, the column that says whether a unit's window has closed.
 
     Raises:
         SourceError: a file cannot be read.
@@ -51,11 +47,11 @@ def analyze(
     if places is not None:
         from flyball.adapters.duckdb_stats import arms_of_files
 
-        arms = arms_of_files(places, experiment, arm=arm, unit=unit, rows=rows, day=day, closed=closed)
+        arms = arms_of_files(places, experiment, **layout)
     else:
         from flyball.experiments.design.tables import arms_of_table
 
-        arms = arms_of_table(source, experiment, arm=arm, unit=unit, rows=rows, day=day, closed=closed)
+        arms = arms_of_table(source, experiment, **layout)
     return judge(experiment, arms, ended=ended)
 
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from flyball.errors import InputError
 from flyball.experiments.design.metric import Kind, Missing
 from flyball.experiments.design.types import ArmData, Experiment
-from flyball.experiments.design.wanted import Keys, Tally, Wanted, assemble, day_index, label, wanted
+from flyball.experiments.design.wanted import Keys, Layout, Tally, Wanted, assemble, day_index, label, wanted
 from flyball.experiments.stats import Stats
 from flyball.experiments.tails import KEPT, Tails
 
@@ -104,14 +104,10 @@ def analyze_table(
     table: object,
     experiment: Experiment,
     *,
-    arm: str = "arm",
-    unit: str | None = None,
-    rows: Literal["units", "events"] = "units",
-    day: str | None = None,
-    closed: Mapping[str, str] | None = None,
     ended: bool = False,
+    **layout: Unpack[Layout],
 ) -> Result:
-    """Judge an experiment by a table in memory; the arguments are those of `arms_of_table` and `analyze`.
+    """Judge an experiment by a table in memory; `layout` is told at `arms_of_table`, the rest at `analyze`.
 
     Example:
         >>> import numpy as np
@@ -126,7 +122,7 @@ def analyze_table(
     """
     from flyball.experiments.design.analysis import analyze
 
-    arms = arms_of_table(table, experiment, arm=arm, unit=unit, rows=rows, day=day, closed=closed)
+    arms = arms_of_table(table, experiment, **layout)
     return analyze(experiment, arms, ended=ended)
 
 

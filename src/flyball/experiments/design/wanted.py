@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import Self
+from typing import Literal, Self, TypedDict
 
 from flyball.errors import InputError, UnknownName
 from flyball.experiments.design.metric import Kind, Metric, Missing, Role
@@ -17,9 +17,19 @@ from flyball.experiments.design.types import ArmData, Experiment
 from flyball.experiments.stats import Stats
 from flyball.experiments.tails import Tails
 
-__all__ = ["Keys", "Tally", "Wanted", "assemble", "day_index", "label", "wanted"]
+__all__ = ["Keys", "Layout", "Tally", "Wanted", "assemble", "day_index", "label", "wanted"]
 
 Keys = tuple[str, str, int | None]  # arm, stratum ("" where none is asked for), day
+
+
+class Layout(TypedDict, total=False):
+    """How a table tells arms, units and days; each option is told at `arms_of_table`, with its default."""
+
+    arm: str
+    unit: str | None
+    rows: Literal["units", "events"]
+    day: str | None
+    closed: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
