@@ -25,21 +25,20 @@ import numpy as np
 from flyball.datasets.erase import ExampleRefs, erased_copy
 from flyball.datasets.types import DatasetManifest
 from flyball.errors import ConflictError, FlyballError
-from flyball.features.erase import Subject, concerns, is_value, long_keys, mask, matching_keys, raw_mask, subject_of
+from flyball.features.erase import Subject, concerns, long_keys, mask, matching_keys, raw_mask, subject_of
 from flyball.features.packing import namespace
 from flyball.features.spec import SourceSpec
-from flyball.features.values import to_plain
 from flyball.project.erase_log import erase_predictions
+from flyball.project.erase_owner import Owner
 from flyball.project.proof import Erasure, Place, added, keyed_hash, same
 from flyball.project.views import defined_sources, defined_views
-from flyball.records.types import Exposure, Prediction, Record
+from flyball.records.types import Prediction
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from flyball.definitions import Model
     from flyball.project.root import Project
-    from flyball.serving.log.personal import PersonalKeys
 
 __all__ = ["Erasure", "Place", "erase"]
 
@@ -73,11 +72,12 @@ class _Work:
         self.project = project
         self.views = defined_views(project)
         self.subject: Subject = subject_of(given, self.views)
+        self.mine = Owner(project, self.subject, self.views)
         self.sources = defined_sources(project, self.views)
         self.dry_run = dry_run
         self.rewrite = rewrite
         self.remaining: list[str] = []
-        self.hash = keyed_hash(project.layout.state / "keys" / "erasure.key", self._plain())
+        self.hash = keyed_hash(project.layout.state / "keys" / "erasure.key", self.mine.plain())
 
     def run(self) -> Erasure:
         project, started = self.project, self.project.clock.now()
@@ -197,7 +197,7 @@ class _Work:
                 f"among them"
             )
         units = [] if model is None else self._units(model)
-        forms = [form for unit in units for form in self._personal_keys.forms("unit", unit)]
+        forms = [form for unit in units for form in self.project.personal_keys().forms("unit", unit)]
         return ExampleRefs(set(), set(), frozenset([*units, *forms]), mine)
 
     @cached_property
@@ -209,7 +209,7 @@ class _Work:
         for record in self.project.log.records():
             if isinstance(record, Prediction):
                 known.append(sequence_of(record.id))
-                if self._is_mine(record):
+                if self.mine.owns(record):
                     mine.add(known[-1])
         return frozenset(mine), np.array(known, dtype=np.int64)
 
@@ -242,56 +242,13 @@ class _Work:
     def _predictions(self) -> Iterator[Place]:
         if self.project.settings.log.kafka:
             self._remain("the copy of the prediction log on Kafka: erase it there, or let its retention pass")
-        yield from erase_predictions(self.project, self._is_mine, dry_run=self.dry_run)
-
-    def _is_mine(self, record: Record) -> bool:
-        if isinstance(record, Exposure):
-            return record.unit in self._exposed.get(record.experiment, ())
-        if not isinstance(record, Prediction):
-            return False
-        unit = self._unit(record.model)
-        if unit == record.unit:
-            return True
-        if record.protected:
-            return self._is_mine_protected(record, unit)
-        return all(_same_value(record.inputs.get(name), value) for name, value in self.subject.items())
-
-    def _is_mine_protected(self, record: Prediction, unit: str | None) -> bool:
-        """Whether a record is the subject's by what stands for its values; what is masked shows nobody's."""
-        keys = self._personal_keys
-        if unit is not None and record.unit in keys.forms("unit", unit):
-            return True
-        plain = self._plain()
-        return all(
-            _same_value(record.inputs.get(name), value) or record.inputs.get(name) in keys.forms(name, plain[name])
-            for name, value in self.subject.items()
-        )
-
-    @cached_property
-    def _exposed(self) -> dict[str, frozenset[str]]:
-        """How exposures to each experiment may name the subject: its unit is the key, or an entity of that one key."""
-        if len(self.subject) != 1:
-            return {}
-        ((name, value),) = self._plain().items()
-        names = {name, *(v.entity.name for v in self.views if [k.name for k in v.entity.keys] == [name])}
-        forms = frozenset({str(value), *self._personal_keys.forms("unit", str(value))})
-        stored = self.project.database.experiments.list()
-        return {experiment.name: forms for experiment, _ in stored if experiment.unit in names}
-
-    @cached_property
-    def _personal_keys(self) -> PersonalKeys:
-        return self.project.personal_keys()
-
-    def _unit(self, model: str) -> str | None:
-        known = self.project.applied.models.get(model)
-        unit = None if known is None else known.examples.unit
-        return str(self.subject[unit]) if unit in self.subject and len(self.subject) == 1 else None
+        yield from erase_predictions(self.project, self.mine.owns, dry_run=self.dry_run)
 
     # -- ingest log and online rows -------------------------------------------------------------------------------
 
     def _stored(self) -> Iterator[Place]:
         found = self.project.features.erase_stored(
-            self._plain(), self.views, self.sources, known=self._long_keys(), dry_run=self.dry_run
+            self.mine.plain(), self.views, self.sources, known=self._long_keys(), dry_run=self.dry_run
         )
         for name, count in found.log.items():
             yield Place("ingest log", name, count)
@@ -447,7 +404,7 @@ class _Work:
 
     @cached_property
     def _again(self) -> _Work:
-        return _Work(self.project, self._plain(), dry_run=True, rewrite=self.rewrite)
+        return _Work(self.project, self.mine.plain(), dry_run=True, rewrite=self.rewrite)
 
     def _wipe(self) -> None:
         """Have the online store forget the bytes of what was deleted, or say that they are there still."""
@@ -496,15 +453,6 @@ class _Work:
     def _remain(self, text: str) -> None:
         if text not in self.remaining:
             self.remaining.append(text)
-
-    def _plain(self) -> dict[str, Any]:
-        kinds = {k.name: k.type for view in self.views for k in view.entity.keys}
-        return {name: to_plain(kinds[name], value) for name, value in self.subject.items()}
-
-
-def _same_value(found: Any, wanted: Any) -> bool:
-    """Compare a logged input (a value as it was sent, or a list of one) by value and type."""
-    return is_value(found[0] if isinstance(found, list) and len(found) == 1 else found, wanted)
 
 
 def _digest(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from typing import TypeGuard
 
 import xxhash
 
@@ -44,14 +45,14 @@ def answer_of(value: object) -> Answer | None:
     """Return an answer that can be judged: a finite number, or one for each class; None for anything else."""
     if isinstance(value, list | tuple):
         return [float(v) for v in value] if value and all(is_number(v) for v in value) else None
-    return float(value) if is_number(value) else None  # type: ignore[arg-type]  # is_number checked it
+    return float(value) if is_number(value) else None
 
 
 def number_of(value: object) -> float | None:
     """Return a finite number; None for anything else."""
-    return float(value) if is_number(value) else None  # type: ignore[arg-type]  # is_number checked it
+    return float(value) if is_number(value) else None
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number."""
     return isinstance(value, float | int) and math.isfinite(value)
